@@ -1,0 +1,54 @@
+"""Losses: one value per example from logits, or one scalar from params. They never average."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from famr_jax.types import Params
+
+
+def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
+    """Cross-entropy of each prediction with its label.
+
+        l(x, y) = -sum_c q_c log p_c,    q = (1 - s) onehot(y) + s / C
+
+    Args:
+        logits: Unnormalised log probabilities, `[..., num_classes]`.
+        labels: Class indices, `[...]`.
+        label_smoothing: s, the share of the target spread evenly over all classes.
+
+    Returns:
+        One value in nats per example, `[...]`.
+    """
+    log_p = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    return -(1 - label_smoothing) * picked - label_smoothing * jnp.mean(log_p, axis=-1)
+
+
+def uniform_kl(logits: Array) -> Array:
+    """FAMR's forget loss: divergence of each prediction from the uniform distribution.
+
+        KL(u || p) = logsumexp(z) - mean(z) - log C,    grad_z = p - u
+
+    Its Hessian in the logits is that of cross-entropy, diag(p) - p p^T, and it is zero exactly where
+    the entropy of p is log C. It is not KL(p || u), whose Hessian is indefinite.
+
+    Args:
+        logits: Unnormalised log probabilities z, `[..., num_classes]`.
+
+    Returns:
+        One value in nats per example, `[...]`, >= 0.
+
+    Source: FAMR (arXiv 2506.14515), section 2.2.1.
+    """
+    log_num_classes = jnp.log(jnp.asarray(logits.shape[-1], logits.dtype))
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1) - log_num_classes
+
+
+def l2_anchor(params: Params, anchor: Params) -> Array:
+    """Half the squared distance to the anchor, 1/2 ||params - anchor||^2, over all weights.
+
+    Source: FAMR (arXiv 2506.14515), section 2.2; the factor `lam` belongs to the objective.
+    """
+    return optax.tree.norm(optax.tree.sub(params, anchor), squared=True) / 2

@@ -1,0 +1,86 @@
+"""Image classifiers behind one contract: `create(name, ...)` gives init, apply and features."""
+
+import functools
+import math
+import re
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+from jax import Array
+
+from famr_jax.models.mlp import MLP
+from famr_jax.models.vit import VARIANTS, ViT
+from famr_jax.types import Params, check_count
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A named architecture at one input shape. Pure functions; the weights live outside.
+
+    Attributes:
+        name: What `create` was asked for.
+        num_classes: Width of the logits.
+        image_shape: `(height, width, channels)`.
+        module: The Linen module, whose call gives `(logits, features)`.
+        head: Path of the last layer in the parameters.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    module: nn.Module
+    head: tuple[str, ...] = ("head",)
+
+    def init(self, key: Array) -> Params:
+        """Fresh weights: a nested dict of float32 arrays."""
+        return self.module.init(key, jax.numpy.zeros((1, *self.image_shape)))["params"]
+
+    def apply(self, params: Params, x: Array) -> Array:
+        """Logits, `[n, num_classes]`, of images `[n, *image_shape]`: an `ApplyFn`."""
+        return self._call(params, x)[0]
+
+    def features(self, params: Params, x: Array) -> dict[str, Array]:
+        """Activations by name, in forward order: `block_0`, ..., `pre_logits`."""
+        return self._call(params, x)[1]
+
+    def _call(self, params, x):
+        return self.module.apply({"params": params}, x.astype(jax.tree.leaves(params)[0].dtype))
+
+
+@functools.cache
+def create(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> Model:
+    """Builds an architecture by name; the same arguments give the same object, which jit relies on.
+
+    Args:
+        name: `vit_V/P` for Vision Transformer variant V (mu, nano, Ti, S, B, L) with patches of P
+            pixels; `mlp_64x32` for a perceptron with hidden layers of 64 and 32; `logistic` for
+            multinomial logistic regression.
+        num_classes: Width of the logits, at least 2.
+        image_shape: `(height, width, channels)`.
+
+    Raises:
+        ValueError: Unknown name, a size out of range, or an image that the patch does not divide.
+    """
+    if num_classes < 2:
+        raise ValueError(f"`num_classes` must be >= 2, got {num_classes}.")
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"`image_shape` must be (height, width, channels), got {image_shape}.")
+    if name == "logistic":
+        return Model(name, num_classes, image_shape, MLP(num_classes, ()))
+    if match := re.fullmatch(r"mlp_(\d+(?:x\d+)*)", name):
+        hidden = tuple(int(size) for size in match[1].split("x"))
+        for size in hidden:
+            check_count("hidden size", size)
+        return Model(name, num_classes, image_shape, MLP(num_classes, hidden))
+    if (match := re.fullmatch(r"vit_(\w+)/(\d+)", name)) and match[1] in VARIANTS:
+        patch = int(match[2])
+        if patch < 1 or math.gcd(*image_shape[:2]) % patch:
+            raise ValueError(
+                f"`model` {name!r} needs an image whose sides its patch divides, got {image_shape}."
+            )
+        return Model(name, num_classes, image_shape, ViT(num_classes, patch, VARIANTS[match[1]]))
+    raise ValueError(
+        f"`model` must be vit_V/PATCH with V one of {', '.join(VARIANTS)}; mlp_SIZExSIZE...; or "
+        f"logistic, got {name!r}."
+    )

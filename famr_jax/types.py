@@ -1,0 +1,113 @@
+"""The contracts of the library, written once: models, data, objectives and unlearners."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeAlias, dataclass_transform, runtime_checkable
+
+import jax
+from jax import Array
+
+Params: TypeAlias = Any
+"""A pytree of arrays: the weights of a model."""
+
+ApplyFn: TypeAlias = Callable[[Params, Array], Array]
+"""`apply_fn(params, x) -> logits`: a model, as everyone sees it.
+
+Pure and deterministic; row i of the logits depends on row i of `x` alone; the logits have shape
+`[n, num_classes]` and the dtype of `params` (float64 in, float64 out).
+"""
+
+
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """A field of a pytree dataclass that is compared, not traced: a function, a name, a size."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+def pytree(cls: type) -> type:
+    """Class decorator: a frozen dataclass that is a pytree, its `static()` fields not leaves."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@pytree
+class Batch:
+    """Labelled images held in memory: a minibatch, or a whole set.
+
+    Attributes:
+        x: Images, `[n, height, width, channels]`, scaled to [-1, 1].
+        labels: Class indices, `[n]`, integer.
+    """
+
+    x: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def __getitem__(self, rows: Any) -> "Batch":
+        return Batch(self.x[rows], self.labels[rows])
+
+
+@pytree
+class Pair:
+    """What one unlearning step sees: a batch of each set, `None` for a set that is not there."""
+
+    forget: Batch | None
+    retain: Batch | None
+
+
+class Objective(Protocol):
+    """A scalar to descend: a pytree dataclass whose call adds up its terms.
+
+    Functions are static fields and numbers are leaves, so that a new value of `lam` does not
+    retrace and a sweep over it is a `vmap`. Losses give one value per example; it is the objective
+    that averages them.
+    """
+
+    def __call__(
+        self, params: Params, anchor: Params, pair: Pair, key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns the scalar and its named terms; `anchor` holds the trained weights."""
+
+
+@runtime_checkable
+class Unlearner(Protocol):
+    """An unlearning method: a frozen pytree dataclass with a pure `init` and a pure `step`.
+
+    `init` may be expensive: Fisher matrices, teachers and one-shot solves happen there, and a
+    one-shot method's `step` returns its state unchanged. The state is a pytree with an attribute
+    `params`; it holds what the next step needs and nothing else, phases read from a counter in it.
+
+    Attributes:
+        epoch_over: The set that one epoch passes over; the other is drawn in reshuffled batches.
+    """
+
+    epoch_over: Literal["forget", "retain"]
+
+    def init(self, params: Params, forget: Batch, retain: Batch | None, key: Array) -> Any:
+        """The state before the first step; sets are whole, `params` are the trained weights."""
+
+    def step(self, state: Any, pair: Pair, key: Array) -> tuple[Any, dict[str, Array]]:
+        """One step on a minibatch: the next state, and scalars worth logging."""
+
+
+def check_number(name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf):
+    """Raises unless a concrete `value` is finite, `> above` and `>= least`.
+
+    Arrays and tracers pass: whoever sweeps over a grid checks the grid first.
+
+    Raises:
+        ValueError: With the name, the rule and the value.
+    """
+    if isinstance(value, Array):
+        return
+    rule = f"> {above:g}" if above > -math.inf else f">= {least:g}" if least > -math.inf else ""
+    if not (math.isfinite(value) and value > above and value >= least):
+        raise ValueError(f"`{name}` must be finite{rule and f' and {rule}'}, got {value}.")
+
+
+def check_count(name: str, value: int):
+    """Raises a `ValueError` unless `value` is an integer of at least one."""
+    if int(value) != value or value < 1:
+        raise ValueError(f"`{name}` must be an integer >= 1, got {value}.")
