@@ -74,9 +74,10 @@ def run_epochs(
 ) -> Iterator[tuple[int, Any, dict[str, Array]]]:
     """Yields `(epoch, state, info)` after each of the epochs `start + 1 .. epochs`.
 
-    The key of epoch e is `fold_in(key, e)`, so going on from a saved state with `start` gives bit
-    for bit what an uninterrupted run gives. The yielded state is donated to the next epoch: save or
-    copy what you keep of it before asking for more. Stops after the first epoch that is not finite.
+    The key of epoch e, counted from 1, is `fold_in(key, e)`, so going on from a saved state with
+    `start` gives bit for bit what an uninterrupted run gives. The yielded state is donated to the
+    next epoch: save or copy what you keep of it before asking for more. Stops after the first
+    epoch that is not finite.
 
     Args:
         learner: Pytree with `step(state, sets, key) -> (state, info)`.
@@ -97,8 +98,8 @@ def run_epochs(
     run = _epoch_of_members if key.ndim else _epoch
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None)) if key.ndim else jax.random.fold_in
     sizes = {"num_steps": math.ceil(size / batch_size), "batch_size": batch_size}
-    for epoch in range(start, epochs):
+    for epoch in range(start + 1, epochs + 1):
         state, info = run(learner, state, sets, fold(key, epoch), **sizes)
-        yield epoch + 1, state, info
+        yield epoch, state, info
         if not bool(jnp.all(info["finite"])):
             return

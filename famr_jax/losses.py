@@ -31,8 +31,8 @@ def uniform_kl(logits: Array) -> Array:
 
         KL(u || p) = logsumexp(z) - mean(z) - log C,    grad_z = p - u
 
-    Its Hessian in the logits is that of cross-entropy, diag(p) - p p^T, and it is zero exactly where
-    the entropy of p is log C. It is not KL(p || u), whose Hessian is indefinite.
+    Its Hessian in the logits is that of cross-entropy, diag(p) - p p^T; it is zero exactly where
+    the entropy of p is log C. The other direction, KL(p || u), has an indefinite Hessian.
 
     Args:
         logits: Unnormalised log probabilities z, `[..., num_classes]`.

@@ -1,0 +1,5 @@
+"""Unlearning methods: one file, one function, one `Unlearner` each."""
+
+from famr_jax.methods.famr import famr as famr
+from famr_jax.methods.nothing import nothing as nothing
+from famr_jax.methods.retrain import retrain as retrain

@@ -1,0 +1,257 @@
+"""Unlearning: `descend` turns an objective into an unlearner, `run` runs any unlearner."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from famr_jax import loop
+from famr_jax.types import Batch, Objective, Pair, Params, Unlearner, check_number, pytree, static
+
+
+class DescentState(NamedTuple):
+    """What the next step of a descent needs; `anchor` holds the trained weights."""
+
+    params: Params
+    anchor: Params
+    opt_state: Any
+
+
+@pytree
+class Descent:
+    """The unlearner that descends one objective; built by `descend`."""
+
+    objective: Objective
+    optimizer: optax.GradientTransformation = static()
+    epoch_over: Literal["forget", "retain"] = static("forget")
+
+    def init(self, params, forget, retain, key) -> DescentState:
+        del forget, retain, key
+        anchor = jax.tree.map(jnp.copy, params)
+        return DescentState(params, anchor, self.optimizer.init(params))
+
+    def step(self, state, pair, key):
+        objective = partial(self.objective, anchor=state.anchor, pair=pair, key=key)
+        (value, terms), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        info = {"objective": value, **terms, "grad_norm": optax.tree.norm(grads)}
+        return DescentState(params, state.anchor, opt_state), info
+
+
+def descend(
+    objective: Objective | Callable,
+    optimizer: optax.GradientTransformation,
+    *,
+    epoch_over: Literal["forget", "retain"] = "forget",
+) -> Descent:
+    """The unlearner that descends `objective` from the trained weights with any optax optimizer.
+
+    Args:
+        objective: A pytree dataclass or a plain function
+            `(params, anchor, pair, key) -> (scalar, terms)`. The numbers of a dataclass are leaves,
+            which a sweep may `vmap`; those that a function closes over are constants.
+        optimizer: Any optax transformation. Build it once: jit knows it by identity.
+        epoch_over: The set that one epoch passes over.
+
+    Raises:
+        ValueError: `epoch_over` is neither "forget" nor "retain".
+    """
+    if epoch_over not in ("forget", "retain"):
+        raise ValueError(f"`epoch_over` must be 'forget' or 'retain', got {epoch_over!r}.")
+    if not jax.tree_util.all_leaves([objective]):
+        return Descent(objective, optimizer, epoch_over)
+    return Descent(jax.tree_util.Partial(objective), optimizer, epoch_over)
+
+
+class Unlearned(NamedTuple):
+    """What a run gives.
+
+    Attributes:
+        params: The weights after the last epoch that ran.
+        log: Mean of each logged scalar per epoch, `[epochs]`, or `[members, epochs]`.
+        finite: False if the run stopped because a scalar or a weight was no longer finite.
+    """
+
+    params: Params
+    log: dict[str, np.ndarray]
+    finite: bool
+
+
+def run(
+    unlearner: Unlearner,
+    params: Params,
+    forget: Batch,
+    retain: Batch | None = None,
+    *,
+    epochs: int,
+    batch_size: int,
+    key: Array,
+    donate: bool = False,
+) -> Unlearned:
+    """Runs an unlearner from trained weights: jitted epochs, one after the other.
+
+    To look, save or evaluate between epochs, iterate over `begin` and `run_epochs` yourself; this
+    function does nothing else.
+
+    Args:
+        unlearner: The method.
+        params: The trained weights.
+        forget: The whole forget set, in memory.
+        retain: The whole retained set, for methods that use one.
+        epochs: Passes over the unlearner's `epoch_over` set.
+        batch_size: Examples of each set a step, at most.
+        key: PRNG key; `[members]` keys run as many members from the same weights in one program.
+        donate: Let the run consume the buffers of `params` instead of copying them.
+
+    Raises:
+        ValueError: A set is missing, empty or not a `Batch`; `epochs` or `batch_size` below one.
+    """
+    state = begin(unlearner, params, forget, retain, key=key, donate=donate)
+    sizes = {"epochs": epochs, "batch_size": batch_size}
+    log = []
+    for _, state, info in run_epochs(unlearner, state, forget, retain, **sizes, key=key):
+        log.append(jax.device_get(info))
+    log = {name: np.stack([entry[name] for entry in log], axis=-1) for name in log[0]}
+    return Unlearned(state.params, log, bool(np.all(log.pop("finite"))))
+
+
+def begin(
+    unlearner: Unlearner,
+    params: Params,
+    forget: Batch,
+    retain: Batch | None = None,
+    *,
+    key: Array,
+    donate: bool = False,
+) -> Any:
+    """The state before the first epoch: the jitted `init` on checked input. Arguments as in `run`."""
+    _check_sets(unlearner, forget, retain)
+    if not donate:
+        params = jax.tree.map(jnp.copy, params)
+    init = _init_members if key.ndim else _init
+    keys = jax.vmap(lambda k: jax.random.fold_in(k, 0))(key) if key.ndim else jax.random.fold_in(key, 0)
+    return init(unlearner, params, forget, retain, keys)
+
+
+def run_epochs(
+    unlearner: Unlearner,
+    state: Any,
+    forget: Batch,
+    retain: Batch | None = None,
+    *,
+    epochs: int,
+    batch_size: int,
+    key: Array,
+    start: int = 0,
+) -> Iterator[tuple[int, Any, dict[str, Array]]]:
+    """Yields `(epoch, state, info)` after each epoch; see `famr_jax.loop.run_epochs`.
+
+    Going on from a saved state with `start` and the same key gives the uninterrupted run's bits.
+    """
+    _check_sets(unlearner, forget, retain)
+    size = len(forget if unlearner.epoch_over == "forget" else retain)
+    sizes = {"size": size, "epochs": epochs, "batch_size": batch_size}
+    return loop.run_epochs(unlearner, state, Pair(forget, retain), **sizes, key=key, start=start)
+
+
+class Minimum(NamedTuple):
+    """A point found by `minimise`: how good it is, and whether it is good enough.
+
+    Attributes:
+        params: The point.
+        value: The objective there.
+        grad_norm: Euclidean norm of its gradient there.
+        num_steps: L-BFGS steps taken.
+        converged: Whether `grad_norm` fell to `tol` times its value at the start.
+    """
+
+    params: Params
+    value: Array
+    grad_norm: Array
+    num_steps: Array
+    converged: Array
+
+
+def minimise(
+    objective: Objective,
+    params: Params,
+    anchor: Params,
+    pair: Pair,
+    *,
+    key: Array,
+    tol: float = 1e-3,
+    max_steps: int = 1000,
+) -> Minimum:
+    """Carries an objective to its stationary point on the whole sets, by L-BFGS.
+
+        ||grad J(params)|| <= tol ||grad J(start)||
+
+    Args:
+        objective: Pytree dataclass `(params, anchor, pair, key) -> (scalar, terms)`.
+        params: The start.
+        anchor: The trained weights.
+        pair: The whole sets.
+        key: PRNG key, the same at every step.
+        tol: Wanted decrease of the gradient norm; float32 seldom goes below 1e-4.
+        max_steps: Steps after which to give up.
+
+    Raises:
+        ValueError: `tol` not positive.
+    """
+    check_number("tol", tol, above=0)
+    return _minimise(objective, params, anchor, pair, key, tol, max_steps)
+
+
+@jax.jit
+def _minimise(objective, params, anchor, pair, key, tol, max_steps):
+    optimizer = optax.lbfgs()
+    value_fn = lambda params: objective(params, anchor, pair, key)[0]  # noqa: E731
+    value_and_grad = optax.value_and_grad_from_state(value_fn)
+    first_norm = optax.tree.norm(jax.grad(value_fn)(params))
+
+    def going_on(carry):
+        _, _, norm, num_steps = carry
+        return (norm > tol * first_norm) & (num_steps < max_steps)
+
+    def body(carry):
+        params, opt_state, _, num_steps = carry
+        value, grad = value_and_grad(params, state=opt_state)
+        updates, opt_state = optimizer.update(
+            grad, opt_state, params, value=value, grad=grad, value_fn=value_fn
+        )
+        params = optax.apply_updates(params, updates)
+        norm = optax.tree.norm(optax.tree.get(opt_state, "grad"))
+        return params, opt_state, norm, num_steps + 1
+
+    carry = (params, optimizer.init(params), first_norm, 0)
+    params, _, _, num_steps = jax.lax.while_loop(going_on, body, carry)
+    value, grad = jax.value_and_grad(value_fn)(params)
+    norm = optax.tree.norm(grad)
+    return Minimum(params, value, norm, num_steps, norm <= tol * first_norm)
+
+
+@jax.jit
+def _init(unlearner, params, forget, retain, key):
+    return unlearner.init(params, forget, retain, key)
+
+
+@jax.jit
+def _init_members(unlearner, params, forget, retain, keys):
+    return jax.vmap(lambda key: unlearner.init(params, forget, retain, key))(keys)
+
+
+def _check_sets(unlearner: Unlearner, forget: Batch, retain: Batch | None):
+    for name, batch in (("forget", forget), ("retain", retain)):
+        needed = name == "forget" or unlearner.epoch_over == name
+        if batch is None and needed:
+            raise ValueError(f"`{name}` must be given, because the method uses it; got None.")
+        if batch is not None and not isinstance(batch, Batch):
+            raise ValueError(f"`{name}` must be a Batch in memory, got {type(batch).__name__}.")
+        if batch is not None and len(batch) == 0:
+            raise ValueError(f"`{name}` must hold at least one example, got 0.")
