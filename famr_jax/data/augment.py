@@ -1,4 +1,4 @@
-"""Augmentations as pure functions `augment(key, x) -> x` on a batch of images, for use under jit."""
+"""Augmentations: pure `augment(key, x) -> x` on a batch of images, for use under jit."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from jax import Array
 
 
 def crop_and_flip(key: Array, x: Array) -> Array:
-    """Random crop from a reflected border of an eighth of the image, and a horizontal flip.
+    """Random crop from a reflected border, and a horizontal flip of every other image or so.
 
     Args:
         key: PRNG key; every image gets its own draw.
@@ -20,10 +20,15 @@ def crop_and_flip(key: Array, x: Array) -> Array:
 
 
 def crop(key: Array, x: Array) -> Array:
-    """Random crop from a reflected border of an eighth of the image; keeps left and right."""
+    """Random crop from a reflected border of an eighth of each side; keeps left and right.
+
+    Args:
+        key: PRNG key; every image gets its own draw.
+        x: Images, `[n, height, width, channels]`.
+    """
     n, height, width, channels = x.shape
-    pad = max(1, height // 8)
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    corners = jax.random.randint(key, (n, 2), 0, 2 * pad + 1)
+    down, across = max(1, height // 8), max(1, width // 8)
+    padded = jnp.pad(x, ((0, 0), (down, down), (across, across), (0, 0)), mode="reflect")
+    corners = jax.random.randint(key, (n, 2), 0, jnp.array([2 * down + 1, 2 * across + 1]))
     cut = partial(jax.lax.dynamic_slice, slice_sizes=(height, width, channels))
     return jax.vmap(lambda image, corner: cut(image, (corner[0], corner[1], 0)))(padded, corners)

@@ -4,7 +4,7 @@ import flax.linen as nn
 
 
 class MLP(nn.Module):
-    """Fully connected tanh network on flattened images; smooth, so that Hessians exist everywhere."""
+    """Fully connected tanh network on flattened images; smooth, so that it has a Hessian."""
 
     num_classes: int
     hidden: tuple[int, ...]
@@ -17,4 +17,5 @@ class MLP(nn.Module):
         for i, size in enumerate(self.hidden):
             x = features[f"block_{i}"] = nn.tanh(nn.Dense(size, name=f"layer_{i}")(x))
         features["pre_logits"] = x
-        return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(x), features
+        head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
+        return head(x), features

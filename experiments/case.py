@@ -1,0 +1,259 @@
+"""One forgetting case measured: the original, the unlearned model and the oracles side by side."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse.linalg
+from jax.flatten_util import ravel_pytree
+
+from famr_jax import losses, metrics
+from famr_jax.attacks import loss_attack, svc_confidence
+from famr_jax.types import ApplyFn, Batch, Objective, Pair, Params
+
+GRID_SIZE = 12
+HISTOGRAM_EDGES = np.linspace(0, 1, 21)
+
+
+class Case(NamedTuple):
+    """A forget set and what it is measured on.
+
+    Attributes:
+        spec: The words that describe it, as `class:3`.
+        classes: The forgotten classes; empty when samples are forgotten.
+        mask: Forget set over the training set, `[n]`.
+        taken: How many of them are exact duplicates taken along.
+    """
+
+    spec: str
+    classes: tuple[int, ...]
+    mask: np.ndarray
+    taken: int
+
+    @property
+    def kind(self) -> str:
+        return "class" if self.classes else "sample"
+
+
+class Outputs(NamedTuple):
+    """Logits of one model on the whole training and test sets."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+class Labels(NamedTuple):
+    """Labels of the training and the test set."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def outputs(apply_fn: ApplyFn, params: Params, train: Batch, test: Batch) -> Outputs:
+    """Evaluates one model on both splits."""
+    predict = metrics.predict
+    return Outputs(*(np.asarray(predict(apply_fn, params, split.x)) for split in (train, test)))
+
+
+def rows(
+    case: Case, labels: Labels, original: Outputs, famr: Outputs, oracles: Sequence[Outputs]
+) -> list[dict[str, Any]]:
+    """The table: every metric of the original, FAMR and the oracles, with band, null and gap."""
+    table = []
+    for metric, what, unit, n, function in _measures(case, labels):
+        others = [[o for o in oracles if o is not oracle] for oracle in oracles]
+        values = [function(oracle, rest) for oracle, rest in zip(oracles, others, strict=True)]
+        mine = {"original": function(original, oracles), "famr": function(famr, oracles)}
+        table.append({"metric": metric, "what": what, "unit": unit, "n": n, **mine})
+        if None not in values:
+            table[-1] |= _against(values, mine)
+    if case.kind == "sample":
+        table.append(_average_gap(table))
+    return table
+
+
+def _against(values: list[float], mine: dict[str, float]) -> dict[str, Any]:
+    band = metrics.prediction_interval(values) if len(values) > 1 else None
+    oracle = {"values": values, "mean": float(np.mean(values)), "band": band, "n": len(values)}
+    return {
+        "oracle": oracle,
+        "null": metrics.null_gap(values),
+        "gap": {name: metrics.gap(value, values) for name, value in mine.items()},
+        "verdict": metrics.verdict(mine["famr"], mine["original"], values),
+    }
+
+
+def _average_gap(table: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean gap to the oracle of forget, retain and test accuracy and of the SVC attack (SalUn)."""
+    parts = [row for row in table if row["metric"] in AVERAGE_GAP_OF]
+    row = {
+        "metric": "Average Gap",
+        "what": "mean gap to the oracle of " + ", ".join(AVERAGE_GAP_OF),
+        "unit": "share",
+        "n": len(parts),
+        "original": float(np.mean([part["gap"]["original"] for part in parts])),
+        "famr": float(np.mean([part["gap"]["famr"] for part in parts])),
+    }
+    values = np.array([part["oracle"]["values"] for part in parts])
+    if values.shape[1] < 2:
+        return row
+    members = range(values.shape[1])
+    gaps = [float(np.mean(np.abs(values[:, i] - np.delete(values, i, 1).mean(1)))) for i in members]
+    return row | _against(gaps, {"original": row["original"], "famr": row["famr"]})
+
+
+AVERAGE_GAP_OF = ("For-Acc (train)", "Ret-Acc (train)", "Test-Acc", "SVC attack")
+
+
+def _measures(case: Case, labels: Labels) -> list[tuple[str, str, str, int, Callable]]:
+    """Name, meaning, unit, N and function `(outputs, oracles) -> number` of each metric."""
+    forget, retain = case.mask, ~case.mask
+    gone = np.isin(labels.test, case.classes)
+
+    def accuracy(split, mask):
+        y = getattr(labels, split)[mask]
+        return lambda out, _: float(metrics.accuracy(getattr(out, split)[mask], y))
+
+    def mean(function, mask):
+        return lambda out, _: float(jnp.mean(function(out.train[mask])))
+
+    def divergence(split, mask):
+        def from_oracles(out, oracles):
+            mine = getattr(out, split)[mask]
+            each = [jnp.mean(metrics.kl(getattr(o, split)[mask], mine)) for o in oracles]
+            return float(np.mean(each)) if each else None
+
+        return from_oracles
+
+    def attack(function, values):
+        def from_outputs(out, _):
+            train, test = values(out.train, labels.train), values(out.test, labels.test)
+            return function(np.asarray(train), np.asarray(test))
+
+        return from_outputs
+
+    num_forget, num_retain = int(forget.sum()), int(retain.sum())
+    measures = [
+        ("For-Acc (train)", "accuracy on the forget set", "share", num_forget,
+         accuracy("train", forget)),
+        ("Ret-Acc (train)", "accuracy on the retained training images", "share", num_retain,
+         accuracy("train", retain)),
+    ]  # fmt: skip
+    if case.kind == "class":
+        measures += [
+            ("For-Acc (test)", "accuracy on test images of the forgotten class", "share",
+             int(gone.sum()), accuracy("test", gone)),
+            ("Ret-Acc (test)", "accuracy on test images of the other classes", "share",
+             int((~gone).sum()), accuracy("test", ~gone)),
+        ]  # fmt: skip
+    else:
+        everything = np.ones(len(labels.test), bool)
+        measures.append(("Test-Acc", "accuracy on all test images", "share", len(labels.test),
+                         accuracy("test", everything)))  # fmt: skip
+    measures += [
+        ("Entropy", "mean entropy on the forget set", "nats", num_forget,
+         mean(metrics.entropy, forget)),
+        ("KL(u||p)", "mean divergence from uniform on the forget set", "nats", num_forget,
+         mean(losses.uniform_kl, forget)),
+        ("KL to oracle, forget", "mean KL(oracle||model) on the forget set", "nats", num_forget,
+         divergence("train", forget)),
+        ("KL to oracle, test", "mean KL(oracle||model) on test images of retained classes", "nats",
+         int((~gone).sum()), divergence("test", ~gone)),
+    ]  # fmt: skip
+    if case.kind == "sample":
+        svc = lambda train, test: svc_confidence(train[retain], test, train[forget])  # noqa: E731
+        loss = lambda train, test: loss_attack(train[forget], test)  # noqa: E731
+        measures += [
+            ("SVC attack", "share of the forget set that the confidence attack calls non-member",
+             "share", num_forget, attack(svc, metrics.confidence)),
+            ("Loss attack", "balanced accuracy of telling forget from test images by their loss",
+             "share", num_forget, attack(loss, losses.cross_entropy)),
+        ]  # fmt: skip
+        if num_forget < 10:
+            measures.pop()
+    return measures
+
+
+def confusion(case: Case, labels: Labels, original: Outputs, famr: Outputs, oracles) -> dict | None:
+    """Where the test images of the forgotten classes go: share of each predicted class."""
+    gone = np.isin(labels.test, case.classes)
+    if not gone.any():
+        return None
+    share = lambda out: np.asarray(metrics.votes(out.test[gone]).mean(0))  # noqa: E731
+    values = [share(oracle) for oracle in oracles]
+    return {
+        "original": share(original),
+        "famr": share(famr),
+        "oracle": np.mean(values, axis=0),
+        "oracle_values": values,
+        "n": int(gone.sum()),
+    }
+
+
+def grid(case: Case, labels: Labels, original: Outputs, famr: Outputs, oracle: Outputs) -> dict:
+    """Evenly spaced forgotten images with each model's prediction and its confidence."""
+    rows = np.flatnonzero(case.mask)
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, GRID_SIZE).astype(int))]
+
+    def predictions(out):
+        p = np.asarray(jax.nn.softmax(out.train[rows]))
+        return [[int(c), float(p[i, c])] for i, c in enumerate(p.argmax(1))]
+
+    named = {"original": original, "famr": famr, "oracle": oracle}
+    shown = {name: predictions(out) for name, out in named.items()}
+    return {"indices": rows, "labels": labels.train[rows], **shown}
+
+
+def histograms(case: Case, labels: Labels, original: Outputs, famr: Outputs, oracle) -> dict | None:
+    """Shares of the confidence p_y of forget, retained and test images, for samples."""
+    if case.kind == "class":
+        return None
+
+    def shares(out):
+        train = np.asarray(metrics.confidence(out.train, labels.train))
+        test = np.asarray(metrics.confidence(out.test, labels.test))
+        sets = {"forget": train[case.mask], "retain": train[~case.mask], "test": test}
+        return {name: np.histogram(p, HISTOGRAM_EDGES)[0] / len(p) for name, p in sets.items()}
+
+    named = {"original": original, "famr": famr, "oracle": oracle}
+    return {"edges": HISTOGRAM_EDGES} | {name: shares(out) for name, out in named.items()}
+
+
+def targets(table: list[dict[str, Any]], num_classes: int) -> dict[str, Any]:
+    """Chance, maximal entropy, and the oracle's mean and band of what the curves show."""
+    result = {"chance": 1 / num_classes, "max_entropy": float(np.log(num_classes))}
+    curves = {"for_acc": "For-Acc (train)", "ret_acc": "Ret-Acc (train)", "entropy": "Entropy"}
+    by_name = {row["metric"]: row for row in table}
+    for curve, metric in curves.items():
+        oracle = by_name[metric]["oracle"]
+        result |= {f"oracle_{curve}": oracle["mean"], f"oracle_{curve}_band": oracle["band"]}
+    return result
+
+
+@jax.jit
+def gradient_norm(
+    objective: Objective, params: Params, anchor: Params, pair: Pair, key
+) -> jax.Array:
+    """||grad J(params)|| on whole sets: how far a point is from stationary."""
+    grads = jax.grad(lambda p: objective(p, anchor, pair, key)[0])(params)
+    return jnp.linalg.norm(ravel_pytree(grads)[0])
+
+
+@jax.jit
+def _curvature_along(objective, params, pair, key, vector):
+    unravel = ravel_pytree(params)[1]
+    grad = jax.grad(lambda p: objective(p, params, pair, key)[0])
+    return ravel_pytree(jax.jvp(grad, (params,), (unravel(vector),))[1])[0]
+
+
+def largest_curvature(objective: Objective, params: Params, pair: Pair, key) -> float:
+    """Largest eigenvalue of the objective's Hessian at `params`, to one per cent, by SciPy."""
+    size = ravel_pytree(params)[0].size
+    product = lambda v: _curvature_along(objective, params, pair, key, v.astype(np.float32))  # noqa: E731
+    operator = scipy.sparse.linalg.LinearOperator(
+        (size, size), lambda v: np.asarray(product(v.ravel()), np.float64), dtype=np.float64
+    )
+    start = np.random.default_rng(0).normal(size=size)
+    return float(scipy.sparse.linalg.eigsh(operator, 1, which="LA", tol=1e-2, v0=start)[0][0])

@@ -1,0 +1,264 @@
+"""What every experiment stands on: flags, progress, resumable phases, seconds and the JSON."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.monitoring
+import numpy as np
+import rich.console
+import rich.progress
+import tyro
+
+import famr_jax
+from famr_jax import checkpoint
+
+console = rich.console.Console(stderr=True)
+Flags = TypeVar("Flags")
+
+SECONDS_BETWEEN_SAVES = 10.0
+VERDICTS = ("holds", "fails", "mixed", "not resolved", "not testable here")
+
+
+class NonFiniteError(Exception):
+    """A run met a loss or a weight that is not finite; says in which phase and epoch."""
+
+    def __init__(self, phase: str, epoch: int):
+        super().__init__(f"{phase}: not finite in epoch {epoch}; the last good checkpoint stays.")
+        self.phase, self.epoch = phase, epoch
+
+
+def main(flags: type[Flags], run: Callable[[Flags], None]) -> None:
+    """Parses the command line into a frozen dataclass and runs the experiment.
+
+    Exits 2 with one line on bad input, 1 if a run turned non-finite.
+    """
+    parsed = tyro.cli(flags, description=sys.modules[flags.__module__].__doc__)
+    try:
+        run(parsed)
+    except ValueError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise SystemExit(2) from error
+    except NonFiniteError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise SystemExit(1) from error
+
+
+class Clock:
+    """Wall seconds by phase, with compilation apart.
+
+    `compile` is what JAX reports for lowering and XLA compilation; `run` is the rest of the wall
+    time of the phase. Results must be ready on the host when a phase ends.
+    """
+
+    _compile_seconds = 0.0
+
+    def __init__(self):
+        self.phases: dict[str, dict[str, float]] = {}
+
+    def seconds(self) -> dict[str, Any]:
+        """Totals and phases, as the JSON wants them."""
+        total = {kind: sum(p[kind] for p in self.phases.values()) for kind in ("run", "compile")}
+        return {**total, "phases": self.phases}
+
+    def time(self, phase: str, function: Callable[[], Any]) -> Any:
+        """Runs `function`, blocks until its result is ready, and books the seconds."""
+        wall, compiled = time.perf_counter(), Clock._compile_seconds
+        try:
+            return jax.block_until_ready(function())
+        finally:
+            compiled = Clock._compile_seconds - compiled
+            run = time.perf_counter() - wall - compiled
+            booked = self.phases.setdefault(phase, {"run": 0.0, "compile": 0.0})
+            booked["run"] += run
+            booked["compile"] += compiled
+
+
+def _on_duration(event: str, duration: float, **_: Any) -> None:
+    if event.endswith(("backend_compile_duration", "jaxpr_to_mlir_module_duration")):
+        Clock._compile_seconds += duration
+
+
+jax.monitoring.register_event_duration_secs_listener(_on_duration)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and cores: what a number in the JSON was measured on."""
+    packages = ("famr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+    packages += ("scikit-learn", "tensorflow-datasets")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON whole or not at all; numbers that are not finite become null."""
+    write_text(path, json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: arrays as lists, dataclasses as dicts, floats to 6 digits."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, (np.ndarray, jax.Array, np.generic)):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def claim(claim: str, source: str, verdict: str, words: str) -> dict[str, str]:
+    """One entry of a JSON's `claims`: the ledger knows it by its sentence and its source."""
+    if verdict not in VERDICTS:
+        raise ValueError(f"`verdict` must be one of {VERDICTS}, got {verdict!r}.")
+    return {"claim": claim, "source": source, "verdict": verdict, "words": words}
+
+
+class Fitted(NamedTuple):
+    """What a phase leaves: the last weights, one dict of numbers per epoch, and its seconds."""
+
+    params: Any
+    log: list[dict[str, Any]]
+    seconds: dict[str, float]
+
+
+class Store:
+    """Resumable phases of training and unlearning, kept by what made them.
+
+    A phase is known by the hash of its configuration, of the library's source and of JAX's version,
+    so all experiments share originals and oracles and an edit never meets stale weights. With
+    `resume`, finished phases are read back and a started one goes on from its last checkpoint, to
+    the same bits; without, everything is made anew.
+
+    Attributes:
+        root: Directory of the store.
+        resume: Whether to use what is there.
+        clock: Where the seconds are booked.
+    """
+
+    def __init__(self, root: Path, *, resume: bool, clock: Clock):
+        self.root, self.resume, self.clock = root, resume, clock
+
+    def fit(
+        self,
+        name: str,
+        config: dict[str, Any],
+        begin: Callable[[], Any],
+        advance: Callable[[Any, int], Iterator[tuple[int, Any, dict]]],
+        *,
+        epochs: int,
+        watch: Callable[[Any], dict[str, Any]] = lambda params: {},
+    ) -> Fitted:
+        """Runs one phase to its last epoch, with progress and checkpoints.
+
+        Args:
+            name: For progress and seconds.
+            config: All that determines the result; JSON-able.
+            begin: Gives the state before the first epoch; the state has `params`.
+            advance: `(state, start) -> iterator` of `(epoch, state, info)`.
+            epochs: Where the iterator ends.
+            watch: Measures the weights after each epoch; its numbers join the log.
+
+        Raises:
+            NonFiniteError: The epoch that was not finite is not saved.
+        """
+        directory = self.root / f"{name.replace(' ', '-')}-{digest(config)}"
+        if not self.resume:
+            shutil.rmtree(directory, ignore_errors=True)
+        like = jax.eval_shape(begin)
+        done, progress = directory / "weights", directory / "progress"
+        if checkpoint.latest_epoch(done) is not None:
+            params, _, saved = checkpoint.load(done, like.params)
+            shutil.rmtree(progress, ignore_errors=True)
+            self.clock.phases[name] = saved["seconds"]
+            return Fitted(params, saved["log"], saved["seconds"])
+
+        start, log = 0, []
+        earlier = {"run": 0.0, "compile": 0.0}
+        if checkpoint.latest_epoch(progress) is not None:
+            state, start, saved = checkpoint.load(progress, like)
+            log, earlier = saved["log"], saved["seconds"]
+        self.clock.phases[name] = dict(earlier)
+
+        def save(where, tree, epoch):
+            record = {"config": config, "log": log, "seconds": self.clock.phases[name]}
+            checkpoint.save(where, tree, epoch=epoch, config=plain(record))
+
+        state = self.clock.time(name, begin) if start == 0 else state
+        steps = advance(state, start)
+        saved_at = time.monotonic()
+        with _progress() as bar:
+            task = bar.add_task(name, total=epochs, completed=start, numbers="compiling")
+            for _ in range(start, epochs):
+                epoch, state, info = self.clock.time(name, lambda: next(steps))
+                info = {key: np.asarray(value).tolist() for key, value in info.items()}
+                if not np.all(info.pop("finite")):
+                    raise NonFiniteError(name, epoch)
+                log.append({**info, **plain(watch(state.params))})
+                bar.update(task, completed=epoch, numbers=_brief(log[-1]))
+                if epoch < epochs and time.monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
+                    save(progress, state, epoch)
+                    saved_at = time.monotonic()
+        save(done, state.params, epochs)
+        shutil.rmtree(progress, ignore_errors=True)
+        return Fitted(state.params, plain(log), self.clock.phases[name])
+
+
+def digest(config: dict[str, Any]) -> str:
+    """Twelve hex digits over a configuration, the library's source and JAX's version."""
+    source = hashlib.sha256(jax.__version__.encode())
+    root = Path(famr_jax.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        source.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    source.update(json.dumps(plain(config), sort_keys=True).encode())
+    return source.hexdigest()[:12]
+
+
+def _progress() -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description:<28}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[numbers]}"),
+        console=console,
+    )
+
+
+def _brief(numbers: dict[str, Any]) -> str:
+    means = {name: float(np.mean(value)) for name, value in numbers.items()}
+    return "  ".join(f"{name} {value:.3g}" for name, value in list(means.items())[:4])

@@ -1,0 +1,59 @@
+"""Membership attacks on one number per example: SVC on confidence, logistic regression on loss."""
+
+import numpy as np
+
+
+def svc_confidence(
+    retain: np.ndarray, test: np.ndarray, forget: np.ndarray, *, seed: int = 0
+) -> float:
+    """Share of the forget set that a confidence attack calls non-member.
+
+    An RBF support vector classifier (C=3, gamma=auto) learns to tell retained training examples
+    (members, a random draw of as many as there are test examples) from test examples by p_y alone.
+    The target is the oracle's value; higher is not better for a random forget set.
+
+    Args:
+        retain: Confidence p_y of retained training examples, `[r]`.
+        test: p_y of test examples, `[t]`.
+        forget: p_y of the forget set, `[f]`.
+        seed: Of the draw among the retained.
+
+    Source: SalUn (arXiv 2310.12508), its public evaluation code.
+    """
+    from sklearn.svm import SVC
+
+    size = min(len(retain), len(test))
+    rng = np.random.default_rng(seed)
+    members = rng.choice(np.asarray(retain), size, replace=False)
+    others = rng.choice(np.asarray(test), size, replace=False)
+    x = np.concatenate([members, others])[:, None]
+    y = np.repeat([1, 0], size)
+    attacker = SVC(C=3, gamma="auto", kernel="rbf").fit(x, y)
+    return float(np.mean(attacker.predict(np.asarray(forget)[:, None]) == 0))
+
+
+def loss_attack(forget: np.ndarray, test: np.ndarray, *, seed: int = 0) -> float:
+    """Balanced accuracy of telling forget from test examples by their loss; 0.5 is chance.
+
+    Logistic regression with balanced classes on the per-example cross-entropy, over 10 stratified
+    splits. The target is the oracle's value, near 0.5 for a random forget set.
+
+    Args:
+        forget: Cross-entropy of the forget set, `[f]`, at least 10 examples.
+        test: Cross-entropy of test examples, `[t]`, at least 10.
+        seed: Of the splits.
+
+    Raises:
+        ValueError: Fewer than 10 examples on a side.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    for name, values in (("forget", forget), ("test", test)):
+        if len(values) < 10:
+            raise ValueError(f"`{name}` must hold at least 10 losses, got {len(values)}.")
+    x = np.concatenate([forget, test])[:, None]
+    y = np.repeat([1, 0], [len(forget), len(test)])
+    splits = StratifiedKFold(10, shuffle=True, random_state=seed)
+    attacker = LogisticRegression(class_weight="balanced")
+    return float(cross_val_score(attacker, x, y, cv=splits, scoring="balanced_accuracy").mean())

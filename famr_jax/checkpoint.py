@@ -1,0 +1,105 @@
+"""Checkpoints by orbax: a pytree, the epoch it belongs to, and the configuration that made it."""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Checkpoint(NamedTuple):
+    """What a directory held: the tree, its epoch, and the configuration saved with it."""
+
+    tree: Any
+    epoch: int
+    config: dict[str, Any]
+
+
+def save(directory: Path | str, tree: Any, *, epoch: int, config: Mapping[str, Any]) -> None:
+    """Saves a pytree of arrays and its configuration; the directory keeps the newest two epochs.
+
+    A checkpoint appears whole or not at all: a process killed while saving leaves the last one.
+
+    Args:
+        directory: Made if missing.
+        tree: Any pytree of arrays: weights, or weights with an optimizer's state.
+        epoch: Number of epochs behind it; an epoch that is already there is replaced.
+        config: JSON-able; `load` compares entries of it.
+    """
+    import orbax.checkpoint as ocp
+
+    items = {"tree": ocp.args.StandardSave(tree), "config": ocp.args.JsonSave(dict(config))}
+    with _manager(directory, create=True) as manager:
+        if epoch in manager.all_steps():
+            manager.delete(epoch)
+        manager.save(epoch, args=ocp.args.Composite(**items), force=True)
+
+
+def load(directory: Path | str, like: Any, *, expect: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Loads the newest checkpoint of a directory.
+
+    Args:
+        directory: What `save` wrote to.
+        like: A pytree of arrays or `jax.ShapeDtypeStruct`s of the wanted structure and shapes.
+        expect: Entries that the saved configuration must have, such as the model's name.
+
+    Raises:
+        ValueError: No checkpoint there; it is truncated, of another configuration or of other
+            shapes; it holds weights that are not finite.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = Path(directory)
+    epoch = latest_epoch(directory)
+    if epoch is None:
+        raise ValueError(f"`checkpoint` must be a directory with a saved epoch, got {directory}.")
+    config = _read_config(directory, epoch)
+    for name, wanted in (expect or {}).items():
+        if config.get(name) != wanted:
+            raise ValueError(
+                f"`checkpoint` {directory} must have {name} = {wanted!r}, got {config.get(name)!r}."
+            )
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    try:
+        with _manager(directory) as manager:
+            items = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
+            tree = manager.restore(epoch, args=items)["tree"]
+    except Exception as error:  # orbax and tensorstore raise many types for a damaged directory
+        reason = str(error).splitlines()[0][:300]
+        raise ValueError(
+            f"`checkpoint` {directory} must hold whole arrays of the model's shapes, got: {reason}"
+        ) from error
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in floats):
+        raise ValueError(f"`checkpoint` {directory} must hold finite weights, got NaN or infinity.")
+    return Checkpoint(tree, epoch, config)
+
+
+def latest_epoch(directory: Path | str) -> int | None:
+    """The newest whole epoch saved in a directory; None if there is none."""
+    if not Path(directory).is_dir():
+        return None
+    with _manager(directory) as manager:
+        return manager.latest_step()
+
+
+@contextlib.contextmanager
+def _manager(directory, *, create=False):
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2, create=create, enable_async_checkpointing=False
+    )
+    with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
+        yield manager
+
+
+def _read_config(directory: Path, epoch: int) -> dict[str, Any]:
+    path = directory / str(epoch) / "config" / "metadata"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`checkpoint` configuration {path} must be JSON, got: {error}") from error

@@ -1,0 +1,130 @@
+"""Images and labels in host memory: a split, and a data set of two splits."""
+
+import dataclasses
+import hashlib
+import operator
+from functools import cached_property
+
+import jax.numpy as jnp
+import numpy as np
+
+from famr_jax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images as stored, one byte a channel: read-only arrays, not a pytree.
+
+    Attributes:
+        x: Images, `[n, height, width, channels]`, uint8 in 0..255.
+        labels: Class indices, `[n]`, int32.
+
+    Raises:
+        ValueError: For another dtype or rank, unequal lengths, or no example at all.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self):
+        for name, dtype, ndim in (("x", np.uint8, 4), ("labels", np.int32, 1)):
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"`{name}` must be a NumPy array, got {type(array).__name__}.")
+            if array.dtype != dtype:
+                raise ValueError(f"`{name}` must be {np.dtype(dtype)}, got {array.dtype}.")
+            if array.ndim != ndim:
+                raise ValueError(f"`{name}` must have {ndim} axes, got shape {array.shape}.")
+            array = array.view()
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        if len(self.x) != len(self.labels):
+            sizes = f"{len(self.x)} and {len(self.labels)}"
+            raise ValueError(f"`x` and `labels` must have equal lengths, got {sizes}.")
+        if not self.x.size:
+            raise ValueError(f"`x` must hold at least one pixel, got shape {self.x.shape}.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self) -> Batch:
+        """All of the split on the default device: float32 images in [-1, 1], int32 labels."""
+        # Scaled by NumPy, so that every device sees the same bits.
+        x = self.x.astype(np.float32)
+        x /= np.float32(127.5)
+        x -= np.float32(1)
+        return Batch(jnp.asarray(x), jnp.asarray(self.labels))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split with the same classes and the same image shape.
+
+    Attributes:
+        name: What `load` was asked for; of a folder, its last part only.
+        train: The training split.
+        test: The test split.
+        class_names: Readable names; the position is the label.
+        mirrored: Whether a mirrored image keeps its class; False for digits and letters.
+
+    Raises:
+        ValueError: For fewer than two classes, a label outside them, or unequal image shapes.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mirrored: bool
+
+    def __post_init__(self):
+        if self.num_classes < 2:
+            raise ValueError(f"`class_names` must name at least two, got {self.class_names}.")
+        for name, split in (("train", self.train), ("test", self.test)):
+            low, high = split.labels.min(), split.labels.max()
+            if low < 0 or high >= self.num_classes:
+                wrong = low if low < 0 else high
+                rule = f"must lie in [0, {self.num_classes})"
+                raise ValueError(f"`{name}.labels` {rule}, got {wrong}.")
+        shapes = [split.x.shape[1:] for split in (self.train, self.test)]
+        if shapes[0] != shapes[1]:
+            both = f"{shapes[0]} and {shapes[1]}"
+            raise ValueError(f"`train` and `test` must have one image shape, got {both}.")
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, each seen or not."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        return self.train.x.shape[1:]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of images, labels and class names: equal data, equal key of a cache."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for split in (self.train, self.test):
+            digest.update(repr(split.x.shape).encode())
+            digest.update(np.ascontiguousarray(split.x))
+            digest.update(np.ascontiguousarray(split.labels))
+        return digest.hexdigest()
+
+
+def kept_classes(classes: int | None, num_classes: int) -> int:
+    """How many leading classes to keep: `classes`, or all of them for None.
+
+    Raises:
+        ValueError: Unless `classes` is an integer from 2 to `num_classes`.
+    """
+    if classes is None:
+        return num_classes
+    try:
+        kept = operator.index(classes)
+    except TypeError:
+        kept = 0
+    if not 2 <= kept <= num_classes:
+        rule = f"must be an integer from 2 to {num_classes}"
+        raise ValueError(f"`classes` {rule}, got {classes!r}.")
+    return kept

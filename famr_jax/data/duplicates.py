@@ -1,0 +1,52 @@
+"""Byte-identical images: a copy left in the retain set keeps what was to be forgotten."""
+
+import hashlib
+
+import numpy as np
+
+
+def duplicate_groups(*images: np.ndarray) -> list[np.ndarray]:
+    """Numbers the distinct images: two rows have the same number exactly if they are identical.
+
+    Args:
+        *images: Arrays of images, uint8 `[n, height, width, channels]`; twins are found within and
+            across them. Equal 128-bit BLAKE2b digests count as identity.
+
+    Returns:
+        One int64 array `[n]` an argument: 0, 1, ... in the order of first appearance.
+
+    Raises:
+        ValueError: If an array is not uint8 with four axes.
+    """
+    numbers: dict[tuple, int] = {}
+    groups = []
+    for x in images:
+        if x.dtype != np.uint8 or x.ndim != 4:
+            raise ValueError(f"`images` must be uint8 with 4 axes, got {x.dtype} {x.shape}.")
+        digests = (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in x)
+        keys = ((x.shape[1:], digest) for digest in digests)
+        found = (numbers.setdefault(key, len(numbers)) for key in keys)
+        groups.append(np.fromiter(found, np.int64, len(x)))
+    return groups
+
+
+def count_duplicates(train: np.ndarray, test: np.ndarray) -> dict[str, int]:
+    """Counts images with a byte-identical twin.
+
+    Args:
+        train: Training images, uint8 `[n, height, width, channels]`.
+        test: Test images, likewise.
+
+    Returns:
+        `within_train`: training images with at least one other training image identical to them (a
+        lone pair counts 2); `within_test`: the same among test images; `across`: test images
+        identical to at least one training image.
+    """
+    in_train, in_test = duplicate_groups(train, test)
+    size = max([0, *in_train, *in_test]) + 1
+    trains, tests = np.bincount(in_train, minlength=size), np.bincount(in_test, minlength=size)
+    return {
+        "within_train": int((trains[in_train] > 1).sum()),
+        "within_test": int((tests[in_test] > 1).sum()),
+        "across": int((trains[in_test] > 0).sum()),
+    }

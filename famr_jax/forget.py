@@ -1,0 +1,128 @@
+"""Forget sets: boolean masks over the training set, which compose by `| & ~`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def by_class(labels: np.ndarray, classes: Sequence[int], *, num_classes: int) -> np.ndarray:
+    """Every example of the given classes.
+
+    Args:
+        labels: Class indices of the training set, `[n]`.
+        classes: The classes to forget.
+        num_classes: C.
+
+    Raises:
+        ValueError: A class outside `[0, C)`, or named twice.
+    """
+    _check_rows("class", classes, num_classes)
+    return np.isin(labels, classes)
+
+
+def by_index(indices: Sequence[int], *, size: int) -> np.ndarray:
+    """The examples at the given rows of a training set of `size`.
+
+    Raises:
+        ValueError: A row outside `[0, size)`, or named twice.
+    """
+    _check_rows("index", indices, size)
+    mask = np.zeros(size, bool)
+    mask[np.asarray(indices, int)] = True
+    return mask
+
+
+def at_random(fraction: float, *, size: int, seed: int) -> np.ndarray:
+    """A uniformly random share of a training set of `size`, at least one example.
+
+    Raises:
+        ValueError: `fraction` not strictly between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"`fraction` must be between 0 and 1, both excluded, got {fraction}.")
+    count = max(1, round(fraction * size))
+    return by_index(np.random.default_rng(seed).permutation(size)[:count], size=size)
+
+
+def with_duplicates(mask: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The mask with every exact duplicate of a forgotten example added.
+
+    Args:
+        mask: Forget set, `[n]`.
+        groups: Group number of each example, `[n]`, from `data.duplicate_groups`.
+    """
+    return np.isin(groups, groups[mask])
+
+
+def parse(spec: str, *, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+    """The mask that a command line's words describe.
+
+    Args:
+        spec: `class:3,5` (class indices), `random:0.05` (a share) or `index:ids.txt` (a text file
+            of row numbers, separated by white space).
+        labels: Class indices of the training set, `[n]`.
+        num_classes: C.
+        seed: For `random`.
+
+    Raises:
+        ValueError: Unknown or malformed words; an unreadable file; a class, row or share out of
+            range; a set that is empty, or that is everything.
+    """
+    kind, _, value = spec.partition(":")
+    if kind == "class":
+        mask = by_class(labels, _integers(spec, value.split(",")), num_classes=num_classes)
+    elif kind == "random":
+        mask = at_random(_fraction(spec, value), size=len(labels), seed=seed)
+    elif kind == "index":
+        mask = by_index(_integers(spec, _read(value).split()), size=len(labels))
+    else:
+        rule = "class:3,5 or random:0.05 or index:FILE"
+        raise ValueError(f"`forget` must be {rule}, got {spec!r}.")
+    return check(mask, name=spec)
+
+
+def check(mask: np.ndarray, *, name: str = "mask") -> np.ndarray:
+    """The mask itself, unless nothing or everything is in it.
+
+    Raises:
+        ValueError: The forget set is empty, or leaves nothing to retain.
+    """
+    if not mask.any() or mask.all():
+        raise ValueError(
+            f"`forget` must leave something on both sides, got {name!r}: {mask.sum()} of "
+            f"{mask.size} examples."
+        )
+    return mask
+
+
+def _check_rows(name: str, rows: Sequence[int], size: int) -> None:
+    seen = set()
+    for row in rows:
+        if not 0 <= row < size:
+            raise ValueError(f"`forget` {name} must be in [0, {size}), got {row}.")
+        if row in seen:
+            raise ValueError(f"`forget` {name} must be named once, got {row} twice.")
+        seen.add(row)
+
+
+def _integers(spec: str, words: Sequence[str]) -> list[int]:
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise ValueError(f"`forget` must list integers, got {spec!r}.") from None
+
+
+def _fraction(spec: str, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"`forget` must give a share, as random:0.05, got {spec!r}.") from None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        rule = "must be a readable text file"
+        raise ValueError(f"`forget` index file {rule}, got {path!r}: {error}.") from None

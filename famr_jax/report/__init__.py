@@ -1,0 +1,6 @@
+"""Reports: one self-contained HTML file from a run's JSON."""
+
+from famr_jax.report.diagnosis import diagnose
+from famr_jax.report.forgetting import forgetting
+
+__all__ = ["diagnose", "forgetting"]
