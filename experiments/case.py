@@ -1,6 +1,6 @@
 """One forgetting case measured: the original, the unlearned model and the oracles side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,32 +9,14 @@ import numpy as np
 import scipy.sparse.linalg
 from jax.flatten_util import ravel_pytree
 
+from experiments.workbench import Case
 from famr_jax import losses, metrics
 from famr_jax.attacks import loss_attack, svc_confidence
 from famr_jax.types import ApplyFn, Batch, Objective, Pair, Params
 
 GRID_SIZE = 12
 HISTOGRAM_EDGES = np.linspace(0, 1, 21)
-
-
-class Case(NamedTuple):
-    """A forget set and what it is measured on.
-
-    Attributes:
-        spec: The words that describe it, as `class:3`.
-        classes: The forgotten classes; empty when samples are forgotten.
-        mask: Forget set over the training set, `[n]`.
-        taken: How many of them are exact duplicates taken along.
-    """
-
-    spec: str
-    classes: tuple[int, ...]
-    mask: np.ndarray
-    taken: int
-
-    @property
-    def kind(self) -> str:
-        return "class" if self.classes else "sample"
+AVERAGE_GAP_OF = ("For-Acc (train)", "Ret-Acc (train)", "Test-Acc", "SVC attack")
 
 
 class Outputs(NamedTuple):
@@ -51,25 +33,38 @@ class Labels(NamedTuple):
     test: np.ndarray
 
 
+class Comparison(NamedTuple):
+    """A forget set and the outputs of the three kinds of model that are set side by side."""
+
+    case: Case
+    labels: Labels
+    original: Outputs
+    famr: Outputs
+    oracles: tuple[Outputs, ...]
+
+    @property
+    def gone(self) -> np.ndarray:
+        """The test images of the forgotten classes, `[n]`; none when samples are forgotten."""
+        return np.isin(self.labels.test, self.case.classes)
+
+
 def outputs(apply_fn: ApplyFn, params: Params, train: Batch, test: Batch) -> Outputs:
     """Evaluates one model on both splits."""
     predict = metrics.predict
     return Outputs(*(np.asarray(predict(apply_fn, params, split.x)) for split in (train, test)))
 
 
-def rows(
-    case: Case, labels: Labels, original: Outputs, famr: Outputs, oracles: Sequence[Outputs]
-) -> list[dict[str, Any]]:
+def rows(shown: Comparison) -> list[dict[str, Any]]:
     """The table: every metric of the original, FAMR and the oracles, with band, null and gap."""
-    table = []
-    for metric, what, unit, n, function in _measures(case, labels):
+    oracles, table = shown.oracles, []
+    for metric, what, unit, n, function in _measures(shown):
         others = [[o for o in oracles if o is not oracle] for oracle in oracles]
         values = [function(oracle, rest) for oracle, rest in zip(oracles, others, strict=True)]
-        mine = {"original": function(original, oracles), "famr": function(famr, oracles)}
+        mine = {name: function(getattr(shown, name), oracles) for name in ("original", "famr")}
         table.append({"metric": metric, "what": what, "unit": unit, "n": n, **mine})
         if None not in values:
             table[-1] |= _against(values, mine)
-    if case.kind == "sample":
+    if shown.case.kind == "sample":
         table.append(_average_gap(table))
     return table
 
@@ -104,13 +99,10 @@ def _average_gap(table: list[dict[str, Any]]) -> dict[str, Any]:
     return row | _against(gaps, {"original": row["original"], "famr": row["famr"]})
 
 
-AVERAGE_GAP_OF = ("For-Acc (train)", "Ret-Acc (train)", "Test-Acc", "SVC attack")
-
-
-def _measures(case: Case, labels: Labels) -> list[tuple[str, str, str, int, Callable]]:
+def _measures(shown: Comparison) -> list[tuple[str, str, str, int, Callable]]:
     """Name, meaning, unit, N and function `(outputs, oracles) -> number` of each metric."""
+    case, labels, gone = shown.case, shown.labels, shown.gone
     forget, retain = case.mask, ~case.mask
-    gone = np.isin(labels.test, case.classes)
 
     def accuracy(split, mask):
         y = getattr(labels, split)[mask]
@@ -176,49 +168,53 @@ def _measures(case: Case, labels: Labels) -> list[tuple[str, str, str, int, Call
     return measures
 
 
-def confusion(case: Case, labels: Labels, original: Outputs, famr: Outputs, oracles) -> dict | None:
+def confusion(shown: Comparison) -> dict[str, Any] | None:
     """Where the test images of the forgotten classes go: share of each predicted class."""
-    gone = np.isin(labels.test, case.classes)
+    gone = shown.gone
     if not gone.any():
         return None
     share = lambda out: np.asarray(metrics.votes(out.test[gone]).mean(0))  # noqa: E731
-    values = [share(oracle) for oracle in oracles]
+    values = [share(oracle) for oracle in shown.oracles]
     return {
-        "original": share(original),
-        "famr": share(famr),
+        "original": share(shown.original),
+        "famr": share(shown.famr),
         "oracle": np.mean(values, axis=0),
         "oracle_values": values,
         "n": int(gone.sum()),
     }
 
 
-def grid(case: Case, labels: Labels, original: Outputs, famr: Outputs, oracle: Outputs) -> dict:
+def grid(shown: Comparison) -> dict[str, Any]:
     """Evenly spaced forgotten images with each model's prediction and its confidence."""
-    rows = np.flatnonzero(case.mask)
+    rows = np.flatnonzero(shown.case.mask)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, GRID_SIZE).astype(int))]
 
     def predictions(out):
         p = np.asarray(jax.nn.softmax(out.train[rows]))
         return [[int(c), float(p[i, c])] for i, c in enumerate(p.argmax(1))]
 
-    named = {"original": original, "famr": famr, "oracle": oracle}
-    shown = {name: predictions(out) for name, out in named.items()}
-    return {"indices": rows, "labels": labels.train[rows], **shown}
+    three = {name: predictions(out) for name, out in _three(shown).items()}
+    return {"indices": rows, "labels": shown.labels.train[rows], **three}
 
 
-def histograms(case: Case, labels: Labels, original: Outputs, famr: Outputs, oracle) -> dict | None:
+def histograms(shown: Comparison) -> dict[str, Any] | None:
     """Shares of the confidence p_y of forget, retained and test images, for samples."""
-    if case.kind == "class":
+    labels, mask = shown.labels, shown.case.mask
+    if shown.case.kind == "class":
         return None
 
     def shares(out):
         train = np.asarray(metrics.confidence(out.train, labels.train))
         test = np.asarray(metrics.confidence(out.test, labels.test))
-        sets = {"forget": train[case.mask], "retain": train[~case.mask], "test": test}
+        sets = {"forget": train[mask], "retain": train[~mask], "test": test}
         return {name: np.histogram(p, HISTOGRAM_EDGES)[0] / len(p) for name, p in sets.items()}
 
-    named = {"original": original, "famr": famr, "oracle": oracle}
-    return {"edges": HISTOGRAM_EDGES} | {name: shares(out) for name, out in named.items()}
+    three = {name: shares(out) for name, out in _three(shown).items()}
+    return {"edges": HISTOGRAM_EDGES, **three}
+
+
+def _three(shown: Comparison) -> dict[str, Outputs]:
+    return {"original": shown.original, "famr": shown.famr, "oracle": shown.oracles[0]}
 
 
 def targets(table: list[dict[str, Any]], num_classes: int) -> dict[str, Any]:
@@ -242,18 +238,20 @@ def gradient_norm(
 
 
 @jax.jit
-def _curvature_along(objective, params, pair, key, vector):
+def _curvature_along(objective, params, pair, vector):
     unravel = ravel_pytree(params)[1]
-    grad = jax.grad(lambda p: objective(p, params, pair, key)[0])
+    grad = jax.grad(lambda p: objective(p, params, pair, None)[0])
     return ravel_pytree(jax.jvp(grad, (params,), (unravel(vector),))[1])[0]
 
 
-def largest_curvature(objective: Objective, params: Params, pair: Pair, key) -> float:
+def largest_curvature(objective: Objective, params: Params, pair: Pair) -> float:
     """Largest eigenvalue of the objective's Hessian at `params`, to one per cent, by SciPy."""
     size = ravel_pytree(params)[0].size
-    product = lambda v: _curvature_along(objective, params, pair, key, v.astype(np.float32))  # noqa: E731
-    operator = scipy.sparse.linalg.LinearOperator(
-        (size, size), lambda v: np.asarray(product(v.ravel()), np.float64), dtype=np.float64
-    )
+
+    def product(vector):
+        vector = vector.ravel().astype(np.float32)
+        return np.asarray(_curvature_along(objective, params, pair, vector), np.float64)
+
+    operator = scipy.sparse.linalg.LinearOperator((size, size), product, dtype=np.float64)
     start = np.random.default_rng(0).normal(size=size)
     return float(scipy.sparse.linalg.eigsh(operator, 1, which="LA", tol=1e-2, v0=start)[0][0])

@@ -44,7 +44,8 @@ def main(flags: type[Flags], run: Callable[[Flags], None]) -> None:
 
     Exits 2 with one line on bad input, 1 if a run turned non-finite.
     """
-    parsed = tyro.cli(flags, description=sys.modules[flags.__module__].__doc__)
+    description = sys.modules[flags.__module__].__doc__
+    parsed = tyro.cli(flags, description=description, config=(tyro.conf.OmitArgPrefixes,))
     try:
         run(parsed)
     except ValueError as error:
@@ -235,6 +236,21 @@ class Store:
         save(done, state.params, epochs)
         shutil.rmtree(progress, ignore_errors=True)
         return Fitted(state.params, plain(log), self.clock.phases[name])
+
+
+def flat(flags: dict[str, Any]) -> dict[str, Any]:
+    """Nested flags as the command line has them: without the groups' names."""
+    groups = [name for name, value in flags.items() if isinstance(value, dict)]
+    own = {name: value for name, value in flags.items() if name not in groups}
+    return own | {k: v for name in groups for k, v in flat(flags[name]).items()}
+
+
+def fingerprint(params: Any) -> str:
+    """Hash of all weights, bit for bit."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def digest(config: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Supervised training as jitted epochs, for one model or for many seeds in one program."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from famr_jax import loop
 from famr_jax.losses import cross_entropy
 from famr_jax.types import ApplyFn, Batch, Params, check_count, check_number, pytree, static
 

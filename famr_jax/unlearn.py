@@ -212,28 +212,26 @@ def minimise(
 def _minimise(objective, params, anchor, pair, key, tol, max_steps):
     optimizer = optax.lbfgs()
     value_fn = lambda params: objective(params, anchor, pair, key)[0]  # noqa: E731
-    value_and_grad = optax.value_and_grad_from_state(value_fn)
-    first_norm = optax.tree.norm(jax.grad(value_fn)(params))
+    value, grad = jax.value_and_grad(value_fn)(params)
+    target = tol * optax.tree.norm(grad)
 
     def going_on(carry):
-        _, _, norm, num_steps = carry
-        return (norm > tol * first_norm) & (num_steps < max_steps)
+        _, _, _, grad, num_steps = carry
+        return (optax.tree.norm(grad) > target) & (num_steps < max_steps)
 
     def body(carry):
-        params, opt_state, _, num_steps = carry
-        value, grad = value_and_grad(params, state=opt_state)
+        params, opt_state, value, grad, num_steps = carry
         updates, opt_state = optimizer.update(
             grad, opt_state, params, value=value, grad=grad, value_fn=value_fn
         )
-        params = optax.apply_updates(params, updates)
-        norm = optax.tree.norm(optax.tree.get(opt_state, "grad"))
-        return params, opt_state, norm, num_steps + 1
+        # The line search has evaluated the new point: its value and gradient are in the state.
+        value, grad = optax.tree.get(opt_state, "value"), optax.tree.get(opt_state, "grad")
+        return optax.apply_updates(params, updates), opt_state, value, grad, num_steps + 1
 
-    carry = (params, optimizer.init(params), first_norm, 0)
-    params, _, _, num_steps = jax.lax.while_loop(going_on, body, carry)
-    value, grad = jax.value_and_grad(value_fn)(params)
+    carry = (params, optimizer.init(params), value, grad, 0)
+    params, _, value, grad, num_steps = jax.lax.while_loop(going_on, body, carry)
     norm = optax.tree.norm(grad)
-    return Minimum(params, value, norm, num_steps, norm <= tol * first_norm)
+    return Minimum(params, value, norm, num_steps, norm <= target)
 
 
 @jax.jit

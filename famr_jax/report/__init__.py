@@ -2,5 +2,6 @@
 
 from famr_jax.report.diagnosis import diagnose
 from famr_jax.report.forgetting import forgetting
+from famr_jax.report.page import interval, number
 
-__all__ = ["diagnose", "forgetting"]
+__all__ = ["diagnose", "forgetting", "interval", "number"]

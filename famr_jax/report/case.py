@@ -6,7 +6,7 @@ import numpy as np
 
 from famr_jax.report import figures, page, plot
 from famr_jax.report.diagnosis import diagnose
-from famr_jax.report.figures import LABELS, MODELS, SETS
+from famr_jax.report.figures import MODELS, SETS
 from famr_jax.report.page import Html, element, number
 
 ENDS = {
@@ -61,11 +61,12 @@ def _epochs(case: dict) -> Html:
     banded = any(targets.get(f"oracle_{name}_band") for name in ENDS)
     panels = []
     for title, name, unit, of, line in (
-        ("For-Acc (train)", "for_acc", "share", "forget", ("chance", chance)),
-        ("Ret-Acc (train)", "ret_acc", "share", "retain", ("chance", chance)),
-        ("Entropy on forgotten images", "entropy", "nats", "forget", ("log C", log_c)),
+        ("For-Acc (train)", "for_acc", "share", "forgotten", ("chance", chance)),
+        ("Ret-Acc (train)", "ret_acc", "share", "retained", ("chance", chance)),
+        ("Entropy on forgotten images", "entropy", "nats", "forgotten", ("log C", log_c)),
     ):
-        words = f"% of {number(case.get(f'num_{of}'))} images" if unit == "share" else "nats"
+        count = case.get("num_forget") if name == "for_acc" else _watched(case)
+        words = f"% of {number(count)} {of} images" if unit == "share" else "nats"
         panels.append(
             figures.trajectory(
                 title,
@@ -84,13 +85,18 @@ def _epochs(case: dict) -> Html:
     )
 
 
+def _watched(case: dict) -> int | None:
+    """The number of retained images whose accuracy the curves show, perhaps a part of all."""
+    return (case.get("epochs") or {}).get("ret_acc_n", case.get("num_retain"))
+
+
 def _confusion(case: dict, names: Sequence[str]) -> Html:
     if not case.get("confusion") or not names:
         return Html()
     spec = str(case.get("forget", ""))
     classes = spec.removeprefix("class:").split(",") if spec.startswith("class:") else []
     forgotten = [int(c) for c in classes if c.strip().isdigit() and int(c) < len(names)]
-    lines = [page.paragraph(_most(case["confusion"], model, names)) for model in MODELS]
+    lines = [page.paragraph(figures.commonest(case["confusion"], model, names)) for model in MODELS]
     note = "Bars of the oracle are means; dots are the single oracles."
     return page.section(
         "Where do its images go?",
@@ -100,18 +106,6 @@ def _confusion(case: dict, names: Sequence[str]) -> Html:
             element("div", *lines, page.paragraph(note, kind="note")),
             width=440,
         ),
-    )
-
-
-def _most(confusion: dict, model: str, names: Sequence[str]) -> Html:
-    """The three commonest predictions of a model in words."""
-    shares = np.nan_to_num(plot.finite(confusion.get(model)))[: len(names)]
-    first = [c for c in np.argsort(-shares, kind="stable")[:3].tolist() if shares[c] > 0]
-    told = ", ".join(f"{names[c]} ({number(shares[c].item(), 'share')} %)" for c in first)
-    return page.dot(
-        MODELS[model],
-        element("b", f"{LABELS[model]} "),
-        f"says most often {told}." if told else "was not measured.",
     )
 
 
@@ -220,7 +214,8 @@ def _stationarity(case: dict) -> Html:
     )
     caption = (
         "Gradient of the full objective, |grad L_forget + lam (params − anchor)|; at a stationary "
-        "point, the one the theory speaks of, it is zero."
+        "point, the one the theory speaks of, it is zero. "
+        f"Ret-Acc on {number(_watched(case))} images."
     )
     table = page.table(columns, rows, numeric=range(1, 6), caption=caption)
     return page.section("How far from the stationary point?", table)

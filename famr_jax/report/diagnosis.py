@@ -59,6 +59,16 @@ def _at(case: dict, *path: str | int) -> float | None:
     return float(value) if numeric and math.isfinite(value) else None
 
 
+def before_after(case: dict, metric: str, series: str) -> tuple[float | None, float | None]:
+    """A metric of the original and of FAMR: from its row, else from the ends of its curve.
+
+    The row counts: a curve may watch a part of the images only.
+    """
+    row = next((row for row in case.get("rows") or () if row.get("metric") == metric), {})
+    found = _at(row, "original"), _at(row, "famr")
+    return found if None not in found else tuple(_at(case, "epochs", series, i) for i in (0, -1))
+
+
 def _share(value: float) -> str:
     return f"{number(value, 'share')} %"
 
@@ -76,7 +86,7 @@ def _chance_limit(case: dict, chance: float) -> float:
 def retain_accuracy(case: dict) -> dict:
     """Ret-Acc (train) fell by more than RETAIN_DROP."""
     sign = "Ret-Acc fell"
-    before, after = (_at(case, "epochs", "ret_acc", i) for i in (0, -1))
+    before, after = before_after(case, "Ret-Acc (train)", "ret_acc")
     if before is None or after is None:
         return _missing(sign, "Ret-Acc (train) before or after")
     drop = before - after
@@ -134,10 +144,10 @@ def above_chance(case: dict) -> dict:
 
 
 def _end(case: dict) -> tuple[float, float, float, float] | None:
-    """For-Acc and entropy after the last epoch, 1/C and log C."""
+    """For-Acc and entropy at the end, 1/C and log C."""
     values = (
-        _at(case, "epochs", "for_acc", -1),
-        _at(case, "epochs", "entropy", -1),
+        before_after(case, "For-Acc (train)", "for_acc")[1],
+        before_after(case, "Entropy", "entropy")[1],
         _at(case, "targets", "chance"),
         _at(case, "targets", "max_entropy"),
     )

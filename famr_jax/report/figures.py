@@ -13,6 +13,7 @@ from famr_jax.report.style import colour
 MODELS = {"original": "grey", "famr": "vermillion", "oracle": "blue"}
 SETS = {"forget": "purple", "retain": "green", "test": "ink"}
 LABELS = {"original": "original", "famr": "FAMR", "oracle": "oracle"}
+SUBJECTS = {"original": "The original", "famr": "FAMR", "oracle": "The oracle"}
 NOTICEABLE = 0.03  # classes with less in all three models are pooled in the confusion
 
 
@@ -61,7 +62,7 @@ def trajectory(
         band: Prediction interval of one more oracle, shaded.
         line: Name and height of a further horizontal line.
     """
-    scale, suffix = (100, "\u2009%") if unit == "share" else (1, "")
+    scale, suffix = (100, "\u202f%") if unit == "share" else (1, "")
     drawn = plot.finite(values) * scale
     drawing, panel = plot.axes(title, words)
     panel.set_ylim(0, scale * 1.02 * top)
@@ -129,7 +130,7 @@ def confusion(case: dict, class_names: Sequence[str], forgotten: Sequence[int]) 
     shown.sort(key=lambda c: (c not in forgotten, -highest[c]))
     rest = [c for c in range(size) if c not in shown]
     labels = [
-        plot.plain(class_names[c]) + (" (forgotten)" if c in forgotten else "") for c in shown
+        plot.plain(class_names[c]) + ("\n(forgotten)" if c in forgotten else "") for c in shown
     ]
     bars = {m: [*v[shown]] + [v[rest].sum()] * bool(rest) for m, v in shares.items()}
     if rest:
@@ -138,9 +139,9 @@ def confusion(case: dict, class_names: Sequence[str], forgotten: Sequence[int]) 
     drawing, panel = plot.axes(
         "Predicted class",
         f"% of the {page.number(case['confusion'].get('n'))} test images of the forgotten class",
-        width=560,
+        width=460,
         height=100 + 52 * len(labels),
-        margin=(170, 40, 48, 40),
+        margin=(138, 40, 48, 36),
     )
     panel.grid(visible=False)
     panel.spines["bottom"].set_visible(False)
@@ -161,14 +162,30 @@ def confusion(case: dict, class_names: Sequence[str], forgotten: Sequence[int]) 
     panel.set_xlim(0, 100)
     panel.set_ylim(len(labels) - 0.4, -0.6)
     panel.set_xticks((0, 50, 100))
-    panel.set_yticks(rows, labels, color=colour("ink"))
+    panel.set_yticks(rows, labels, color=colour("ink"), multialignment="right")
     plot.x_label(panel, "% of images")
     told = "; ".join(
         f"{LABELS[m]}: "
-        + ", ".join(f"{n} {100 * b:.0f} %" for n, b in zip(labels, bars[m], strict=True) if b > 0)
+        + ", ".join(
+            f"{' '.join(n.split())} {100 * b:.0f} %"
+            for n, b in zip(labels, bars[m], strict=True)
+            if b > 0
+        )
         for m in MODELS
     )
     return page.figure(drawing, f"Predictions for the forgotten class. {told}")
+
+
+def commonest(confusion: dict, model: str, names: Sequence[str]) -> Html:
+    """The three commonest predictions of a model in words."""
+    shares = np.nan_to_num(plot.finite(confusion.get(model)))[: len(names)]
+    first = [c for c in np.argsort(-shares, kind="stable")[:3].tolist() if shares[c] > 0]
+    told = ", ".join(f"{names[c]} ({page.number(shares[c].item(), 'share')}\u202f%)" for c in first)
+    return page.dot(
+        MODELS[model],
+        page.element("b", SUBJECTS[model]),
+        f" says most often {told}." if told else " was not measured.",
+    )
 
 
 def _pooled(
@@ -185,7 +202,7 @@ def histogram(model: str, edges: Sequence[float], shares: dict) -> Html:
     """Confidence in the true label on the forget, retain and test images of one model."""
     drawing, panel = plot.axes(
         LABELS[model][0].upper() + LABELS[model][1:],
-        "% of images (square-root scale)",
+        "% of images per bin, square-root scale",
         margin=(40, 40, 44, 24),
     )
     edges = plot.finite(edges)

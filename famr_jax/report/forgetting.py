@@ -6,7 +6,7 @@ import numpy as np
 
 from famr_jax.report import figures, page
 from famr_jax.report.case import details
-from famr_jax.report.diagnosis import diagnose
+from famr_jax.report.diagnosis import before_after, diagnose
 from famr_jax.report.page import Html, element, interval, number
 
 ENOUGH_ORACLES = 8  # with fewer a band draws a picture but carries no verdict
@@ -79,19 +79,16 @@ def _oracle_sentence(cases: Sequence[dict]) -> str:
 
 def _sentence(case: dict) -> str:
     """The result of a case in words; a number that was not measured is an en dash."""
-    epochs, targets = case.get("epochs") or {}, case.get("targets") or {}
+    targets = case.get("targets") or {}
 
-    def told(name: str, of: str) -> str:
-        values = (
-            page.at(epochs.get(name), -1),
-            page.at(epochs.get(name), 0),
-            targets.get(f"oracle_{name}"),
-        )
-        after, before, oracle = (f"{number(v, 'share')}\u2009%" for v in values)
+    def told(metric: str, name: str, of: str) -> str:
+        values = (*before_after(case, metric, name), targets.get(f"oracle_{name}"))
+        before, after, oracle = (f"{number(v, 'share')}\u202f%" for v in values)
         return f"{after} of the {of} (before: {before}; retrained models: {oracle})"
 
-    forget = told("for_acc", f"{number(case.get('num_forget'))} forgotten training images")
-    retain = told("ret_acc", f"{number(case.get('num_retain'))} retained ones")
+    count, rest = number(case.get("num_forget")), number(case.get("num_retain"))
+    forget = told("For-Acc (train)", "for_acc", f"{count} forgotten training images")
+    retain = told("Ret-Acc (train)", "ret_acc", f"{rest} retained ones")
     return f"FAMR now recognises {forget}, and {retain}."
 
 
@@ -162,9 +159,10 @@ def _numbers(case: dict) -> Html:
     )
     caption = (
         f"{oracles} oracles. Band: 95 % prediction interval of one more oracle, which may reach "
-        "past 0 or 100 %. Gap: difference to the oracle, for shares in points; null: the same between "
-        "oracles. N: examples of the row. "
-        "The picture runs from 0 to 100 %, in nats to log C or the largest value. "
+        "past 0 or 100 %. Gap: difference to the oracle, for shares in points; null: the same "
+        "between oracles. N: examples of the row. "
+        "In the picture, from 0 to 100 % (in nats: to log C), a circle is the original, a disc "
+        "FAMR, a tick an oracle, and their band is shaded. "
         f"{_oracle_sentence([case]) if oracles < ENOUGH_ORACLES else ''}"
     )
     numeric = (2, 3, 4, 5, 6, 7, 8, 10)
@@ -208,7 +206,8 @@ def _appendix(metrics: dict) -> list[Html]:
         ("Environment", environment),
     ):
         if pairs:
-            parts.append(page.section(title, page.facts(pairs.items())))
+            told = ((name, _setting_value(value)) for name, value in pairs.items())
+            parts.append(page.section(title, page.facts(told)))
     seconds = config.get("seconds")
     if seconds:
         phases = [*(seconds.get("phases") or {}).items(), ("All", seconds)]
@@ -216,6 +215,12 @@ def _appendix(metrics: dict) -> list[Html]:
         columns = ("Phase", "Running, s", "Compiling, s")
         parts.append(page.section("Seconds", page.table(columns, rows, numeric=(1, 2))))
     return [page.section("How this was made", *parts)] if parts else []
+
+
+def _setting_value(value: object) -> object:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _seconds(value: float | None) -> str:

@@ -201,7 +201,7 @@ def image(pixels: np.ndarray, alt: str) -> Html:
 def bar(text: str, share: float | None, colour: str) -> Html:
     """A line of text over a bar that is `share` of its width, with the share in per cent."""
     filled = min(max(share, 0.0), 1.0) if share is not None and math.isfinite(share) else 0.0
-    percent = ABSENT if share is None or not math.isfinite(share) else f"{100 * share:.0f}\u2009%"
+    percent = ABSENT if share is None or not math.isfinite(share) else f"{100 * share:.0f}\u202f%"
     return element(
         "div",
         element("span", text),
@@ -213,5 +213,4 @@ def bar(text: str, share: float | None, colour: str) -> Html:
 
 def grid(*parts: object, width: int = 300) -> Html:
     """Parts side by side, as many in a line as there is room for at `width` pixels each."""
-    columns = f"grid-template-columns:repeat(auto-fill,minmax(min({width}px,100%),1fr))"
-    return element("div", *parts, class_="grid", style=columns)
+    return element("div", *parts, class_="grid", style=f"--min:{width}px")

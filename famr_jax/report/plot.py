@@ -30,7 +30,7 @@ def finite(values: Sequence[float | None] | None) -> np.ndarray:
     return array
 
 
-def plain(text: str, length: int = 22) -> str:
+def plain(text: str, length: int = 20) -> str:
     """Text as matplotlib shall draw it: at most `length` characters, dollar signs as themselves."""
     text = text if len(text) <= length else text[: length - 1] + "…"
     return text.replace("$", r"\$")
@@ -136,7 +136,7 @@ def inline_svg(figure: "Figure", alt: str) -> str:
     prefix = hashlib.sha256(body.encode()).hexdigest()[:8]
     body = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}", body)
-    body = re.sub(r"(font: [^;\"]*?px) '[^;\"]*", r"\1 var(--font)", body)
+    body = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", body)
     for name, (light, _) in COLOURS.items():
         body = re.sub(rf"(?<=: ){light}", f"var(--{name})", body)
     body = re.sub(r"\n\s*", "\n", body)

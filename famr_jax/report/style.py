@@ -34,18 +34,20 @@ main{max-width:1120px;margin:0 auto;padding:72px 40px 96px}
 h1{font-size:2.3rem;line-height:1.15;letter-spacing:-.02em;font-weight:650;margin:0 0 .5rem}
 h2{font-size:1.55rem;line-height:1.25;letter-spacing:-.01em;font-weight:650;margin:0 0 .4rem}
 h3{font-size:1.05rem;line-height:1.35;font-weight:650;margin:0 0 .3rem}
-p{margin:0 0 .9rem;max-width:72ch}
+p{margin:0 0 .9rem;max-width:46rem}
 p.lead{font-size:1.12rem;color:var(--muted)}
 p.note,caption,figcaption,small{font-size:.82rem;line-height:1.45;color:var(--muted)}
 section{margin-top:72px;padding-top:28px;border-top:1px solid var(--rule)}
 section section{margin-top:48px;padding-top:0;border-top:0}
 section section h2{font-size:1.15rem}
+.key+section{margin-top:24px}
 figure{margin:0;min-width:0}
 figure svg,svg.strip{display:block;height:auto;max-width:100%;overflow:visible}
 td svg.strip{min-width:112px}
 figure svg *{stroke-linejoin:round;stroke-linecap:butt}
-figcaption{margin-top:.4rem;max-width:72ch}
-.grid{display:grid;gap:28px 24px;align-items:start;margin:1.1rem 0}
+figcaption{margin-top:.4rem;max-width:46rem}
+.grid{display:grid;gap:28px 24px;align-items:start;margin:1.1rem 0;
+ grid-template-columns:repeat(auto-fit,minmax(min(var(--min),100%),1fr))}
 .tile{border-top:2px solid var(--ink);padding-top:10px}
 .tile b{display:block;font-size:2.1rem;line-height:1.15;letter-spacing:-.02em;font-weight:600}
 .tile b span{font-size:1rem;font-weight:400;letter-spacing:0;color:var(--muted)}
@@ -61,7 +63,7 @@ th{font-weight:600;text-align:left;vertical-align:bottom;color:var(--muted);font
 td{vertical-align:top;padding:9px 16px 9px 0;border-bottom:1px solid var(--rule)}
 .num{text-align:right}
 td.num{white-space:nowrap}
-td small{display:block;max-width:44ch}
+td small{display:block;max-width:44ch;min-width:20ch}
 dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:0 28px;margin:1rem 0;
  font-size:.86rem}
 dl div{display:flex;justify-content:space-between;gap:14px;padding:5px 0;
@@ -92,7 +94,9 @@ dd{margin:0;text-align:right;overflow-wrap:anywhere}
  h1{font-size:1.75rem}
  section{margin-top:52px}
  .panel{padding:20px 18px 16px}
- table.cards,.cards tbody,.cards caption{display:block}
+ table.cards{display:flex;flex-direction:column}
+ .cards tbody,.cards caption{display:block}
+ .cards caption{order:1}
  .cards thead{display:none}
  .cards tr{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:6px 14px;
   padding:14px 0;border-bottom:1px solid var(--rule)}
@@ -106,8 +110,17 @@ dd{margin:0;text-align:right;overflow-wrap:anywhere}
  @page{margin:16mm 14mm}
  body{font-size:10.5pt}
  main{max-width:none;padding:0}
- section{margin-top:32pt}
- h2,h3{break-after:avoid}
+ section{margin-top:28pt;padding-top:14pt}
+ section section{margin-top:20pt}
+ h2,h3,.key{break-after:avoid}
+ .grid{gap:14pt 12pt;
+  grid-template-columns:repeat(auto-fit,minmax(min(calc(var(--min)*.65),100%),1fr))}
+ table{font-size:7.5pt}
+ th,td{padding:4pt 7pt 4pt 0}
+ th,td small,.badge,caption{font-size:6.8pt}
+ td svg.strip{min-width:80px;width:80px}
+ .card{font-size:7pt}
+ .card img{max-width:64px}
  figure,tr,.card,.tile,.panel,dl div{break-inside:avoid}
  .scroll{overflow:visible}
 }
