@@ -87,7 +87,7 @@ def _average_gap(table: list[dict[str, Any]]) -> dict[str, Any]:
         "metric": "Average Gap",
         "what": "mean gap to the oracle of " + ", ".join(AVERAGE_GAP_OF),
         "unit": "share",
-        "n": len(parts),
+        "n": None,
         "original": float(np.mean([part["gap"]["original"] for part in parts])),
         "famr": float(np.mean([part["gap"]["famr"] for part in parts])),
     }
@@ -126,6 +126,7 @@ def _measures(shown: Comparison) -> list[tuple[str, str, str, int, Callable]]:
 
         return from_outputs
 
+    of_test = "test images of the other classes" if gone.any() else "all test images"
     num_forget, num_retain = int(forget.sum()), int(retain.sum())
     measures = [
         ("For-Acc (train)", "accuracy on the forget set", "share", num_forget,
@@ -151,7 +152,7 @@ def _measures(shown: Comparison) -> list[tuple[str, str, str, int, Callable]]:
          mean(losses.uniform_kl, forget)),
         ("KL to oracle, forget", "mean KL(oracle||model) on the forget set", "nats", num_forget,
          divergence("train", forget)),
-        ("KL to oracle, test", "mean KL(oracle||model) on test images of retained classes", "nats",
+        ("KL to oracle, test", f"mean KL(oracle||model) on {of_test}", "nats",
          int((~gone).sum()), divergence("test", ~gone)),
     ]  # fmt: skip
     if case.kind == "sample":

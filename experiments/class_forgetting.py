@@ -5,7 +5,7 @@ zero and cost 2 to 4 points of retained accuracy (FAMR, arXiv 2506.14515). Train
 unlearns, retrains the oracles, compares, and writes metrics.json, checkpoints and report.html.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -125,16 +125,17 @@ class Forgetting:
             tol=CONVERGED_TO,
             max_steps=CONVERGED_STEPS,
         )
-        distance = lambda params: optax.tree.norm(optax.tree.sub(params, self.original))  # noqa: E731
+        distance = lambda params, to: optax.tree.norm(optax.tree.sub(params, to))  # noqa: E731
         return {
             "at_anchor": norm(params=self.original, key=self.key),
             "end": norm(params=end, key=self.key),
-            "distance": distance(end),
+            "distance": distance(end, self.original),
             "converged": {
                 "norm": found.grad_norm,
                 "steps": found.num_steps,
                 "converged": bool(found.converged),
-                "distance": distance(found.params),
+                "distance": distance(found.params, self.original),
+                "from_end": distance(found.params, end),
                 **self.watch(found.params),
             },
         }
@@ -167,7 +168,7 @@ class Forgetting:
 
 
 def forget_case(flags: Flags, bench: Workbench, case: Case, original: Params):
-    """Unlearns one forget set, retrains its oracles, and measures: the JSON and the grid's images."""
+    """Unlearns one forget set, retrains its oracles, measures: the JSON and the grid's images."""
     forgetting, clock = Forgetting(flags, bench, case, original), bench.clock
     oracles = bench.oracles(case)
     fitted = forgetting.unlearn()
@@ -236,8 +237,8 @@ def claims(case: dict[str, Any]) -> list[dict[str, str]]:
             "(ViT-Ti, S).",
             SOURCE,
             "holds" if forgotten["famr"] <= 0.021 else "fails",
-            f"For-Acc {forgotten['original']:.1%} before and {forgotten['famr']:.1%} after; oracles "
-            f"{forgotten['oracle']['mean']:.1%} (n={forgotten['oracle']['n']}, "
+            f"For-Acc {forgotten['original']:.1%} before and {forgotten['famr']:.1%} after; "
+            f"oracles {forgotten['oracle']['mean']:.1%} (n={forgotten['oracle']['n']}, "
             f"N={forgotten['n']} images).",
         ),
         common.claim(
@@ -258,8 +259,8 @@ def claims(case: dict[str, Any]) -> list[dict[str, str]]:
             "FAMR ends at the stationary point grad L_forget + lam (params - anchor) = 0.",
             SOURCE,
             "holds" if share <= CONVERGED_TO else "fails",
-            f"After {case['method']['epochs']} epochs the gradient norm is {stationary['end']:.3g}, "
-            f"{share:.0%} of its value at the anchor.",
+            f"After {case['method']['epochs']} epochs the gradient norm is "
+            f"{stationary['end']:.3g}, {share:.0%} of its value at the anchor.",
         ),
     ]
 
@@ -276,7 +277,7 @@ def show(case: dict[str, Any]) -> None:
         oracle, gap = row.get("oracle", {}), row.get("gap", {})
         table.add_row(
             row["metric"],
-            str(row["n"]),
+            str(row["n"] or "–"),
             *(text(value) for value in (row["original"], row["famr"], oracle.get("mean"))),
             report.interval(oracle.get("band"), row["unit"]),
             *(text(value) for value in (row.get("null"), gap.get("famr"))),
@@ -318,8 +319,7 @@ def run(flags: Flags) -> None:
     make_optimizer(flags.optimizer, flags.lr)
     bench = workbench.open_workbench(flags.bench)
     cases = workbench.parse_cases(flags.forget, bench.dataset, seed=flags.bench.seed)
-    config = {"experiment": "class_forgetting", "flags": common.flat(asdict(flags))}
-    config["environment"] = common.environment()
+    config = common.describe("class_forgetting", flags)
     try:
         original = bench.original()
         bench.keep("original", original.params)

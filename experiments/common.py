@@ -1,6 +1,5 @@
 """What every experiment stands on: flags, progress, resumable phases, seconds and the JSON."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -10,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -127,9 +127,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it: arrays as lists, dataclasses as dicts, floats to 6 digits."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    """The value as JSON has it: arrays as lists, floats to 6 digits, paths by their last part."""
     if isinstance(value, dict):
         return {str(name): plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -138,7 +136,7 @@ def plain(value: Any) -> Any:
         return plain(np.asarray(value).tolist())
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
+    return value.name if isinstance(value, Path) else value
 
 
 def claim(claim: str, source: str, verdict: str, words: str) -> dict[str, str]:
@@ -181,7 +179,7 @@ class Store:
         advance: Callable[[Any, int], Iterator[tuple[int, Any, dict]]],
         *,
         epochs: int,
-        watch: Callable[[Any], dict[str, Any]] = lambda params: {},
+        watch: Callable[[Any], dict[str, Any]] | None = None,
     ) -> Fitted:
         """Runs one phase to its last epoch, with progress and checkpoints.
 
@@ -228,7 +226,7 @@ class Store:
                 info = {key: np.asarray(value).tolist() for key, value in info.items()}
                 if not np.all(info.pop("finite")):
                     raise NonFiniteError(name, epoch)
-                log.append({**info, **plain(watch(state.params))})
+                log.append({**info, **(plain(watch(state.params)) if watch else {})})
                 bar.update(task, completed=epoch, numbers=_brief(log[-1]))
                 if epoch < epochs and time.monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
                     save(progress, state, epoch)
@@ -238,11 +236,37 @@ class Store:
         return Fitted(state.params, plain(log), self.clock.phases[name])
 
 
-def flat(flags: dict[str, Any]) -> dict[str, Any]:
+def describe(experiment: str, flags: Any) -> dict[str, Any]:
+    """The `config` of a JSON: experiment, command, every flag, environment.
+
+    Directories are named by their last part, and the command by what makes the numbers: where they
+    are written to is left out.
+    """
+    given, default = (
+        {name: _without_directories(value) for name, value in _flat(asdict(each)).items()}
+        for each in (flags, type(flags)())
+    )
+    words = [f"python -m experiments.{experiment}"]
+    for name, value in given.items():
+        if value != default[name] and name not in ("out", "cache", "resume"):
+            parts = value if isinstance(value, (list, tuple)) else [value]
+            words += [f"--{name.replace('_', '-')}", *(str(plain(part)) for part in parts)]
+    config = {"experiment": experiment, "command": " ".join(words), "flags": given}
+    return config | {"environment": environment()}
+
+
+def _without_directories(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_without_directories(part) for part in value]
+    kind, colon, path = str(value).partition(":")
+    return f"{kind}:{Path(path).name}" if colon and kind in ("folder", "index") else value
+
+
+def _flat(flags: dict[str, Any]) -> dict[str, Any]:
     """Nested flags as the command line has them: without the groups' names."""
     groups = [name for name, value in flags.items() if isinstance(value, dict)]
     own = {name: value for name, value in flags.items() if name not in groups}
-    return own | {k: v for name in groups for k, v in flat(flags[name]).items()}
+    return own | {k: v for name in groups for k, v in _flat(flags[name]).items()}
 
 
 def fingerprint(params: Any) -> str:

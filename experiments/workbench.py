@@ -1,4 +1,4 @@
-"""The models that every experiment compares: an original, and oracles that never saw a forget set."""
+"""What every experiment compares: an original, and oracles that never saw the forget set."""
 
 import functools
 import math
@@ -192,7 +192,8 @@ def parse_cases(specs: Sequence[str], dataset: data.Dataset, *, seed: int) -> li
         whole = forget.check(forget.with_duplicates(mask, groups), name=spec)
         kind, _, words = spec.partition(":")
         classes = tuple(int(word) for word in words.split(",")) if kind == "class" else ()
-        cases.append(Case(spec, classes, whole, int(whole.sum() - mask.sum())))
+        shown = f"index:{Path(words).name}" if kind == "index" else spec
+        cases.append(Case(shown, classes, whole, int(whole.sum() - mask.sum())))
     return cases
 
 

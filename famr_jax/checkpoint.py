@@ -38,7 +38,9 @@ def save(directory: Path | str, tree: Any, *, epoch: int, config: Mapping[str, A
         manager.save(epoch, args=ocp.args.Composite(**items), force=True)
 
 
-def load(directory: Path | str, like: Any, *, expect: Mapping[str, Any] | None = None) -> Checkpoint:
+def load(
+    directory: Path | str, like: Any, *, expect: Mapping[str, Any] | None = None
+) -> Checkpoint:
     """Loads the newest checkpoint of a directory.
 
     Args:

@@ -1,5 +1,7 @@
 """Losses: one value per example from logits, or one scalar from params. They never average."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -42,8 +44,8 @@ def uniform_kl(logits: Array) -> Array:
 
     Source: FAMR (arXiv 2506.14515), section 2.2.1.
     """
-    log_num_classes = jnp.log(jnp.asarray(logits.shape[-1], logits.dtype))
-    return jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1) - log_num_classes
+    # Not `logsumexp(z) - mean(z)`: large equal logits would lose all digits of the difference.
+    return -jnp.mean(jax.nn.log_softmax(logits), axis=-1) - math.log(logits.shape[-1])
 
 
 def l2_anchor(params: Params, anchor: Params) -> Array:

@@ -115,7 +115,8 @@ def run(
     state = begin(unlearner, params, forget, retain, key=key, donate=donate)
     sizes = {"epochs": epochs, "batch_size": batch_size}
     log = []
-    for _, state, info in run_epochs(unlearner, state, forget, retain, **sizes, key=key):
+    steps = run_epochs(unlearner, state, forget, retain, **sizes, key=key)
+    for _, state, info in steps:  # noqa: B007
         log.append(jax.device_get(info))
     log = {name: np.stack([entry[name] for entry in log], axis=-1) for name in log[0]}
     return Unlearned(state.params, log, bool(np.all(log.pop("finite"))))
@@ -130,13 +131,11 @@ def begin(
     key: Array,
     donate: bool = False,
 ) -> Any:
-    """The state before the first epoch: the jitted `init` on checked input. Arguments as in `run`."""
+    """The state before the first epoch: `init`, jitted, on checked input. Arguments as in `run`."""
     _check_sets(unlearner, forget, retain)
     if not donate:
         params = jax.tree.map(jnp.copy, params)
-    init = _init_members if key.ndim else _init
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, 0))(key) if key.ndim else jax.random.fold_in(key, 0)
-    return init(unlearner, params, forget, retain, keys)
+    return (_init_members if key.ndim else _init)(unlearner, params, forget, retain, key)
 
 
 def run_epochs(
@@ -236,12 +235,12 @@ def _minimise(objective, params, anchor, pair, key, tol, max_steps):
 
 @jax.jit
 def _init(unlearner, params, forget, retain, key):
-    return unlearner.init(params, forget, retain, key)
+    return unlearner.init(params, forget, retain, jax.random.fold_in(key, 0))
 
 
 @jax.jit
 def _init_members(unlearner, params, forget, retain, keys):
-    return jax.vmap(lambda key: unlearner.init(params, forget, retain, key))(keys)
+    return jax.vmap(partial(_init, unlearner, params, forget, retain))(keys)
 
 
 def _check_sets(unlearner: Unlearner, forget: Batch, retain: Batch | None):

@@ -73,7 +73,7 @@ def sources():
             yield pytest.param(name, path, package, exempt, id=name)
 
 
-@pytest.mark.parametrize(("name", "path", "package", "exempt"), sources())
+@pytest.mark.parametrize(("name", "path", "package", "exempt"), list(sources()))
 def test_imports_only_from_below(name, path, package, exempt):
     assert not faults(name, path.read_text(), package=package, exempt=exempt)
 

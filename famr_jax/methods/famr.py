@@ -41,7 +41,7 @@ def famr(
     forget_weight: float = 1.0,
     optimizer: optax.GradientTransformation = optax.adam(1e-4),  # noqa: B008
 ) -> Descent:
-    """Forget-Aligned Model Reconstruction: descends J from the trained weights; needs no retained data.
+    """Forget-Aligned Model Reconstruction: descends J on the forget set alone.
 
         J(params) = w mean_{x in T} KL(u || p(.|x)) + (lam/2) ||params - anchor||^2
 

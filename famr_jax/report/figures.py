@@ -130,7 +130,10 @@ def confusion(case: dict, class_names: Sequence[str], forgotten: Sequence[int]) 
     shown.sort(key=lambda c: (c not in forgotten, -highest[c]))
     rest = [c for c in range(size) if c not in shown]
     labels = [
-        plot.plain(class_names[c]) + ("\n(forgotten)" if c in forgotten else "") for c in shown
+        plot.plain(class_names[c], 11) + " (forgotten)"
+        if c in forgotten
+        else plot.plain(class_names[c])
+        for c in shown
     ]
     bars = {m: [*v[shown]] + [v[rest].sum()] * bool(rest) for m, v in shares.items()}
     if rest:
@@ -162,15 +165,11 @@ def confusion(case: dict, class_names: Sequence[str], forgotten: Sequence[int]) 
     panel.set_xlim(0, 100)
     panel.set_ylim(len(labels) - 0.4, -0.6)
     panel.set_xticks((0, 50, 100))
-    panel.set_yticks(rows, labels, color=colour("ink"), multialignment="right")
+    panel.set_yticks(rows, labels, color=colour("ink"))
     plot.x_label(panel, "% of images")
     told = "; ".join(
         f"{LABELS[m]}: "
-        + ", ".join(
-            f"{' '.join(n.split())} {100 * b:.0f} %"
-            for n, b in zip(labels, bars[m], strict=True)
-            if b > 0
-        )
+        + ", ".join(f"{n} {100 * b:.0f} %" for n, b in zip(labels, bars[m], strict=True) if b > 0)
         for m in MODELS
     )
     return page.figure(drawing, f"Predictions for the forgotten class. {told}")

@@ -1,0 +1,153 @@
+"""Forget sets: what the words mean, what is refused, and that masks compose."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from famr_jax import forget
+
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 0, 3, 0])
+
+
+def parse(spec, labels=LABELS, num_classes=5, seed=0):
+    return forget.parse(spec, labels=labels, num_classes=num_classes, seed=seed)
+
+
+def test_by_class_takes_every_example_of_the_classes():
+    mask = forget.by_class(LABELS, [3, 1], num_classes=5)
+    assert np.flatnonzero(mask).tolist() == [1, 4, 8]
+
+
+def test_by_index_takes_the_rows():
+    assert forget.by_index([3, 0], size=4).tolist() == [True, False, False, True]
+    assert forget.by_index(np.array([3, 0]), size=4).tolist() == [True, False, False, True]
+
+
+def test_masks_compose():
+    both = forget.by_class(LABELS, [0], num_classes=5) & ~forget.by_index([0, 3], size=10)
+    assert np.flatnonzero(both | forget.by_index([1], size=10)).tolist() == [1, 6, 7, 9]
+
+
+@given(st.floats(0.001, 0.999), st.integers(1, 300), st.integers(0, 5))
+def test_at_random_takes_the_share_and_at_least_one(fraction, size, seed):
+    mask = forget.at_random(fraction, size=size, seed=seed)
+    assert mask.shape == (size,)
+    assert mask.sum() == max(1, round(fraction * size))
+    np.testing.assert_array_equal(mask, forget.at_random(fraction, size=size, seed=seed))
+
+
+def test_at_random_differs_by_seed_and_is_uniform_over_rows():
+    masks = [forget.at_random(0.3, size=20, seed=seed) for seed in range(400)]
+    # Each row is Bernoulli(0.3) over 400 seeds: standard error 0.023; four of them.
+    np.testing.assert_allclose(np.mean(masks, axis=0), 0.3, atol=0.092)
+
+
+def test_duplicates_are_taken_along_and_nothing_else():
+    groups = np.array([0, 1, 0, 2, 3, 3, 3, 1])
+    mask = forget.by_index([0, 5], size=8)
+    taken = forget.with_duplicates(mask, groups)
+    assert np.flatnonzero(taken).tolist() == [0, 2, 4, 5, 6]
+    np.testing.assert_array_equal(forget.with_duplicates(taken, groups), taken)
+    assert np.flatnonzero(mask).tolist() == [0, 5]
+
+
+@given(st.sets(st.integers(0, 3), min_size=1, max_size=3))
+def test_parse_class_round_trip(classes):
+    mask = parse("class:" + ",".join(map(str, classes)))
+    np.testing.assert_array_equal(mask, forget.by_class(LABELS, list(classes), num_classes=5))
+
+
+@given(rows=st.sets(st.integers(0, 9), min_size=1, max_size=9), space=st.sampled_from(" \n\t"))
+def test_parse_index_round_trip(tmp_path_factory, rows, space):
+    path = tmp_path_factory.getbasetemp() / "ids.txt"
+    path.write_text(space.join(map(str, rows)) + "\n")
+    np.testing.assert_array_equal(parse(f"index:{path}"), forget.by_index(list(rows), size=10))
+
+
+@given(st.floats(0.05, 0.94), st.integers(0, 3))
+def test_parse_random_round_trip(fraction, seed):
+    mask = forget.at_random(fraction, size=10, seed=seed)
+    np.testing.assert_array_equal(parse(f"random:{fraction!r}", seed=seed), mask)
+
+
+KINDS = st.sampled_from(["class:", "random:", "index:", "style:", ""])
+WORDS = st.one_of(st.text(), st.text("0123456789.,-+e naif/", max_size=12))
+
+
+@given(KINDS, WORDS)
+@example("index:", "\0")
+@example("index:", "\ud800")
+@example("index:", "x" * 5000)
+@example("class:", "9" * 5000)
+@example("random:", "1e999")
+def test_any_words_give_a_valid_mask_or_a_value_error(kind, words):
+    try:
+        mask = parse(kind + words)
+    except ValueError as error:
+        assert "`forget`" in str(error), error
+    else:
+        assert mask.shape == (10,)
+        assert mask.dtype == bool
+        assert 0 < mask.sum() < 10
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "must be class:3,5 or random"),
+        ("label:3", "got 'label:3'"),
+        ("class:", "must list integers, got 'class:'"),
+        ("class:1,x", "must list integers, got 'class:1,x'"),
+        ("class:1.5", "must list integers"),
+        ("class:5", r"class must be in \[0, 5\), got 5"),
+        ("class:-1", r"class must be in \[0, 5\), got -1"),
+        ("class:1,2,1", "class must be named once, got 1 twice"),
+        ("class:4", "must leave something on both sides, got 'class:4': 0 of 10"),
+        ("class:0,1,2,3", "'class:0,1,2,3': 10 of 10"),
+        ("random:half", "must give a share"),
+        ("random:0", "between 0 and 1, both excluded, got 0.0"),
+        ("random:1", "got 1.0"),
+        ("random:-0.1", "got -0.1"),
+        ("random:nan", "got nan"),
+        ("random:0.99", "'random:0.99': 10 of 10"),
+        ("index:/no/such/file", "must be a readable text file, got '/no/such/file'"),
+        ("index:", "must be a readable text file"),
+    ],
+)
+def test_parse_refuses(spec, message):
+    with pytest.raises(ValueError, match=message):
+        parse(spec)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "0 of 10 examples"),
+        (b"1 2 x", "must list integers"),
+        (b"1 2 1", "index must be named once, got 1 twice"),
+        (b"10", r"index must be in \[0, 10\), got 10"),
+        (b"-1", r"got -1"),
+        (b"0 1 2 3 4 5 6 7 8 9", "10 of 10 examples"),
+        (b"\xff\xfe\x00", "must be a readable text file"),
+    ],
+)
+def test_parse_refuses_an_index_file(tmp_path, content, message):
+    path = tmp_path / "ids.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        parse(f"index:{path}")
+
+
+@pytest.mark.parametrize("rows", [[1.5], [True, np.True_], ["1"], [float("nan")], [None], [[0]]])
+def test_rows_that_are_no_integers_are_refused(rows):
+    with pytest.raises(ValueError, match="`forget`"):
+        forget.by_index(rows, size=4)
+    with pytest.raises(ValueError, match="`forget`"):
+        forget.by_class(LABELS, rows, num_classes=5)
+
+
+@pytest.mark.parametrize("mask", [np.zeros(3, bool), np.ones(3, bool), np.zeros(0, bool)])
+def test_check_wants_something_on_both_sides(mask):
+    with pytest.raises(ValueError, match="must leave something on both sides"):
+        forget.check(mask)

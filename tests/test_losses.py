@@ -1,0 +1,123 @@
+"""Losses: worked numbers, identities, precision."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from conftest import assert_same
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from famr_jax.losses import cross_entropy, l2_anchor, uniform_kl
+from famr_jax.metrics import entropy
+
+NUMBERS = st.one_of(st.floats(-1e4, 1e4), st.floats(-1e-5, 1e-5))
+LOGITS = hnp.arrays(np.float64, (4, 3), elements=NUMBERS)  # one shape: jit compiles once
+LABELS = jnp.array([0, 1, 2, 0])
+LOG3 = math.log(3)
+JITTED = {f.__name__: jax.jit(f) for f in (uniform_kl, cross_entropy, entropy)}
+KL_GRAD = jax.jit(jax.grad(lambda z: jnp.sum(uniform_kl(z))))
+
+
+@pytest.mark.parametrize(
+    ("logits", "value"),
+    [([0, 0], 0), ([LOG3, 0], math.log(4 / 3) / 2), ([1e4, 1e4, 1e4], 0), ([60, 0, 0], 40 - LOG3)],
+)
+def test_uniform_kl_worked(logits, value):
+    np.testing.assert_allclose(uniform_kl(jnp.array(logits, float)), value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "smoothing", "value"),
+    [
+        ([0, 0, 0], 2, 0, LOG3),
+        ([LOG3, 0], 0, 0, math.log(4 / 3)),
+        ([LOG3, 0], 1, 0, math.log(4)),
+        ([LOG3, 0], 0, 0.5, 0.75 * math.log(4 / 3) + 0.25 * math.log(4)),
+        ([LOG3, 0], 1, 1, (math.log(4 / 3) + math.log(4)) / 2),
+    ],
+)
+def test_cross_entropy_worked(logits, label, smoothing, value):
+    mine = cross_entropy(jnp.array(logits, float), jnp.array(label), label_smoothing=smoothing)
+    np.testing.assert_allclose(mine, value, rtol=1e-6)
+
+
+def test_l2_anchor_worked():
+    params = {"a": jnp.array([[1.0, 2.0]]), "b": jnp.array(5.0)}
+    anchor = {"a": jnp.array([[0.0, 4.0]]), "b": jnp.array(3.0)}
+    assert float(l2_anchor(params, anchor)) == (1 + 4 + 4) / 2
+    assert_same(jax.grad(l2_anchor)(params, anchor), jax.tree.map(jnp.subtract, params, anchor))
+
+
+def test_l2_anchor_has_a_gradient_at_the_anchor():
+    params = {"a": jnp.ones(3)}
+    assert_same(jax.grad(l2_anchor)(params, params), {"a": jnp.zeros(3)})
+
+
+@given(LOGITS)
+def test_uniform_kl_gradient_is_p_minus_u(logits):
+    with jax.enable_x64(True):
+        grad = KL_GRAD(jnp.asarray(logits))
+        np.testing.assert_allclose(grad, scipy.special.softmax(logits, axis=1) - 1 / 3, atol=1e-12)
+
+
+@given(LOGITS)
+def test_uniform_kl_is_the_mean_cross_entropy_over_labels_less_log_c(logits):
+    with jax.enable_x64(True):
+        z = jnp.asarray(logits)
+        every = [JITTED["cross_entropy"](z, jnp.full(4, label)) for label in range(3)]
+        wanted = np.mean(every, axis=0) - LOG3
+        np.testing.assert_allclose(JITTED["uniform_kl"](z), wanted, rtol=1e-9, atol=1e-9)
+
+
+@given(LOGITS)
+def test_uniform_kl_is_zero_exactly_where_the_entropy_is_log_c(logits):
+    with jax.enable_x64(True):
+        z = jnp.asarray(logits)
+        value = np.asarray(JITTED["uniform_kl"](z))
+        lost = LOG3 - np.asarray(JITTED["entropy"](z))
+        assert min(value.min(), lost.min()) >= -1e-12
+        # Near zero they are equal to first order; the slack is for rounding and the next order.
+        assert np.all(lost[value < 1e-12] < 1e-11)
+        assert np.all(value[lost < 1e-12] < 1e-11)
+
+
+@given(LOGITS, st.integers(-(2**20), 2**20))
+def test_a_shift_of_all_logits_changes_no_loss(logits, shift):
+    shifted = logits.astype(np.float32) + np.float32(shift)
+    back = shifted - shifted.max(axis=1, keepdims=True)  # the shift's own rounding is not ours
+    for loss in (JITTED["uniform_kl"], lambda z: JITTED["cross_entropy"](z, LABELS)):
+        value, wanted = loss(jnp.asarray(shifted)), loss(jnp.asarray(back))
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_one_value_per_example_over_any_leading_axes():
+    z, labels = jax.random.normal(jax.random.key(0), (4, 2, 3)), jnp.array([[0, 1]] * 4)
+    assert_same(uniform_kl(z)[3, 1], uniform_kl(z[3, 1]))
+    assert_same(cross_entropy(z, labels)[3, 1], cross_entropy(z[3, 1], labels[3, 1]))
+
+
+def test_uniform_kl_hessian_is_that_of_cross_entropy(x64):
+    z = jnp.array([0.3, -1.0, 2.0])
+    p = jax.nn.softmax(z)
+    wanted = jnp.diag(p) - jnp.outer(p, p)
+    np.testing.assert_allclose(jax.hessian(uniform_kl)(z), wanted, atol=1e-14)
+    other = jax.hessian(lambda z: cross_entropy(z, jnp.array(1)))(z)
+    np.testing.assert_allclose(other, wanted, atol=1e-14)
+
+
+def test_float64_in_float64_out(x64):
+    z = jnp.array([[0.1, 0.2]])
+    assert z.dtype == jnp.float64
+    for value in (uniform_kl(z), cross_entropy(z, jnp.array([0])), l2_anchor(z, 2 * z)):
+        assert value.dtype == jnp.float64
+
+
+def test_float32_stays_float32_under_x64(x64):
+    z = jnp.array([[0.1, 0.2]], jnp.float32)
+    for value in (uniform_kl(z), cross_entropy(z, jnp.array([0])), l2_anchor(z, 2 * z)):
+        assert value.dtype == jnp.float32

@@ -1,0 +1,166 @@
+"""Metrics: worked numbers, identities, and the statistics of a comparison."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+from conftest import counting
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from famr_jax import metrics
+
+LOG3 = math.log(3)
+LOGITS = hnp.arrays(np.float64, (4, 3), elements=st.floats(-1e4, 1e4))
+FUNCTIONS = ("votes", "accuracy", "confidence", "entropy", "kl", "total_variation")
+JITTED = {name: jax.jit(getattr(metrics, name)) for name in FUNCTIONS}
+LABELS = np.array([0, 1, 2, 0])
+ORACLES = [0.1, 0.3, 0.2, 0.4, 0.1, 0.2, 0.3, 0.2]
+
+
+def rows(*logits):
+    return jnp.array(logits, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "share"),
+    [
+        ([[0, 0, 0]], [1], 1 / 3),
+        ([[2, 2, 0]], [1], 1 / 2),
+        ([[2, 2, 0]], [2], 0),
+        ([[5, 2, 0], [0, 1, 0], [1, 1, 1], [9, 9, 0]], [0, 2, 0, 1], (1 + 0 + 1 / 3 + 1 / 2) / 4),
+    ],
+)
+def test_a_tie_of_k_classes_counts_one_kth(logits, labels, share):
+    value = JITTED["accuracy"](rows(*logits), jnp.array(labels))
+    np.testing.assert_allclose(value, share, rtol=1e-6)
+
+
+def test_worked_numbers():
+    z, labels = rows([LOG3, 0], [0, 0]), jnp.array([1, 0])
+    log2 = math.log(2)
+    of = lambda name, *args: np.asarray(JITTED[name](*args))  # noqa: E731
+    np.testing.assert_allclose(of("votes", z), [[1, 0], [0.5, 0.5]])
+    np.testing.assert_allclose(of("confidence", z, labels), [1 / 4, 1 / 2], rtol=1e-6)
+    entropy = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
+    np.testing.assert_allclose(of("entropy", z), [entropy, log2], rtol=1e-6)
+    np.testing.assert_allclose(of("kl", z, 0 * z), [log2 - entropy, 0], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(of("kl", 0 * z, z)[0], math.log(4 / 3) / 2, rtol=1e-6)
+    np.testing.assert_allclose(of("total_variation", z, 0 * z), [1 / 4, 0], rtol=1e-6)
+    opposite = of("total_variation", rows([99, 0]), rows([0, 99]))
+    np.testing.assert_allclose(opposite, [1], rtol=1e-6)
+
+
+@given(LOGITS)
+def test_entropy_lies_between_zero_and_log_c(logits):
+    with jax.enable_x64(True):
+        value = np.asarray(JITTED["entropy"](logits))
+        assert value.min() >= 0
+        assert value.max() <= LOG3 + 1e-12
+        p = scipy.special.softmax(logits, axis=1)
+        np.testing.assert_allclose(value, scipy.special.entr(p).sum(1), atol=1e-9)
+
+
+@given(LOGITS, LOGITS)
+def test_kl_and_total_variation_obey_pinsker(logits, other):
+    with jax.enable_x64(True):
+        kl = np.asarray(JITTED["kl"](logits, other))
+        distance = np.asarray(JITTED["total_variation"](logits, other))
+        assert np.all(np.isfinite(kl))
+        assert np.all((distance >= 0) & (distance <= 1 + 1e-12))
+        assert np.all(kl >= 2 * distance**2 - 1e-9)
+        assert np.all(JITTED["kl"](logits, logits) == 0)
+
+
+@given(LOGITS)
+def test_votes_sum_to_one_and_accuracy_is_their_mean_at_the_label(logits):
+    votes = np.asarray(JITTED["votes"](logits))
+    np.testing.assert_allclose(votes.sum(1), 1, rtol=1e-6)
+    share = votes[np.arange(4), LABELS].mean()
+    np.testing.assert_allclose(JITTED["accuracy"](logits, LABELS), share, rtol=1e-6)
+
+
+def test_float64_in_float64_out(x64):
+    z = np.random.default_rng(0).normal(size=(4, 3))
+    values = [JITTED[name](z) for name in ("votes", "entropy")]
+    values += [JITTED[name](z, LABELS) for name in ("accuracy", "confidence")]
+    values += [JITTED[name](z, 2 * z) for name in ("kl", "total_variation")]
+    assert {value.dtype for value in values} == {np.dtype(np.float64)}
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 8])
+def test_predict_in_batches_is_predict_in_one(size):
+    apply_fn = lambda params, x: x.reshape(len(x), -1) @ params  # noqa: E731
+    x = np.random.default_rng(size).normal(size=(size, 2, 2)).astype(np.float32)
+    w = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    logits = metrics.predict(apply_fn, w, x, batch_size=4)
+    assert logits.shape == (size, 3)
+    np.testing.assert_allclose(logits, apply_fn(w, x), rtol=1e-5, atol=1e-6)
+
+
+def test_predict_with_other_params_does_not_retrace():
+    apply_fn, traces = counting(lambda params, x: x @ params)
+    x, w = np.ones((5, 4), np.float32), np.ones((4, 3), np.float32)
+    first = metrics.predict(apply_fn, w, x)
+    seen = len(traces)
+    np.testing.assert_allclose(metrics.predict(apply_fn, 2 * w, x), 2 * first)
+    assert len(traces) == seen
+
+
+def t_density(x, freedom):
+    gamma = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
+    return math.exp(gamma) / math.sqrt(freedom * math.pi) * (1 + x * x / freedom) ** (
+        -(freedom + 1) / 2
+    )
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+@pytest.mark.parametrize("values", [[1.0, 3.0], [0.2, 0.5, 0.6], ORACLES])
+def test_prediction_interval_holds_its_level_under_students_density(values, level):
+    low, high = metrics.prediction_interval(values, level=level)
+    mean, n = sum(values) / len(values), len(values)
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) * (1 + 1 / n))
+    assert math.isclose((low + high) / 2, mean, abs_tol=1e-12)
+    bound = (high - mean) / spread
+    inside, _ = scipy.integrate.quad(t_density, -bound, bound, args=(n - 1,))
+    assert math.isclose(inside, level, abs_tol=1e-7)
+
+
+def test_prediction_interval_by_the_printed_table():
+    # t(1, .975) = 12.7062, s = sqrt 2, sqrt(1 + 1/2).
+    low, high = metrics.prediction_interval([1, 3])
+    assert math.isclose(high - 2, 12.7062 * math.sqrt(3), rel_tol=1e-5)
+    assert math.isclose(2 - low, high - 2)
+
+
+@pytest.mark.parametrize("values", [[], [1.0]])
+def test_prediction_interval_needs_two_oracles(values):
+    with pytest.raises(ValueError, match=f"at least 2 oracles, got {len(values)}"):
+        metrics.prediction_interval(values)
+
+
+def test_gap_and_null_gap_by_hand():
+    assert metrics.gap(1.0, [2.0, 5.0]) == 2.5
+    assert metrics.null_gap([1.0]) is None
+    assert metrics.null_gap([1.0, 2.0]) == 1.0
+    # 1 against 3.5, 2 against 3, 5 against 1.5.
+    assert math.isclose(metrics.null_gap([1.0, 2.0, 5.0]), (2.5 + 1 + 3.5) / 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "original", "oracles", "words"),
+    [
+        (0.22, 0.9, ORACLES, "inside band"),
+        (0.9, 0.95, ORACLES, "outside band"),
+        (0.9, 0.22, ORACLES, "outside band"),
+        (0.22, 0.25, ORACLES, "not resolved"),
+        (0.22, 0.9, ORACLES[:7], "too few oracles"),
+    ],
+)
+def test_verdict(value, original, oracles, words):
+    assert metrics.verdict(value, original, oracles) == words
