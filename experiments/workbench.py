@@ -33,11 +33,11 @@ class Flags:
     """Keep the first k classes only."""
     model: str = "vit_mu/2"
     """vit_V/PATCH with V of mu, nano, Ti, S, B, L; mlp_SIZExSIZE; or logistic."""
-    train_epochs: int = 40
+    train_epochs: int = 50
     """Epochs of training, for the original and each oracle."""
-    train_lr: float = 3e-3
+    train_lr: float = 4e-3
     """Peak step of training (AdamW, warm-up, cosine)."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Images a step, in training and in unlearning."""
     oracles: int = 3
     """Models retrained without the forget set; a verdict needs 8."""

@@ -1,5 +1,6 @@
 """Forget sets: boolean masks over the training set, which compose by `| & ~`."""
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,21 +16,19 @@ def by_class(labels: np.ndarray, classes: Sequence[int], *, num_classes: int) ->
         num_classes: C.
 
     Raises:
-        ValueError: A class outside `[0, C)`, or named twice.
+        ValueError: A class that is no integer, outside `[0, C)`, or named twice.
     """
-    _check_rows("class", classes, num_classes)
-    return np.isin(labels, classes)
+    return np.isin(labels, _checked("class", classes, num_classes))
 
 
 def by_index(indices: Sequence[int], *, size: int) -> np.ndarray:
     """The examples at the given rows of a training set of `size`.
 
     Raises:
-        ValueError: A row outside `[0, size)`, or named twice.
+        ValueError: A row that is no integer, outside `[0, size)`, or named twice.
     """
-    _check_rows("index", indices, size)
     mask = np.zeros(size, bool)
-    mask[np.asarray(indices, int)] = True
+    mask[_checked("index", indices, size)] = True
     return mask
 
 
@@ -96,14 +95,19 @@ def check(mask: np.ndarray, *, name: str = "mask") -> np.ndarray:
     return mask
 
 
-def _check_rows(name: str, rows: Sequence[int], size: int) -> None:
-    seen = set()
+def _checked(name: str, rows: Sequence[int], size: int) -> list[int]:
+    seen = {}
     for row in rows:
-        if not 0 <= row < size:
+        try:
+            number = operator.index(row)
+        except TypeError:
+            raise ValueError(f"`forget` {name} must be an integer, got {row!r}.") from None
+        if not 0 <= number < size:
             raise ValueError(f"`forget` {name} must be in [0, {size}), got {row}.")
-        if row in seen:
+        if number in seen:
             raise ValueError(f"`forget` {name} must be named once, got {row} twice.")
-        seen.add(row)
+        seen[number] = None
+    return list(seen)
 
 
 def _integers(spec: str, words: Sequence[str]) -> list[int]:
@@ -123,6 +127,6 @@ def _fraction(spec: str, word: str) -> float:
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: a path or a text that is not Unicode
         rule = "must be a readable text file"
         raise ValueError(f"`forget` index file {rule}, got {path!r}: {error}.") from None

@@ -55,7 +55,7 @@ class Supervised:
 def recipe(
     *, num_steps: int, lr: float = 1e-3, weight_decay: float = 0.05, warmup: float = 0.1
 ) -> optax.GradientTransformation:
-    """AdamW with linear warm-up, cosine decay to zero and clipped gradients: what a small ViT needs.
+    """AdamW with warm-up, cosine decay to zero and clipped gradients: what a small ViT needs.
 
     Args:
         num_steps: Length of the schedule, in steps.
@@ -70,7 +70,8 @@ def recipe(
     check_number("lr", lr, above=0)
     check_number("weight_decay", weight_decay, least=0)
     warmup_steps = max(1, round(warmup * num_steps))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, max(num_steps, warmup_steps + 1))
+    end = max(num_steps, warmup_steps + 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, end)
     matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
     adamw = optax.adamw(schedule, b2=0.99, weight_decay=weight_decay, mask=matrices)
     return optax.chain(optax.clip_by_global_norm(1.0), adamw)

@@ -26,7 +26,7 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "mu": Variant(32, 2, 2),  # for tests and demos
-    "nano": Variant(96, 4, 3),  # for a CPU
+    "nano": Variant(64, 4, 2),  # for a CPU
     "Ti": Variant(192, 12, 3),
     "S": Variant(384, 12, 6),
     "B": Variant(768, 12, 12),
