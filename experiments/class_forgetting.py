@@ -52,6 +52,14 @@ class Flags:
     bench: workbench.Flags = field(default_factory=workbench.Flags)
 
 
+SMALL = Flags(
+    epochs=3,
+    lr=1e-3,
+    bench=workbench.Flags(model="mlp_8", train_epochs=4, batch_size=64, oracles=2),
+)
+"""The configuration that the test suite runs."""
+
+
 class Forgetting:
     """One forget set on a workbench: what its phases share."""
 
@@ -286,6 +294,20 @@ def show(case: dict[str, Any]) -> None:
     for entry in case["diagnosis"]:
         if entry["found"]:
             rich.print(f"  [bold]{entry['sign']}.[/] {entry['words']} {entry['advice']}")
+
+
+def headline(content: dict[str, Any]) -> list[str]:
+    """One line a case, for docstrings and README: before, after and the oracles, from the JSON."""
+    lines = []
+    for case in content["results"]["cases"]:
+        rows = {row["metric"]: row for row in case["rows"]}
+        parts = [content["results"]["dataset"]["name"], case["forget"]]
+        for metric in ("For-Acc (train)", "Ret-Acc (train)"):
+            row, name = rows[metric], metric.removesuffix(" (train)")
+            values = (row["original"], row["famr"], row["oracle"]["mean"])
+            parts.append(name + " " + " ".join(f"{100 * value:.1f}" for value in values))
+        lines.append("  ".join(parts))
+    return lines
 
 
 def describe(bench: Workbench, original: common.Fitted) -> dict[str, Any]:

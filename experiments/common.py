@@ -197,43 +197,41 @@ class Store:
         directory = self.root / f"{name.replace(' ', '-')}-{digest(config)}"
         if not self.resume:
             shutil.rmtree(directory, ignore_errors=True)
-        like = jax.eval_shape(begin)
-        done, progress = directory / "weights", directory / "progress"
-        if checkpoint.latest_epoch(done) is not None:
-            params, _, saved = checkpoint.load(done, like.params)
-            shutil.rmtree(progress, ignore_errors=True)
-            self.clock.phases[name] = saved["seconds"]
-            return Fitted(params, saved["log"], saved["seconds"])
+        like, done = jax.eval_shape(begin), directory / "weights"
+        if checkpoint.latest_epoch(done) is None:
+            record = {"config": config, "log": [], "seconds": {"run": 0.0, "compile": 0.0}}
+            progress = directory / "progress"
+            state = self._run(name, progress, record, like, begin, advance, epochs, watch)
+            checkpoint.save(done, state.params, epoch=epochs, config=plain(record))
+        params, _, record = checkpoint.load(done, like.params)
+        shutil.rmtree(directory / "progress", ignore_errors=True)
+        self.clock.phases[name] = record["seconds"]
+        return Fitted(params, record["log"], record["seconds"])
 
-        start, log = 0, []
-        earlier = {"run": 0.0, "compile": 0.0}
-        if checkpoint.latest_epoch(progress) is not None:
-            state, start, saved = checkpoint.load(progress, like)
-            log, earlier = saved["log"], saved["seconds"]
-        self.clock.phases[name] = dict(earlier)
-
-        def save(where, tree, epoch):
-            record = {"config": config, "log": log, "seconds": self.clock.phases[name]}
-            checkpoint.save(where, tree, epoch=epoch, config=plain(record))
-
-        state = self.clock.time(name, begin) if start == 0 else state
-        steps = advance(state, start)
-        saved_at = time.monotonic()
+    def _run(self, name, directory, record, like, begin, advance, epochs, watch):
+        """Goes on from the last epoch saved in `directory`, filling `record`; the last state."""
+        start = 0
+        if checkpoint.latest_epoch(directory) is not None:
+            state, start, saved = checkpoint.load(directory, like)
+            record |= saved
+        record["seconds"] = self.clock.phases[name] = dict(record["seconds"])
+        if start == 0:
+            state = self.clock.time(name, begin)
+        steps, saved_at = advance(state, start), time.monotonic()
         with _progress() as bar:
             task = bar.add_task(name, total=epochs, completed=start, numbers="compiling")
             for _ in range(start, epochs):
                 epoch, state, info = self.clock.time(name, lambda: next(steps))
-                info = {key: np.asarray(value).tolist() for key, value in info.items()}
-                if not np.all(info.pop("finite")):
+                if not np.all(info["finite"]):
                     raise NonFiniteError(name, epoch)
-                log.append({**info, **(plain(watch(state.params)) if watch else {})})
-                bar.update(task, completed=epoch, numbers=_brief(log[-1]))
+                seen = watch(state.params) if watch else {}
+                numbers = {key: value for key, value in info.items() if key != "finite"}
+                record["log"].append(plain(numbers | seen))
+                bar.update(task, completed=epoch, numbers=_brief(record["log"][-1]))
                 if epoch < epochs and time.monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
-                    save(progress, state, epoch)
+                    checkpoint.save(directory, state, epoch=epoch, config=plain(record))
                     saved_at = time.monotonic()
-        save(done, state.params, epochs)
-        shutil.rmtree(progress, ignore_errors=True)
-        return Fitted(state.params, plain(log), self.clock.phases[name])
+        return state
 
 
 def describe(experiment: str, flags: Any) -> dict[str, Any]:

@@ -100,6 +100,7 @@ def run_epochs(
     sizes = {"num_steps": math.ceil(size / batch_size), "batch_size": batch_size}
     for epoch in range(start + 1, epochs + 1):
         state, info = run(learner, state, sets, fold(key, epoch), **sizes)
+        finite = bool(jnp.all(info["finite"]))
         yield epoch, state, info
-        if not bool(jnp.all(info["finite"])):
+        if not finite:
             return

@@ -1,12 +1,14 @@
 """Models: the contract of `apply_fn`, the ViT against plain NumPy, second derivatives."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import noisy, to_float64
+from conftest import drawn, to_float64
+from jax.flatten_util import ravel_pytree
 
 from famr_jax import models
 from famr_jax.models.vit import VARIANTS
@@ -21,13 +23,13 @@ def create(name, num_classes=3, image_shape=SHAPE):
 
 @pytest.fixture(scope="module")
 def images():
-    return jax.random.normal(jax.random.key(5), (4, *SHAPE))
+    return jnp.asarray(np.random.default_rng(5).normal(size=(4, *SHAPE)), jnp.float32)
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    """Each model's weights, drawn once, with a head that is not zero."""
-    return {name: noisy(jax.jit(create(name).init)(jax.random.key(1))) for name in NAMES}
+def weights():
+    """Random weights of each model, its head not zero."""
+    return {name: drawn(create(name).init) for name in NAMES}
 
 
 def layer_norm(x, weights):
@@ -64,49 +66,48 @@ def plain_vit(weights, image, patch, depth, heads):
     return dense(layer_norm(x, weights["norm"]).mean(0), weights["head"])
 
 
-def test_vit_is_the_textbook_vit(drawn, images, x64):
-    params, x = to_float64((drawn["vit_mu/4"], images))
+def test_vit_is_the_textbook_vit(weights, images, x64):
+    params, x = to_float64((weights["vit_mu/4"], images))
     logits = jax.jit(create("vit_mu/4").apply)(params, x)
-    weights = jax.tree.map(np.asarray, params)
-    wanted = [plain_vit(weights, image, 4, VARIANTS["mu"].depth, 2) for image in np.asarray(x)]
+    plain = jax.tree.map(np.asarray, params)
+    wanted = [plain_vit(plain, image, 4, VARIANTS["mu"].depth, 2) for image in np.asarray(x)]
     np.testing.assert_allclose(logits, wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_mlp_is_the_textbook_mlp(drawn, images, x64):
-    params, x = to_float64((drawn["mlp_6x5"], images))
-    weights, y = jax.tree.map(np.asarray, params), np.asarray(x).reshape(4, -1)
-    y = np.tanh(dense(np.tanh(dense(y, weights["layer_0"])), weights["layer_1"]))
-    logits = create("mlp_6x5").apply(params, x)
-    np.testing.assert_allclose(logits, dense(y, weights["head"]), rtol=1e-12)
+def test_mlp_is_the_textbook_mlp(weights, images, x64):
+    params, x = to_float64((weights["mlp_6x5"], images))
+    plain, y = jax.tree.map(np.asarray, params), np.asarray(x).reshape(4, -1)
+    y = np.tanh(dense(np.tanh(dense(y, plain["layer_0"])), plain["layer_1"]))
+    logits = jax.jit(create("mlp_6x5").apply)(params, x)
+    np.testing.assert_allclose(logits, dense(y, plain["head"]), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_row_i_depends_on_row_i_alone(name, drawn, images):
+def test_row_i_depends_on_row_i_alone(name, weights, images):
     apply_fn = jax.jit(create(name).apply)
     spoilt = jnp.full_like(images, jnp.nan).at[2].set(images[2])
-    logits = np.asarray(apply_fn(drawn[name], spoilt))
+    logits = np.asarray(apply_fn(weights[name], spoilt))
     assert np.isnan(logits).any(axis=1).tolist() == [True, True, False, True]
-    np.testing.assert_array_equal(logits[2], apply_fn(drawn[name], images)[2])
+    np.testing.assert_array_equal(logits[2], apply_fn(weights[name], images)[2])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_have_the_dtype_of_the_params(name, drawn, images, x64):
-    assert {leaf.dtype for leaf in jax.tree.leaves(drawn[name])} == {jnp.dtype(jnp.float32)}
-    apply_fn, double = create(name).apply, to_float64(drawn[name])
+def test_logits_have_the_dtype_of_the_params(name, weights, images, x64):
+    assert {leaf.dtype for leaf in jax.tree.leaves(weights[name])} == {jnp.dtype(jnp.float32)}
+    apply_fn, double = create(name).apply, to_float64(weights[name])
     shape = lambda params, x: jax.eval_shape(apply_fn, params, x)  # noqa: E731
     for x in (images, to_float64(images)):
-        assert shape(drawn[name], x) == jax.ShapeDtypeStruct((4, 3), jnp.float32)
+        assert shape(weights[name], x) == jax.ShapeDtypeStruct((4, 3), jnp.float32)
         assert shape(double, x) == jax.ShapeDtypeStruct((4, 3), jnp.float64)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_fresh_model_predicts_uniformly_and_differs_by_key(name, images):
-    model = create(name)
-    init = jax.jit(model.init)
+@pytest.mark.parametrize("name", ["mlp_6x5", "vit_mu/4"])
+def test_fresh_weights_differ_by_key_and_predict_uniformly(name):
+    init = jax.jit(create(name).init)
     first, other = init(jax.random.key(0)), init(jax.random.key(1))
-    assert not np.any(model.apply(first, images))
-    same = [np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, other)), strict=True)]
-    assert all(same) if name == "logistic" else not all(same)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(first["head"]))
+    pairs = zip(*map(jax.tree.leaves, (first, other)), strict=True)
+    assert not all(np.array_equal(*pair) for pair in pairs)
 
 
 @pytest.mark.parametrize(
@@ -117,15 +118,25 @@ def test_a_fresh_model_predicts_uniformly_and_differs_by_key(name, images):
         ("vit_mu/4", {"block_0": (4, 4, 32), "block_1": (4, 4, 32), "pre_logits": (4, 32)}),
     ],
 )
-def test_features_in_forward_order_and_the_head_on_the_last(name, shapes, drawn, images):
+def test_features_in_forward_order_and_the_head_on_the_last(name, shapes, weights, images):
     model = create(name)
-    features = model.features(drawn[name], images)
-    assert [(key, value.shape) for key, value in features.items()] == list(shapes.items())
-    head = drawn[name]
+    order = []
+
+    @jax.jit
+    def both(params, x):
+        features = model.features(params, x)
+        order.extend(features)  # here, because jit gives dictionaries back sorted by name
+        return features, model.apply(params, x)
+
+    features, logits = both(weights[name], images)
+    assert order == list(shapes)
+    assert {key: value.shape for key, value in features.items()} == shapes
+    head = weights[name]
     for key in model.head:
         head = head[key]
-    logits = features["pre_logits"] @ head["kernel"] + head["bias"]
-    np.testing.assert_allclose(model.apply(drawn[name], images), logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        logits, dense(np.asarray(features["pre_logits"]), head), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", [f"vit_{variant}/4" for variant in VARIANTS])
@@ -138,8 +149,6 @@ def test_every_variant_has_the_width_depth_and_heads_of_its_row(name):
     norm, attention, mlp = 2 * dim, 4 * dim * (dim + 1), 8 * dim * dim + 5 * dim
     wanted = (4 * 4 * 3 + 1) * dim + 6 * dim + depth * (2 * norm + attention + mlp) + norm
     assert size == wanted + 10 * (dim + 1)
-    x = jax.ShapeDtypeStruct((2, 8, 12, 3), jnp.float32)
-    assert jax.eval_shape(model.apply, params, x).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
@@ -151,26 +160,27 @@ def test_variants_of_the_papers(variant, row):
 
 
 @pytest.mark.parametrize("name", ["mlp_6x5", "vit_mu/4"])
-def test_the_hessian_is_symmetric_and_agrees_with_differences(name, drawn, images, x64):
-    params, x = to_float64((drawn[name], images))
+def test_the_hessian_is_symmetric_and_agrees_with_differences(name, weights, images, x64):
+    params, x = to_float64((weights[name], images))
     model = create(name)
 
     def loss(params):
         return jnp.mean(jax.nn.logsumexp(model.apply(params, x), axis=-1))
 
-    # One compilation for all products and gradients.
-    grad_and_product = jax.jit(lambda params, v: jax.jvp(jax.grad(loss), (params,), (v,)))
-    u, v = noisy(params, seed=1), noisy(params, seed=2)
-    u, v = jax.tree.map(jnp.subtract, (u, v), (params, params))
-    dot = lambda a, b: sum(np.vdot(i, j) for i, j in zip(*map(jax.tree.leaves, (a, b)), strict=True))  # noqa: E731
-    hu, hv = grad_and_product(params, u)[1], grad_and_product(params, v)[1]
-    assert dot(hv, hv) > 0
-    np.testing.assert_allclose(dot(u, hv), dot(v, hu), rtol=1e-10)
-    step = 1e-5
-    shifted = [jax.tree.map(lambda p, d, s=s: p + s * d, params, v) for s in (step, -step)]
-    up, down = (grad_and_product(point, v)[0] for point in shifted)
-    slope = jax.tree.map(lambda a, b: (a - b) / (2 * step), up, down)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), slope, hv)
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # halves compilation
+    def grad_and_product(point, direction):
+        point, direction = unravel(point), unravel(direction)
+        out = jax.jvp(jax.grad(loss), (point,), (direction,))
+        return [ravel_pytree(tree)[0] for tree in out]
+
+    flat, unravel = ravel_pytree(params)
+    u, v = np.random.default_rng(0).normal(size=(2, flat.size))
+    hu, hv = grad_and_product(flat, u)[1], grad_and_product(flat, v)[1]
+    assert np.linalg.norm(hv) > 1e-3
+    np.testing.assert_allclose(u @ hv, v @ hu, rtol=1e-9)
+    step = 1e-6
+    up, down = (grad_and_product(flat + s * v, v)[0] for s in (step, -step))
+    np.testing.assert_allclose((up - down) / (2 * step), hv, rtol=1e-4, atol=1e-6 * abs(hv).max())
 
 
 def test_the_same_arguments_give_the_same_object():

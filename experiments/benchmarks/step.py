@@ -1,0 +1,395 @@
+"""TODO."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from experiments import common
+from famr_jax import losses, loop, models, train
+from famr_jax.methods import famr
+from famr_jax.types import Batch, Pair, Params, check_count
+
+SCAN_STEPS = 10
+CALL_STEPS = 3
+TOLERANCE = 1e-4
+LAM, WEIGHT_DECAY = 0.1, 0.05
+TRAIN_LR, UNLEARN_LR = 1e-3, 1e-4
+CASES = ("train", "unlearn")
+OURS, PEERS = ("jax call", "jax scan"), ("torch eager", "torch compile")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings of the benchmark."""
+
+    model: str = "vit_nano/4"
+    """vit_V/PATCH with V of mu, nano, Ti, S, B, L."""
+    batch_size: int = 128
+    """Images a step."""
+    image_size: int = 32
+    """Height and width of an image."""
+    num_classes: int = 20
+    """Width of the logits."""
+    repeats: int = 7
+    """Interleaved rounds; best and median are over them."""
+    seed: int = 0
+    """Of weights and images."""
+    out: Path = Path("experiments/results/benchmark-step.json")
+    """The JSON to write."""
+
+
+SMALL = Flags(model="vit_mu/4", batch_size=4, image_size=8, num_classes=3, repeats=1)
+
+
+def run(flags: Flags) -> None:
+    """Checks that both sides compute the same, times them in turns, writes the JSON."""
+    started = time.perf_counter()
+    torch = import_torch()
+    for name in ("batch_size", "repeats"):
+        check_count(name, getattr(flags, name))
+    if jax.default_backend() != "cpu":
+        raise ValueError(f"`JAX_PLATFORMS` must be cpu, got {jax.default_backend()}.")
+    shape = (flags.image_size, flags.image_size, 3)
+    model = models.create(flags.model, num_classes=flags.num_classes, image_shape=shape)
+    if not flags.model.startswith("vit_"):
+        raise ValueError(f"`model` must be a vit_V/PATCH, got {flags.model!r}.")
+    weights_key, data_key, tangent_key = jax.random.split(jax.random.key(flags.seed), 3)
+    params = perturbed(model.init(weights_key), weights_key)
+    images = jax.random.normal(data_key, (SCAN_STEPS * flags.batch_size, *shape))
+    labels = jax.random.randint(data_key, images.shape[:1], 0, flags.num_classes)
+    epoch = Batch(images, labels)
+    batch = epoch[: flags.batch_size]
+
+    agreement = compare(torch, model, params, batch)
+    runners, compile_seconds = {}, {}
+    for case in CASES:
+        makers = dict(zip(OURS, jax_steps(case, model, params, batch, epoch), strict=True))
+        makers |= dict(zip(PEERS, torch_steps(torch, case, model, params, batch), strict=True))
+        for name, make in makers.items():
+            begun = time.perf_counter()
+            runners[f"{case}: {name}"] = step = make()
+            step()
+            first = time.perf_counter() - begun
+            step()
+            again = time.perf_counter() - begun - first
+            compile_seconds[f"{case}: {name}"] = first - again
+    products, flops = curvature_products(model, params, batch, tangent_key)
+    times = interleave(runners, flags.repeats)
+    times |= interleave(products, flags.repeats)
+
+    config = common.describe("benchmarks.step", flags)
+    config["environment"]["versions"]["torch"] = torch.__version__
+    config["environment"]["torch_threads"] = torch.get_num_threads()
+    config["seconds"] = {"run": time.perf_counter() - started}
+    results = {
+        "agreement": agreement,
+        "ms_per_step": times,
+        "compile_seconds": compile_seconds,
+        "ratios": ratios(times),
+        "flops": flops,
+    }
+    common.write_json(flags.out, {"config": config, "results": results})
+    for name, kinds in times.items():
+        common.console.print(f"{name:<22} best {kinds['wall']['best']:8.1f} ms", highlight=False)
+    for name, ratio in results["ratios"].items():
+        common.console.print(f"{name}: {ratio['best']:.2f}", highlight=False)
+
+
+def import_torch() -> Any:
+    """The peer, or a sentence that says how to get it."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError("`torch` is needed here: install the [parity] extra.") from error
+    return torch
+
+
+def perturbed(params: Params, key: Array) -> Params:
+    """Weights moved off their start, where the head is zero and hides every gradient below it."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    moved = [x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, moved)
+
+
+def jax_steps(case: str, model: models.Model, params: Params, batch: Batch, epoch: Batch):
+    """Two makers of timed functions: one step a call, and `SCAN_STEPS` of them in one scan."""
+    if case == "train":
+        optimizer = optax.adamw(TRAIN_LR, weight_decay=WEIGHT_DECAY)
+        learner, sets = train.Supervised(model.apply, optimizer), (batch, epoch)
+        begin = learner.init
+    else:
+        learner = famr(model.apply, lam=LAM, optimizer=optax.adam(UNLEARN_LR))
+        sets = Pair(batch, None), Pair(epoch, None)
+        begin = partial(learner.init, forget=batch, retain=None, key=None)
+
+    def step(learner, state, sets, key):
+        return learner.step(state, sets, key)
+
+    sizes = {"num_steps": SCAN_STEPS, "batch_size": len(batch)}
+    whole = partial(loop.run_epoch, **sizes)
+
+    def maker(function, sets, num_steps, calls):
+        def make():
+            jitted = jax.jit(function, donate_argnums=1)
+            state = begin(jax.tree.map(jnp.copy, params))
+
+            def timed():
+                nonlocal state
+                for _ in range(calls):
+                    state, info = jitted(learner, state, sets, jax.random.key(0))
+                    jax.block_until_ready((state, info))
+                return calls * num_steps
+
+            return timed
+
+        return make
+
+    return maker(step, sets[0], 1, CALL_STEPS), maker(whole, sets[1], SCAN_STEPS, 1)
+
+
+def torch_steps(torch: Any, case: str, model: models.Model, params: Params, batch: Batch):
+    """Two makers of timed functions: PyTorch eager, and with model and loss compiled."""
+
+    def maker(compiled):
+        def make():
+            net = torch_vit(torch, model, params)
+            loss = torch_loss(torch, case, net, batch)
+            if case == "train":
+                options = {"lr": TRAIN_LR, "weight_decay": WEIGHT_DECAY}
+                optimizer = torch.optim.AdamW(net.parameters(), **options, fused=True)
+            else:
+                optimizer = torch.optim.Adam(net.parameters(), lr=UNLEARN_LR, fused=True)
+            if compiled:
+                torch._dynamo.reset()
+                loss = torch.compile(loss, fullgraph=True)
+            x = torch.from_numpy(np.array(batch.x))
+
+            def timed():
+                for _ in range(CALL_STEPS):
+                    optimizer.zero_grad()
+                    loss(x).backward()
+                    optimizer.step()
+                return CALL_STEPS
+
+            return timed
+
+        return make
+
+    return maker(False), maker(True)
+
+
+def torch_loss(torch: Any, case: str, net: Any, batch: Batch) -> Callable[[Any], Any]:
+    """The scalar that a step descends; the anchor is where `net` stands now."""
+    labels = torch.from_numpy(np.array(batch.labels)).long()
+    weights = tuple(net.parameters())
+    anchor = tuple(weight.detach().clone() for weight in weights)
+
+    def cross_entropy(x):
+        return torch.nn.functional.cross_entropy(net(x), labels)
+
+    def anchored_uniform(x):
+        logits = net(x)
+        kl = logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
+        pairs = zip(weights, anchor, strict=True)
+        distance = sum(((weight - held) ** 2).sum() for weight, held in pairs)
+        return kl.mean() + LAM / 2 * distance
+
+    return cross_entropy if case == "train" else anchored_uniform
+
+
+def torch_vit(torch: Any, model: models.Model, params: Params) -> Any:
+    """The same ViT as a PyTorch module, with the same weights."""
+    dim, depth, heads = model.module.variant
+    patch, (height, width, channels) = model.module.patch, model.image_shape
+    rows, columns = height // patch, width // patch
+    linear, functional = torch.nn.Linear, torch.nn.functional
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm_attention = torch.nn.LayerNorm(dim, eps=1e-6)
+            self.qkv, self.out = linear(dim, 3 * dim), linear(dim, dim)
+            self.norm_mlp = torch.nn.LayerNorm(dim, eps=1e-6)
+            self.up, self.down = linear(dim, 4 * dim), linear(4 * dim, dim)
+
+        def forward(self, x):
+            n, tokens, _ = x.shape
+            qkv = self.qkv(self.norm_attention(x)).reshape(n, tokens, 3, heads, dim // heads)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            y = functional.scaled_dot_product_attention(q, k, v)
+            x = x + self.out(y.transpose(1, 2).reshape(n, tokens, dim))
+            return x + self.down(functional.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
+
+    class ViT(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches = linear(patch * patch * channels, dim)
+            self.position = torch.nn.Parameter(torch.empty(rows * columns, dim))
+            for i in range(depth):
+                setattr(self, f"block_{i}", Block())
+            self.norm = torch.nn.LayerNorm(dim, eps=1e-6)
+            self.head = linear(dim, model.num_classes)
+
+        def forward(self, x):
+            n = x.shape[0]
+            x = x.reshape(n, rows, patch, columns, patch, channels).transpose(2, 3)
+            x = self.patches(x.reshape(n, rows * columns, -1)) + self.position
+            for i in range(depth):
+                x = getattr(self, f"block_{i}")(x)
+            return self.head(self.norm(x).mean(1))
+
+    net = ViT()
+    weights = {name: torch.from_numpy(leaf.copy()) for name, leaf in torch_layout(params).items()}
+    net.load_state_dict(weights)
+    return net
+
+
+def torch_layout(params: Params) -> dict[str, np.ndarray]:
+    """Weights, or their gradients, under PyTorch's names: kernels transposed, scales weights."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        *parents, last = (entry.key for entry in path)
+        name = {"kernel": "weight", "scale": "weight"}.get(last, last)
+        named[".".join([*parents, name])] = np.array(leaf).T if last == "kernel" else np.array(leaf)
+    return named
+
+
+def compare(torch: Any, model: models.Model, params: Params, batch: Batch) -> dict[str, float]:
+    """Greatest difference of logits, and of gradients relative to their norm, leaf by leaf.
+
+    Raises:
+        ValueError: One of them is above `TOLERANCE`.
+    """
+    net = torch_vit(torch, model, params)
+    logits = net(torch.from_numpy(np.array(batch.x))).detach().numpy()
+    found = {"logits": float(np.abs(logits - model.apply(params, batch.x)).max())}
+    moved = jax.tree.map(lambda leaf: 0.9 * leaf, params)
+    objective = famr(model.apply, lam=LAM).objective
+    scalars = {
+        "train": lambda p: jnp.mean(losses.cross_entropy(model.apply(p, batch.x), batch.labels)),
+        "unlearn": lambda p: objective(p, params, Pair(batch, None), None)[0],
+    }
+    for case, scalar in scalars.items():
+        net = torch_vit(torch, model, params)
+        loss = torch_loss(torch, case, net, batch)
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.mul_(0.9)
+        loss(torch.from_numpy(np.array(batch.x))).backward()
+        theirs = {name: weight.grad.numpy() for name, weight in net.named_parameters()}
+        ours = torch_layout(jax.jit(jax.grad(scalar))(moved))
+        norm = np.linalg.norm
+        gaps = [norm(ours[name] - theirs[name]) / norm(ours[name]) for name in theirs]
+        found[f"{case} gradient"] = float(max(gaps))
+    for name, gap in found.items():
+        if not gap < TOLERANCE:
+            raise ValueError(f"`{name}` must agree with PyTorch to {TOLERANCE:g}, got {gap:g}.")
+    return found
+
+
+class LinenViT(nn.Module):
+    """The same architecture from Linen's parts, tokens on their own axis."""
+
+    like: models.Model
+
+    @nn.compact
+    def __call__(self, x):
+        dim, depth, heads = self.like.module.variant
+        patch, n = self.like.module.patch, x.shape[0]
+        x = nn.Conv(dim, (patch, patch), (patch, patch))(x).reshape(n, -1, dim)
+        x = x + self.param("position", nn.initializers.normal(dim**-0.5), x.shape[1:])
+        for _ in range(depth):
+            x = x + nn.MultiHeadDotProductAttention(heads)(nn.LayerNorm()(x))
+            x = x + nn.Dense(dim)(nn.gelu(nn.Dense(4 * dim)(nn.LayerNorm()(x))))
+        return nn.Dense(self.like.num_classes)(nn.LayerNorm()(x).mean(1))
+
+
+def curvature_products(model: models.Model, params: Params, batch: Batch, key: Array):
+    """A gradient and an HVP (`jvp` of `grad`) of our blocks and of Linen's, and their FLOPs."""
+    linen = LinenViT(model)
+    linen_params = perturbed(linen.init(key, batch.x[:1])["params"], key)
+    applies = {
+        "lean": (model.apply, params),
+        "linen": (lambda params, x: linen.apply({"params": params}, x), linen_params),
+    }
+    timed, flops = {}, {}
+    for name, (apply_fn, point) in applies.items():
+
+        def gradient(params, batch, apply_fn=apply_fn):
+            scalar = lambda p: jnp.mean(losses.cross_entropy(apply_fn(p, batch.x), batch.labels))  # noqa: E731
+            return jax.grad(scalar)(params)
+
+        def hvp(params, tangent, batch, gradient=gradient):
+            return jax.jvp(lambda p: gradient(p, batch), (params,), (tangent,))[1]
+
+        tangent = perturbed(jax.tree.map(jnp.zeros_like, point), key)
+        for kind, function, args in (
+            ("gradient", gradient, (point, batch)),
+            ("HVP", hvp, (point, tangent, batch)),
+        ):
+            compiled = jax.jit(function).lower(*args).compile()
+            flops[f"{name} {kind}"] = compiled.cost_analysis()["flops"]
+            timed[f"{name} {kind}"] = partial(_call, compiled, args)
+            timed[f"{name} {kind}"]()
+    for name in applies:
+        flops[f"{name} HVP / gradient"] = flops[f"{name} HVP"] / flops[f"{name} gradient"]
+    return timed, flops
+
+
+def _call(compiled, args):
+    jax.block_until_ready(compiled(*args))
+    return 1
+
+
+def interleave(runners: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, Any]:
+    """Milliseconds a step of each runner, all of them in turn in every round.
+
+    A runner returns how many steps it made. `process` is CPU time over all threads.
+    """
+    taken = {name: {"wall": [], "process": []} for name in runners}
+    for _ in range(repeats):
+        for name, step in runners.items():
+            wall, process = time.perf_counter(), time.process_time()
+            num_steps = step()
+            taken[name]["wall"].append((time.perf_counter() - wall) * 1e3 / num_steps)
+            taken[name]["process"].append((time.process_time() - process) * 1e3 / num_steps)
+    return {
+        name: {
+            kind: {"best": min(ms), "median": float(np.median(ms)), "n": len(ms)}
+            for kind, ms in kinds.items()
+        }
+        for name, kinds in taken.items()
+    }
+
+
+def ratios(times: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Wall time ours / theirs by case, and HVP / gradient; below 1 we are faster."""
+    pairs = {
+        f"{case}: {ours} / {peer}": (f"{case}: {ours}", f"{case}: {peer}")
+        for case in CASES
+        for ours in OURS
+        for peer in PEERS
+    }
+    pairs |= {
+        f"{name} HVP / gradient": (f"{name} HVP", f"{name} gradient") for name in ("lean", "linen")
+    }
+    return {
+        name: {kind: times[a]["wall"][kind] / times[b]["wall"][kind] for kind in ("best", "median")}
+        for name, (a, b) in pairs.items()
+    }
+
+
+if __name__ == "__main__":
+    common.main(Flags, run)

@@ -1,0 +1,221 @@
+"""The main job, at its SMALL size: what it writes, what it refuses, and that it survives a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import class_forgetting, common, workbench
+from experiments.class_forgetting import SMALL
+from famr_jax import checkpoint
+
+ROOT = Path(__file__).parent.parent
+
+
+def flags(root, *, bench=None, **changes):
+    """SMALL, writing under `root`."""
+    places = {"out": root / "out", "cache": root / "cache", "data_dir": DATA[0]}
+    return replace(SMALL, bench=replace(SMALL.bench, **places | (bench or {})), **changes)
+
+
+DATA = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _data_dir(tmp_path_factory):
+    DATA[:] = [tmp_path_factory.mktemp("tfds")]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One SMALL run: its flags and its JSON."""
+    chosen = flags(tmp_path_factory.mktemp("run"))
+    class_forgetting.run(chosen)
+    return chosen, json.loads((chosen.bench.out / "metrics.json").read_text())
+
+
+def load(chosen, role):
+    """The weights a run kept, and the bench they belong to."""
+    bench = workbench.open_workbench(chosen.bench)
+    like = jax.eval_shape(bench.model.init, jax.random.key(0))
+    return bench, checkpoint.load(chosen.bench.out / "checkpoints" / role, like).tree
+
+
+@pytest.mark.parametrize("case", [0, 1])
+@pytest.mark.parametrize("model", ["original", "famr", "oracle"])
+def test_metrics_agree_with_the_checkpoints_evaluated_afresh(done, case, model):
+    chosen, content = done
+    spec = SMALL.forget[case]
+    name = spec.replace(":", "-")
+    role = {"original": "original", "famr": f"{name}/famr", "oracle": f"{name}/oracle_0"}[model]
+    bench, params = load(chosen, role)
+    (parsed,) = workbench.parse_cases([spec], bench.dataset, seed=chosen.bench.seed)
+    assert parsed.mask.sum() == content["results"]["cases"][case]["num_forget"]
+    for metric, mask in (("For-Acc (train)", parsed.mask), ("Ret-Acc (train)", ~parsed.mask)):
+        logits = np.asarray(bench.model.apply(params, bench.train.x[np.flatnonzero(mask)]))
+        labels = bench.dataset.train.labels[mask]
+        rows = {row["metric"]: row for row in content["results"]["cases"][case]["rows"]}
+        told = rows[metric]["oracle"]["values"][0] if model == "oracle" else rows[metric][model]
+        assert np.mean(logits.argmax(1) == labels) == pytest.approx(told, abs=1e-5)
+
+
+def test_content_is_complete_and_judged(done):
+    chosen, content = done
+    assert content["results"]["finite"] is True
+    assert content["config"]["command"].startswith(
+        "python -m experiments.class_forgetting --epochs 3"
+    )
+    assert str(chosen.bench.out.parent) not in json.dumps(content)
+    phases = content["config"]["seconds"]["phases"]
+    assert {"original", "oracles class-3", "famr class-3"} <= set(phases)
+    assert all(phase["run"] >= 0 for phase in phases.values())
+    for case in content["results"]["cases"]:
+        assert len(case["epochs"]["for_acc"]) == SMALL.epochs + 1
+        assert len(case["epochs"]["objective"]) == SMALL.epochs
+        assert case["diagnosis"]
+        assert {row["verdict"] for row in case["rows"]} == {"too few oracles"}
+    assert len(content["claims"]) == 4
+    for entry in content["claims"]:
+        assert entry["verdict"] in common.VERDICTS
+    page = (chosen.bench.out / "report.html").read_text()
+    assert "<html" in page
+    assert not [line for line in page.splitlines() if 'src="http' in line]
+
+
+def test_unlearning_curve_ends_where_the_table_says(done):
+    for case in done[1]["results"]["cases"]:
+        rows = {row["metric"]: row for row in case["rows"]}
+        for curve, metric in (("for_acc", "For-Acc (train)"), ("entropy", "Entropy")):
+            assert case["epochs"][curve][0] == pytest.approx(rows[metric]["original"], abs=1e-5)
+            assert case["epochs"][curve][-1] == pytest.approx(rows[metric]["famr"], abs=1e-5)
+
+
+def test_stationary_point_is_reached_by_going_on_and_not_by_the_run(done):
+    for case in done[1]["results"]["cases"]:
+        stationarity = case["stationarity"]
+        assert stationarity["converged"]["converged"]
+        assert stationarity["converged"]["norm"] <= 1.01e-2 * stationarity["end"]
+
+
+def test_resume_of_a_finished_run_trains_nothing(done, monkeypatch):
+    chosen, content = done
+    monkeypatch.setattr(common.Store, "_run", lambda *a, **k: pytest.fail("trained again"))
+    class_forgetting.run(replace(chosen, bench=replace(chosen.bench, resume=True)))
+    again = json.loads((chosen.bench.out / "metrics.json").read_text())
+    assert again["results"] == content["results"]
+
+
+def test_original_checkpoint_skips_training(done, tmp_path):
+    chosen, content = done
+    original = chosen.bench.out / "checkpoints" / "original"
+    other = flags(tmp_path, forget=("random:0.05",), bench={"original": original})
+    class_forgetting.run(other)
+    again = json.loads((other.bench.out / "metrics.json").read_text())
+    assert "original" not in again["config"]["seconds"]["phases"]
+    first, second = (
+        content["results"]["cases"][1]["rows"][0],
+        again["results"]["cases"][0]["rows"][0],
+    )
+    assert first["original"] == second["original"]
+    assert first["famr"] == second["famr"]
+
+
+def test_run_that_turns_non_finite_says_so_and_exits_1(tmp_path, done):
+    original = done[0].bench.out / "checkpoints" / "original"
+    chosen = flags(tmp_path, lr=1e38, optimizer="sgd", bench={"original": original})
+    with pytest.raises(common.NonFiniteError, match=r"famr class-3: not finite in epoch 1"):
+        class_forgetting.run(chosen)
+    content = json.loads((chosen.bench.out / "metrics.json").read_text())
+    assert content["results"] == {"finite": False, "phase": "famr class-3", "epoch": 1}
+    assert not (chosen.bench.out / "report.html").exists()
+    assert checkpoint.latest_epoch(chosen.bench.out / "checkpoints" / "original") == 0
+
+
+BAD = [
+    ({}, {"dataset": "no_such_data"}, "no_such_data"),
+    ({}, {"dataset": "folder:/no/such/folder"}, "folder"),
+    ({}, {"model": "vit_huge/2"}, "model"),
+    ({}, {"model": "vit_mu/3"}, "patch"),
+    ({}, {"classes": 1}, "classes"),
+    ({}, {"classes": 11}, "classes"),
+    ({}, {"train_epochs": 0}, "train_epochs"),
+    ({}, {"batch_size": 0}, "batch_size"),
+    ({}, {"oracles": 0}, "oracles"),
+    ({}, {"train_lr": float("nan")}, "train_lr"),
+    ({}, {"original": Path("/no/such/checkpoint")}, "checkpoint"),
+    ({"optimizer": "adamax"}, {}, "optimizer"),
+    ({"lam": -1.0}, {}, "lam"),
+    ({"lam": float("nan")}, {}, "lam"),
+    ({"lr": 0.0}, {}, "lr"),
+    ({"epochs": 0}, {}, "epochs"),
+    ({"forget": ()}, {}, "forget"),
+    ({"forget": ("class:3", "class:3")}, {}, "forget"),
+    ({"forget": ("class:10",)}, {}, "class"),
+    ({"forget": ("class:0,1,2,3,4,5,6,7,8,9",)}, {}, "forget"),
+    ({"forget": ("random:1.5",)}, {}, "fraction"),
+    ({"forget": ("index:/no/such/file",)}, {}, "index"),
+    ({"forget": ("style:tint",)}, {}, "forget"),
+]
+
+
+@pytest.mark.parametrize(("changes", "bench", "names"), BAD)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, changes, bench, names):
+    with pytest.raises(ValueError, match=names):
+        class_forgetting.run(flags(tmp_path, bench=bench, **changes))
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def command(chosen, *, resume):
+    """The command line of a SMALL run that saves after every epoch."""
+    program = (
+        "import dataclasses, pathlib, sys; from experiments import class_forgetting, common\n"
+        "common.SECONDS_BETWEEN_SAVES = 0\n"
+        "out, cache, data_dir, resume = sys.argv[1:]; small = class_forgetting.SMALL\n"
+        "bench = dataclasses.replace(small.bench, out=pathlib.Path(out), cache=pathlib.Path(cache),"
+        " data_dir=pathlib.Path(data_dir), resume=resume == 'yes')\n"
+        "class_forgetting.run(dataclasses.replace(small, bench=bench))\n"
+    )
+    bench = chosen.bench
+    places = [str(path) for path in (bench.out, bench.cache, bench.data_dir)]
+    return [sys.executable, "-c", program, *places, "yes" if resume else "no"]
+
+
+def test_killed_at_several_points_it_resumes_to_the_same_bits(done, tmp_path):
+    whole, content = done
+    chosen = flags(tmp_path)
+    quiet = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for phase in ("original-", "oracles-class-3-", "famr-class-3-"):
+        process = subprocess.Popen(command(chosen, resume=True), env=dict(os.environ), **quiet)
+        deadline = time.monotonic() + 240
+        while not list(chosen.bench.cache.glob(f"{phase}*/progress/[1-9]")):
+            assert process.poll() is None, f"ended before {phase} saved an epoch"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (chosen.bench.out / "metrics.json").exists()
+    subprocess.run(command(chosen, resume=True), check=True, timeout=300, **quiet)
+    for role in ("original", "class-3/famr", "class-3/oracle_1", "random-0.05/famr"):
+        _, expected = load(whole, role)
+        _, found = load(chosen, role)
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+            np.testing.assert_array_equal(a, b)
+    again = json.loads((chosen.bench.out / "metrics.json").read_text())
+    assert again["results"] == content["results"]
+
+
+def test_command_line_exits_2_on_bad_input_with_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["class_forgetting", "--lam", "-1"])
+    with pytest.raises(SystemExit) as stop:
+        common.main(class_forgetting.Flags, class_forgetting.run)
+    assert stop.value.code == 2
+    assert "`lam` must be finite and >= 0, got -1.0." in capsys.readouterr().err

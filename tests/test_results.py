@@ -1,0 +1,42 @@
+"""What is written in prose is what the committed results say."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import class_forgetting, ledger
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ledger.read_results()
+FORGETTING = {name: r for name, r in RESULTS.items() if name.startswith("class_forgetting")}
+
+
+def test_ledger_is_not_stale():
+    assert ledger.LEDGER.read_text() == ledger.ledger(RESULTS)
+
+
+def test_ledger_refuses_unknown_claims_and_verdicts():
+    entry = {"claim": "no paper says so", "source": "nowhere", "verdict": "holds", "words": ""}
+    result = {"claims": [entry], "config": {"command": ""}}
+    with pytest.raises(ValueError, match="must be in the ledger"):
+        ledger.ledger({"x": result})
+    paper = ledger.PAPERS[0]
+    entry |= {"claim": paper.claims[0], "source": paper.source, "verdict": "perhaps"}
+    with pytest.raises(ValueError, match="verdict"):
+        ledger.ledger({"x": result})
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_have_the_common_top_level(name):
+    result = RESULTS[name]
+    assert {"config", "results"} <= set(result) <= {"claims", "config", "results"}
+    assert {"flags", "environment", "seconds"} <= set(result["config"])
+    assert {"run", "compile"} <= set(result["config"]["seconds"])
+
+
+@pytest.mark.parametrize("name", FORGETTING)
+@pytest.mark.parametrize("text", ["docstring", "README"])
+def test_numbers_in_prose_are_those_of_the_results(name, text):
+    prose = class_forgetting.__doc__ if text == "docstring" else (ROOT / "README.md").read_text()
+    for line in class_forgetting.headline(FORGETTING[name]):
+        assert line in prose
