@@ -186,7 +186,9 @@ def forget_case(flags: Flags, bench: Workbench, case: Case, original: Params):
 
     evaluate = partial(measured.outputs, bench.model.apply, train=bench.train, test=bench.test)
     everyone = [original, fitted.params, *oracles]
-    before, after, *retrained = clock.time("evaluate", lambda: [evaluate(p) for p in everyone])
+    before, after, *retrained = clock.show(
+        f"evaluate {case.name}", lambda: [evaluate(p) for p in everyone]
+    )
     labels = measured.Labels(bench.dataset.train.labels, bench.dataset.test.labels)
     shown = measured.Comparison(case, labels, before, after, tuple(retrained))
     grid = measured.grid(shown)
@@ -208,7 +210,9 @@ def forget_case(flags: Flags, bench: Workbench, case: Case, original: Params):
             "batch_size": flags.bench.batch_size,
             "why": WHY[flags.optimizer],
         },
-        "rows": (table := clock.time("attacks and table", lambda: measured.rows(shown))),
+        "rows": (
+            table := clock.show(f"attacks and table {case.name}", lambda: measured.rows(shown))
+        ),
         "epochs": {
             **{name: [entry[name] for entry in log] for name in CURVES},
             **{name: [entry[name] for entry in fitted.log] for name in names},
@@ -218,11 +222,11 @@ def forget_case(flags: Flags, bench: Workbench, case: Case, original: Params):
         "confusion": measured.confusion(shown),
         "grid": grid,
         "histograms": measured.histograms(shown),
-        "seeds": clock.time("unlearning seeds", forgetting.seeds),
-        "stationarity": clock.time(
-            "stationary point", lambda: forgetting.stationarity(fitted.params)
+        "seeds": clock.show(f"unlearning seeds {case.name}", forgetting.seeds),
+        "stationarity": clock.show(
+            f"stationary point {case.name}", lambda: forgetting.stationarity(fitted.params)
         ),
-        "normalisation": clock.time("forms", forgetting.forms),
+        "normalisation": clock.show(f"forms {case.name}", forgetting.forms),
     }
     result = common.plain(result)
     return result | {"diagnosis": report.diagnose(result)}, bench.dataset.train.x[grid["indices"]]
@@ -339,7 +343,8 @@ def run(flags: Flags) -> None:
     check_count("epochs", flags.epochs)
     check_number("lam", flags.lam, least=0)
     make_optimizer(flags.optimizer, flags.lr)
-    bench = workbench.open_workbench(flags.bench)
+    with common.console.status("loading data"):
+        bench = workbench.open_workbench(flags.bench)
     cases = workbench.parse_cases(flags.forget, bench.dataset, seed=flags.bench.seed)
     config = common.describe("class_forgetting", flags)
     try:

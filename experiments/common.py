@@ -85,6 +85,13 @@ class Clock:
             booked["run"] += run
             booked["compile"] += compiled
 
+    def show(self, phase: str, function: Callable[[], Any]) -> Any:
+        """`time` with a spinner while it runs, and a line when it is done."""
+        with console.status(phase):
+            result = self.time(phase, function)
+        console.print(f"{phase:<28} {sum(self.phases[phase].values()):.1f} s", highlight=False)
+        return result
+
 
 def _on_duration(event: str, duration: float, **_: Any) -> None:
     if event.endswith(("backend_compile_duration", "jaxpr_to_mlir_module_duration")):

@@ -16,7 +16,7 @@ import optax
 from jax import Array
 
 from experiments import common
-from famr_jax import losses, loop, models, train
+from famr_jax import loop, losses, models, train
 from famr_jax.methods import famr
 from famr_jax.types import Batch, Pair, Params, check_count
 
