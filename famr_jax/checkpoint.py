@@ -49,8 +49,8 @@ def load(
         expect: Entries that the saved configuration must have, such as the model's name.
 
     Raises:
-        ValueError: No checkpoint there; it is truncated, of another configuration or of other
-            shapes; it holds weights that are not finite.
+        ValueError: No checkpoint there; it is truncated, of another configuration, or of other
+            names, shapes or dtypes; it holds weights that are not finite.
     """
     import orbax.checkpoint as ocp
 
@@ -65,15 +65,13 @@ def load(
                 f"`checkpoint` {directory} must have {name} = {wanted!r}, got {config.get(name)!r}."
             )
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-    try:
-        with _manager(directory) as manager:
-            items = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
-            tree = manager.restore(epoch, args=items)["tree"]
-    except Exception as error:  # orbax and tensorstore raise many types for a damaged directory
-        reason = str(error).splitlines()[0][:300]
-        raise ValueError(
-            f"`checkpoint` {directory} must hold whole arrays of the model's shapes, got: {reason}"
-        ) from error
+    with _reading(directory):
+        saved = ocp.StandardCheckpointHandler().metadata(directory.absolute() / str(epoch) / "tree")
+    # Compared here, because orbax casts dtypes in silence, and stops reading in disorder.
+    _check_same_arrays(directory, _describe(abstract), _describe(saved.tree))
+    with _reading(directory), _manager(directory) as manager:
+        items = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
+        tree = manager.restore(epoch, args=items)["tree"]
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in floats):
         raise ValueError(f"`checkpoint` {directory} must hold finite weights, got NaN or infinity.")
@@ -97,6 +95,37 @@ def _manager(directory, *, create=False):
     )
     with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
         yield manager
+
+
+@contextlib.contextmanager
+def _reading(directory: Path):
+    try:
+        yield
+    except Exception as error:  # orbax and tensorstore raise many types for a damaged directory
+        reason = (str(error) or repr(error)).splitlines()[0][:300]
+        rule = "must hold whole arrays of the model's shapes"
+        raise ValueError(f"`checkpoint` {directory} {rule}, got: {reason}") from error
+
+
+def _check_same_arrays(directory: Path, wanted: dict[str, str], saved: dict[str, str]) -> None:
+    for name in sorted(wanted.keys() | saved.keys()):
+        mine, theirs = wanted.get(name, "absent"), saved.get(name, "absent")
+        if mine != theirs:
+            raise ValueError(
+                f"`checkpoint` {directory} must hold the model's arrays, {name} {mine}, "
+                f"got {theirs}."
+            )
+
+
+def _describe(tree: Any) -> dict[str, str]:
+    """Dtype and shape of each array by its path, as `params/head/bias`: `float32[3]`."""
+    described = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # saved as its data
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        described[name] = f"{leaf.dtype}{list(leaf.shape)}"
+    return described
 
 
 def _read_config(directory: Path, epoch: int) -> dict[str, Any]:

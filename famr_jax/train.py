@@ -53,7 +53,7 @@ class Supervised:
 
 
 def recipe(
-    *, num_steps: int, lr: float = 1e-3, weight_decay: float = 0.05, warmup: float = 0.1
+    *, num_steps: int, lr: float = 2e-3, weight_decay: float = 0.05, warmup: float = 0.1
 ) -> optax.GradientTransformation:
     """AdamW with warm-up, cosine decay to zero and clipped gradients: what a small ViT needs.
 

@@ -64,9 +64,7 @@ def descend(
     """
     if epoch_over not in ("forget", "retain"):
         raise ValueError(f"`epoch_over` must be 'forget' or 'retain', got {epoch_over!r}.")
-    if not jax.tree_util.all_leaves([objective]):
-        return Descent(objective, optimizer, epoch_over)
-    return Descent(jax.tree_util.Partial(objective), optimizer, epoch_over)
+    return Descent(_as_pytree(objective), optimizer, epoch_over)
 
 
 class Unlearned(NamedTuple):
@@ -135,7 +133,8 @@ def begin(
     _check_sets(unlearner, forget, retain)
     if not donate:
         params = jax.tree.map(jnp.copy, params)
-    return (_init_members if key.ndim else _init)(unlearner, params, forget, retain, key)
+    init = _init_members if key.ndim else _init_donating if donate else _init
+    return init(unlearner, params, forget, retain, key)
 
 
 def run_epochs(
@@ -178,7 +177,7 @@ class Minimum(NamedTuple):
 
 
 def minimise(
-    objective: Objective,
+    objective: Objective | Callable,
     params: Params,
     anchor: Params,
     pair: Pair,
@@ -192,7 +191,7 @@ def minimise(
         ||grad J(params)|| <= tol ||grad J(start)||
 
     Args:
-        objective: Pytree dataclass `(params, anchor, pair, key) -> (scalar, terms)`.
+        objective: Pytree dataclass or function `(params, anchor, pair, key) -> (scalar, terms)`.
         params: The start.
         anchor: The trained weights.
         pair: The whole sets.
@@ -204,7 +203,7 @@ def minimise(
         ValueError: `tol` not positive.
     """
     check_number("tol", tol, above=0)
-    return _minimise(objective, params, anchor, pair, key, tol, max_steps)
+    return _minimise(_as_pytree(objective), params, anchor, pair, key, tol, max_steps)
 
 
 @jax.jit
@@ -233,14 +232,23 @@ def _minimise(objective, params, anchor, pair, key, tol, max_steps):
     return Minimum(params, value, norm, num_steps, norm <= target)
 
 
-@jax.jit
-def _init(unlearner, params, forget, retain, key):
+def _begin(unlearner, params, forget, retain, key):
     return unlearner.init(params, forget, retain, jax.random.fold_in(key, 0))
+
+
+_init = jax.jit(_begin)
+_init_donating = jax.jit(_begin, donate_argnames="params")
 
 
 @jax.jit
 def _init_members(unlearner, params, forget, retain, keys):
-    return jax.vmap(partial(_init, unlearner, params, forget, retain))(keys)
+    return jax.vmap(partial(_begin, unlearner, params, forget, retain))(keys)
+
+
+def _as_pytree(objective: Objective | Callable) -> Objective:
+    """A plain function wrapped, so that it may enter `jit` as an argument."""
+    plain = jax.tree_util.all_leaves([objective])
+    return jax.tree_util.Partial(objective) if plain else objective
 
 
 def _check_sets(unlearner: Unlearner, forget: Batch, retain: Batch | None):

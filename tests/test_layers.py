@@ -97,7 +97,7 @@ def test_the_check_sees_a_wrong_import(name, source):
 
 
 def test_the_check_lets_a_right_import_pass():
-    source = "import jax\nfrom famr_jax import loop\nfrom . import operators\nfrom ..types import Pair"
+    source = "import jax\nfrom famr_jax import loop\nfrom . import solve\nfrom ..types import Pair"
     name = "famr_jax.curvature.solve"
     assert not faults(name, source, package="famr_jax.curvature")
 

@@ -54,7 +54,7 @@ def run(learner, state, sets, *, size, epochs, batch_size, key=KEY, start=0):
     return [jax.device_get(step) for step in steps]
 
 
-@given(st.sampled_from([(1, 3, 2), (7, 2, 3), (6, 5, 3), (4, 1, 9)]), st.integers(0, 2**30))
+@given(st.sampled_from([(7, 2, 3), (4, 3, 4)]), st.integers(0, 2**30))
 def test_draw_shows_every_row_once_before_any_twice(sizes, seed):
     size, num_steps, batch_size = sizes
     rows = np.asarray(DRAW(jax.random.key(seed), *sizes))
@@ -72,14 +72,16 @@ def test_draw_gives_fresh_permutations():
     assert not np.array_equal(DRAW(jax.random.key(4), 12, 3, 12), rows)
 
 
-def test_an_epoch_passes_once_over_its_set_and_reshuffles_the_other():
-    sets = (numbered(12), numbered(5))
-    [(epoch, state, info)] = run(Writer(), blank(), sets, size=12, epochs=1, batch_size=4)
+def test_an_epoch_passes_once_over_its_set_and_reshuffles_the_others():
+    sets = (numbered(12), numbered(5), numbered(3))
+    [(epoch, state, info)] = run(Writer(), blank(3), sets, size=12, epochs=1, batch_size=4)
     assert epoch == 1
     assert state.num_steps == 3
     assert state.params[0].tolist() == [1] * 12
     # Twelve draws from a set of five: twice each, and two of them a third time.
     assert sorted(state.params[1, :5].tolist()) == [2, 2, 2, 3, 3]
+    # A set smaller than the batch is used whole at every step.
+    assert state.params[2, :3].tolist() == [3, 3, 3]
     assert bool(info["finite"])
 
 
@@ -87,12 +89,6 @@ def test_a_ragged_epoch_shows_every_example():
     [(_, state, _)] = run(Writer(), blank(1), (numbered(12),), size=12, epochs=1, batch_size=5)
     assert state.num_steps == 3
     assert sorted(state.params[0].tolist()) == [1] * 9 + [2] * 3
-
-
-def test_a_set_smaller_than_the_batch_is_used_whole_at_every_step():
-    sets = (numbered(12), numbered(3))
-    [(_, state, _)] = run(Writer(), blank(), sets, size=12, epochs=1, batch_size=4)
-    assert state.params[1, :3].tolist() == [3, 3, 3]
 
 
 def test_every_step_of_every_epoch_has_its_own_key():
@@ -152,15 +148,15 @@ def test_new_numbers_weights_and_keys_do_not_retrace(model, params, train):
 
 
 def test_stops_after_the_first_epoch_that_is_not_finite():
-    state = blank(1, 4)
-    growing = Writer(jnp.asarray(2e38))  # the second showing overflows float32
-    log = run(growing, state, (numbered(4),), size=4, epochs=5, batch_size=4)
+    growing = Writer(2e38)  # the second showing overflows float32
+    log = run(growing, blank(1), (numbered(4),), size=4, epochs=5, batch_size=4)
     assert [epoch for epoch, _, _ in log] == [1, 2]
     assert [bool(info["finite"]) for _, _, info in log] == [True, False]
 
 
 def test_one_member_that_is_not_finite_stops_all_and_is_named(learner, params, train):
-    spoilt = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf * jnp.nan, leaf]), begin(learner, params))
+    spoil = lambda leaf: jnp.stack([leaf, leaf * jnp.nan, leaf])  # noqa: E731
+    spoilt = jax.tree.map(spoil, begin(learner, params))
     keys = jax.random.split(KEY, 3)
     log = run(learner, spoilt, train, size=10, epochs=3, batch_size=4, key=keys)
     assert [info["finite"].tolist() for _, _, info in log] == [[True, False, True]]

@@ -114,8 +114,10 @@ def test_predict_with_other_params_does_not_retrace():
 
 def t_density(x, freedom):
     gamma = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
-    return math.exp(gamma) / math.sqrt(freedom * math.pi) * (1 + x * x / freedom) ** (
-        -(freedom + 1) / 2
+    return (
+        math.exp(gamma)
+        / math.sqrt(freedom * math.pi)
+        * (1 + x * x / freedom) ** (-(freedom + 1) / 2)
     )
 
 

@@ -56,8 +56,8 @@ def plain_vit(weights, image, patch, depth, heads):
     x = dense(np.array(patches), weights["patches"]) + weights["position"]
     for block in (weights[f"block_{i}"] for i in range(depth)):
         qkv = dense(layer_norm(x, block["norm_attention"]), block["qkv"])
-        outputs = []
-        for q, k, v in zip(*(np.split(part, heads, 1) for part in np.split(qkv, 3, 1)), strict=True):
+        outputs, parts = [], [np.split(part, heads, 1) for part in np.split(qkv, 3, 1)]
+        for q, k, v in zip(*parts, strict=True):
             scores = np.exp(q @ k.T / math.sqrt(q.shape[1]))
             outputs.append(scores / scores.sum(1, keepdims=True) @ v)
         x = x + dense(np.concatenate(outputs, 1), block["out"])

@@ -18,10 +18,16 @@ def svc_confidence(
         forget: p_y of the forget set, `[f]`.
         seed: Of the draw among the retained.
 
+    Raises:
+        ValueError: One of the sets is empty.
+
     Source: SalUn (arXiv 2310.12508), its public evaluation code.
     """
     from sklearn.svm import SVC
 
+    for name, values in (("retain", retain), ("test", test), ("forget", forget)):
+        if len(values) < 1:
+            raise ValueError(f"`{name}` must hold at least 1 confidence, got 0.")
     size = min(len(retain), len(test))
     rng = np.random.default_rng(seed)
     members = rng.choice(np.asarray(retain), size, replace=False)

@@ -1,0 +1,92 @@
+"""Attacks: answers known beforehand, and agreement with scikit-learn called directly."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import SVC
+
+from famr_jax.attacks import loss_attack, svc_confidence
+
+
+def draw(seed, size, low=0.0, high=1.0):
+    return np.random.default_rng(seed).uniform(low, high, size).astype(np.float32)
+
+
+def test_svc_calls_like_what_is_like():
+    retain, test = draw(0, 300, 0.8, 1.0), draw(1, 100, 0.0, 0.4)
+    assert svc_confidence(retain, test, draw(2, 50, 0.0, 0.4)) == 1
+    assert svc_confidence(retain, test, draw(2, 50, 0.8, 1.0)) == 0
+    mixed = np.concatenate([draw(2, 30, 0.0, 0.4), draw(3, 10, 0.8, 1.0)])
+    assert svc_confidence(retain, test, mixed) == 30 / 40
+
+
+def test_svc_is_at_chance_when_all_three_are_alike():
+    values = [
+        svc_confidence(draw([seed, 0], 80), draw([seed, 1], 80), draw([seed, 2], 80))
+        for seed in range(40)
+    ]
+    error = np.std(values, ddof=1) / np.sqrt(40)
+    assert error < 0.05
+    assert abs(np.mean(values) - 0.5) < 4 * error
+
+
+def test_svc_is_scikit_learns_on_a_balanced_draw():
+    retain, test, forget = draw(0, 120, 0.3), draw(1, 40, 0.0, 0.8), draw(2, 60)
+    mine = svc_confidence(retain, test, forget, seed=5)
+    members = np.random.default_rng(5).choice(retain, 40, replace=False)
+    x, y = np.r_[members, test].reshape(-1, 1), np.r_[np.ones(40), np.zeros(40)]
+    attacker = SVC(C=3, gamma="auto", kernel="rbf").fit(x, y)
+    # Another order of the same examples: the same classifier, to the solver's tolerance.
+    wanted = np.mean(attacker.predict(forget.reshape(-1, 1)) == 0)
+    assert abs(mine - wanted) <= 1 / 60
+    assert 0.1 < mine < 0.9
+
+
+def test_svc_is_deterministic_and_its_draw_has_a_seed():
+    arrays = draw(0, 200, 0.2), draw(1, 30, 0.0, 0.8), draw(2, 60)
+    values = [svc_confidence(*arrays, seed=seed) for seed in (0, 0, 1, 2, 3)]
+    assert values[0] == values[1]
+    assert len(set(values)) > 1
+
+
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_svc_refuses_an_empty_set(empty):
+    arrays = [draw(i, 20) for i in range(3)]
+    arrays[empty] = arrays[empty][:0]
+    with pytest.raises(ValueError, match="must hold at least 1 confidence, got 0"):
+        svc_confidence(*arrays)
+
+
+def test_loss_attack_tells_what_is_separable():
+    assert loss_attack(draw(0, 50, 0.0, 1.0), draw(1, 200, 3.0, 4.0)) == 1
+    assert loss_attack(draw(0, 200, 3.0, 4.0), draw(1, 50, 0.0, 1.0)) == 1
+
+
+@pytest.mark.parametrize(("forget", "test"), [(200, 200), (60, 400)])
+def test_loss_attack_is_at_chance_when_both_are_alike(forget, test):
+    values = [loss_attack(draw([s, 0], forget), draw([s, 1], test)) for s in range(5)]
+    # The mean of two recalls; each is a share of its side.
+    error = np.sqrt((0.25 / forget + 0.25 / test) / 4 / 5)
+    assert abs(np.mean(values) - 0.5) < 4 * error
+
+
+def test_loss_attack_is_scikit_learns_over_the_folds():
+    forget, test = draw(0, 30, 0.0, 1.0), draw(1, 90, 0.3, 1.5)
+    x, y = np.r_[forget, test].reshape(-1, 1), np.r_[np.ones(30), np.zeros(90)]
+    scores = []
+    for train, held in StratifiedKFold(10, shuffle=True, random_state=4).split(x, y):
+        attacker = LogisticRegression(class_weight="balanced").fit(x[train], y[train])
+        scores.append(balanced_accuracy_score(y[held], attacker.predict(x[held])))
+    mine = loss_attack(forget, test, seed=4)
+    np.testing.assert_allclose(mine, np.mean(scores))
+    assert mine == loss_attack(forget, test, seed=4)
+    assert 0.6 < mine < 0.95
+
+
+@pytest.mark.parametrize(("forget", "test", "name"), [(9, 50, "forget"), (50, 9, "test")])
+def test_loss_attack_needs_ten_on_each_side(forget, test, name):
+    with pytest.raises(ValueError, match=f"`{name}` must hold at least 10 losses, got 9"):
+        loss_attack(draw(0, forget), draw(1, test))
+    assert 0 <= loss_attack(draw(0, 10), draw(1, 10)) <= 1

@@ -1,0 +1,170 @@
+"""One table of all methods, and what each must hold: a new method is one row more."""
+
+import inspect
+import math
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import assert_same, counting
+
+from famr_jax import methods
+from famr_jax.train import Supervised
+from famr_jax.types import Pair, Unlearner
+from famr_jax.unlearn import begin, run, run_epochs
+
+ADAM = optax.adam(1e-2)
+KEY = jax.random.key(11)
+SETTINGS = {"epochs": 3, "batch_size": 5, "key": KEY}
+
+# name -> function of `(apply_fn, init_fn)` that gives the unlearner
+METHODS = {
+    "famr": lambda apply_fn, init_fn: methods.famr(apply_fn, lam=0.1, optimizer=ADAM),
+    "nothing": lambda apply_fn, init_fn: methods.nothing(),
+    "retrain": lambda apply_fn, init_fn: methods.retrain(Supervised(apply_fn, ADAM), init_fn),
+}
+IGNORES_PARAMS = {"retrain"}
+RETURNS_PARAMS = {"nothing"}
+
+
+def fresh(key):
+    """Weights of the toy model by one draw, which compiles sooner than the model's own."""
+    shapes = {
+        "head": {"bias": (3,), "kernel": (8, 3)},
+        "layer_0": {"bias": (8,), "kernel": (16, 8)},
+    }
+    scale = jax.random.normal(key)
+    draw = lambda shape: scale * jnp.cos(jnp.arange(math.prod(shape))).reshape(shape)  # noqa: E731
+    return jax.tree.map(draw, shapes, is_leaf=lambda node: isinstance(node, tuple))
+
+
+class Row:
+    """A method with one compiled program, which all its tests share."""
+
+    def __init__(self, name, model, forget, retain):
+        self.apply_fn, self.traces = counting(model.apply)
+        self.model, self.forget, self.retain = model, forget, retain
+        self.unlearner = METHODS[name](self.apply_fn, fresh)
+
+    def run(self, params, key=KEY, **settings):
+        sets = {"forget": self.forget, "retain": self.retain}
+        return run(self.unlearner, params, **sets, **{**SETTINGS, "key": key, **settings})
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def row(name, model, forget, retain):
+    return Row(name, model, forget, retain)
+
+
+@pytest.fixture(scope="module")
+def done(row, params):
+    return row.run(params)
+
+
+def test_every_method_has_a_row_and_every_file_is_exported():
+    exported = {name for name, value in vars(methods).items() if inspect.isfunction(value)}
+    files = {module.name for module in pkgutil.iter_modules(methods.__path__)}
+    assert exported == set(METHODS)
+    assert files == {getattr(methods, name).__module__.rpartition(".")[2] for name in exported}
+
+
+def test_is_an_unlearner_and_a_pytree_whose_leaves_are_numbers(row):
+    assert isinstance(row.unlearner, Unlearner)
+    assert row.unlearner.epoch_over in ("forget", "retain")
+    assert hash(jax.tree.structure(row.unlearner)) is not None
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(row.unlearner))
+
+
+def test_runs_and_is_finite(row, done, params):
+    assert done.finite is True
+    assert {value.shape for value in done.log.values()} <= {(3,)}
+    assert all(np.isfinite(value).all() for value in done.log.values())
+    assert np.isfinite(row.model.apply(done.params, row.forget.x)).all()
+
+
+def test_gives_back_params_of_the_same_structure_shapes_and_dtypes(done, params):
+    spec = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert spec(done.params) == spec(params)
+
+
+def test_same_key_same_result_and_inputs_unchanged(row, done, params):
+    kept = jax.device_get((params, row.forget, row.retain))
+    assert_same(row.run(params), done)
+    assert_same((params, row.forget, row.retain), kept)
+
+
+def test_init_and_step_are_pure(row, params):
+    sets = (row.forget, row.retain)
+    init, step = (jax.jit(getattr(row.unlearner, part)) for part in ("init", "step"))
+    states = [init(params, *sets, KEY) for _ in range(2)]
+    assert_same(*states)
+    pair = Pair(*(batch[:5] for batch in sets))
+    assert_same(step(states[0], pair, KEY), step(states[1], pair, KEY))
+    assert_same(*states)
+    assert jax.tree.structure(step(states[0], pair, KEY)[0]) == jax.tree.structure(states[0])
+
+
+def test_is_traced_once_over_epochs_runs_weights_and_keys(name, model, forget, retain, params):
+    row = Row(name, model, forget, retain)  # its own counter
+    row.run(params, epochs=1)
+    seen = len(row.traces)
+    other = jax.tree.map(lambda leaf: 2 * leaf, params)
+    row.run(other, key=jax.random.key(0))
+    row.unlearner = METHODS[name](row.apply_fn, fresh)
+    row.run(params)
+    assert len(row.traces) == seen
+
+
+def test_resumes_bit_for_bit(row, done, params):
+    sets = (row.forget, row.retain)
+    state = begin(row.unlearner, params, *sets, key=KEY)
+    steps = run_epochs(row.unlearner, state, *sets, **SETTINGS)
+    saved = [jax.device_get(state) for _, state, _ in steps]
+    assert_same(saved[-1].params, done.params)
+    for epoch in (1, 2):
+        state = jax.tree.map(jnp.asarray, saved[epoch - 1])
+        steps = run_epochs(row.unlearner, state, *sets, **SETTINGS, start=epoch)
+        assert_same([jax.device_get(state) for _, state, _ in steps], saved[epoch:])
+
+
+def test_members_equal_single_runs(row, done, params):
+    keys = jnp.stack([KEY, jax.random.key(0)])
+    members = row.run(params, key=keys)
+    assert members.finite is True
+    assert all(value.shape == (2, 3) for value in members.log.values())
+    first = jax.tree.map(lambda leaf: leaf[0], members.params)
+    logits = [row.model.apply(weights, row.forget.x) for weights in (first, done.params)]
+    np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
+
+
+def test_may_consume_the_params_when_told_to(row, done, params):
+    mine = jax.tree.map(jnp.copy, params)
+    assert_same(row.run(mine, donate=True), done)
+
+
+def test_only_those_that_say_so_ignore_or_return_the_trained_weights(name, row, done, params):
+    other = jax.tree.map(lambda leaf: 2 * leaf, params)
+    head = lambda tree: np.asarray(tree["head"]["kernel"])  # noqa: E731
+    ignores = np.array_equal(head(row.run(other).params), head(done.params))
+    assert ignores == (name in IGNORES_PARAMS)
+    assert np.array_equal(head(done.params), head(params)) == (name in RETURNS_PARAMS)
+    if name in RETURNS_PARAMS:
+        assert_same(done.params, params)
+
+
+def test_retraining_is_training_on_the_retained_set(model, params, forget, retain):
+    learner = Supervised(model.apply, ADAM)
+    unlearner = methods.retrain(learner, fresh)
+    state = unlearner.init(params, forget, retain, KEY)
+    assert_same(state, learner.init(fresh(KEY)))
+    pair = Pair(forget[:5], retain[:5])
+    mine = jax.jit(unlearner.step)(state, pair, KEY)
+    assert_same(mine, jax.jit(learner.step)(state, retain[:5], KEY))
