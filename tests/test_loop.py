@@ -85,10 +85,13 @@ def test_an_epoch_passes_once_over_its_set_and_reshuffles_the_others():
     assert bool(info["finite"])
 
 
-def test_a_ragged_epoch_shows_every_example():
-    [(_, state, _)] = run(Writer(), blank(1), (numbered(12),), size=12, epochs=1, batch_size=5)
+def test_a_ragged_epoch_shows_every_example_and_shuffles_each_set_its_own_way():
+    sets = (numbered(12), numbered(12))
+    [(_, state, _)] = run(Writer(), blank(), sets, size=12, epochs=1, batch_size=5)
     assert state.num_steps == 3
-    assert sorted(state.params[0].tolist()) == [1] * 9 + [2] * 3
+    for counts in state.params.tolist():
+        assert sorted(counts) == [1] * 9 + [2] * 3
+    assert state.params[0].tolist() != state.params[1].tolist()
 
 
 def test_every_step_of_every_epoch_has_its_own_key():

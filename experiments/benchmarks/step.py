@@ -1,6 +1,7 @@
 """TODO."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,10 +65,12 @@ def run(flags: Flags) -> None:
     model = models.create(flags.model, num_classes=flags.num_classes, image_shape=shape)
     if not flags.model.startswith("vit_"):
         raise ValueError(f"`model` must be a vit_V/PATCH, got {flags.model!r}.")
-    weights_key, data_key, tangent_key = jax.random.split(jax.random.key(flags.seed), 3)
-    params = perturbed(model.init(weights_key), weights_key)
-    images = jax.random.normal(data_key, (SCAN_STEPS * flags.batch_size, *shape))
-    labels = jax.random.randint(data_key, images.shape[:1], 0, flags.num_classes)
+    init_key, move_key, x_key, label_key, linen_key = jax.random.split(
+        jax.random.key(flags.seed), 5
+    )
+    params = perturbed(model.init(init_key), move_key)
+    images = jax.random.normal(x_key, (SCAN_STEPS * flags.batch_size, *shape))
+    labels = jax.random.randint(label_key, images.shape[:1], 0, flags.num_classes)
     epoch = Batch(images, labels)
     batch = epoch[: flags.batch_size]
 
@@ -84,13 +87,14 @@ def run(flags: Flags) -> None:
             step()
             again = time.perf_counter() - begun - first
             compile_seconds[f"{case}: {name}"] = first - again
-    products, flops = curvature_products(model, params, batch, tangent_key)
+    products, flops = curvature_products(model, params, batch, linen_key)
     times = interleave(runners, flags.repeats)
     times |= interleave(products, flags.repeats)
 
     config = common.describe("benchmarks.step", flags)
     config["environment"]["versions"]["torch"] = torch.__version__
     config["environment"]["torch_threads"] = torch.get_num_threads()
+    config["environment"]["load_average"] = os.getloadavg()
     config["seconds"] = {"run": time.perf_counter() - started}
     results = {
         "agreement": agreement,
@@ -319,7 +323,8 @@ class LinenViT(nn.Module):
 def curvature_products(model: models.Model, params: Params, batch: Batch, key: Array):
     """A gradient and an HVP (`jvp` of `grad`) of our blocks and of Linen's, and their FLOPs."""
     linen = LinenViT(model)
-    linen_params = perturbed(linen.init(key, batch.x[:1])["params"], key)
+    init_key, move_key, tangent_key = jax.random.split(key, 3)
+    linen_params = perturbed(linen.init(init_key, batch.x[:1])["params"], move_key)
     applies = {
         "lean": (model.apply, params),
         "linen": (lambda params, x: linen.apply({"params": params}, x), linen_params),
@@ -334,7 +339,7 @@ def curvature_products(model: models.Model, params: Params, batch: Batch, key: A
         def hvp(params, tangent, batch, gradient=gradient):
             return jax.jvp(lambda p: gradient(p, batch), (params,), (tangent,))[1]
 
-        tangent = perturbed(jax.tree.map(jnp.zeros_like, point), key)
+        tangent = perturbed(jax.tree.map(jnp.zeros_like, point), tangent_key)
         for kind, function, args in (
             ("gradient", gradient, (point, batch)),
             ("HVP", hvp, (point, tangent, batch)),
@@ -382,9 +387,10 @@ def ratios(times: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         for ours in OURS
         for peer in PEERS
     }
-    pairs |= {
-        f"{name} HVP / gradient": (f"{name} HVP", f"{name} gradient") for name in ("lean", "linen")
-    }
+    for name in ("lean", "linen"):
+        pairs[f"{name} HVP / gradient"] = (f"{name} HVP", f"{name} gradient")
+    for kind in ("gradient", "HVP"):
+        pairs[f"lean {kind} / linen {kind}"] = (f"lean {kind}", f"linen {kind}")
     return {
         name: {kind: times[a]["wall"][kind] / times[b]["wall"][kind] for kind in ("best", "median")}
         for name, (a, b) in pairs.items()
