@@ -10,10 +10,10 @@ demo: $(VENV)/run.done
 	$(BIN)/python -m experiments.class_forgetting
 
 test: $(VENV)/test.done lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 test-all: $(VENV)/parity.done lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

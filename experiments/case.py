@@ -63,110 +63,115 @@ def rows(shown: Comparison) -> list[dict[str, Any]]:
         mine = {name: function(getattr(shown, name), oracles) for name in ("original", "famr")}
         table.append({"metric": metric, "what": what, "unit": unit, "n": n, **mine})
         if None not in values:
-            table[-1] |= _against(values, mine)
+            table[-1] |= _against(values, mine, unit, n)
     if shown.case.kind == "sample":
-        table.append(_average_gap(table))
+        table += _average_gaps(table)
     return table
 
 
-def _against(values: list[float], mine: dict[str, float]) -> dict[str, Any]:
+def _against(values: list[float], mine: dict[str, float], unit: str, n: int) -> dict[str, Any]:
     band = metrics.prediction_interval(values) if len(values) > 1 else None
-    oracle = {"values": values, "mean": float(np.mean(values)), "band": band, "n": len(values)}
+    resolution = 1 / n if unit == "share" else 0.0
     return {
-        "oracle": oracle,
+        "oracle": {
+            "values": values,
+            "mean": float(np.mean(values)),
+            "band": band,
+            "n": len(values),
+        },
         "null": metrics.null_gap(values),
         "gap": {name: metrics.gap(value, values) for name, value in mine.items()},
-        "verdict": metrics.verdict(mine["famr"], mine["original"], values),
+        "verdict": metrics.verdict(mine["famr"], mine["original"], values, resolution=resolution),
     }
 
 
-def _average_gap(table: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean gap to the oracle of forget, retain and test accuracy and of the SVC attack (SalUn)."""
+def _average_gaps(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """SalUn's average gap in both its readings: to the oracles' mean, and mean over the oracles."""
     parts = [row for row in table if row["metric"] in AVERAGE_GAP_OF]
-    row = {
-        "metric": "Average Gap",
-        "what": "mean gap to the oracle of " + ", ".join(AVERAGE_GAP_OF),
-        "unit": "share",
-        "n": None,
-        "original": float(np.mean([part["gap"]["original"] for part in parts])),
-        "famr": float(np.mean([part["gap"]["famr"] for part in parts])),
-    }
-    values = np.array([part["oracle"]["values"] for part in parts])
-    if values.shape[1] < 2:
-        return row
-    members = range(values.shape[1])
-    gaps = [float(np.mean(np.abs(values[:, i] - np.delete(values, i, 1).mean(1)))) for i in members]
-    return row | _against(gaps, {"original": row["original"], "famr": row["famr"]})
+    oracles = np.array([part["oracle"]["values"] for part in parts])
+    to_mean = lambda values, others: np.abs(values - others.mean(1)).mean()  # noqa: E731
+    to_each = lambda values, others: np.abs(values[:, None] - others).mean()  # noqa: E731
+    rows = []
+    for function, what in ((to_mean, "to the mean oracle"), (to_each, "to each oracle, averaged")):
+        row = {
+            "metric": f"Average Gap, {what.split(',')[0]}",
+            "what": f"mean distance of {', '.join(AVERAGE_GAP_OF)} {what}",
+            "unit": "share",
+            "n": None,
+        }
+        for name in ("original", "famr"):
+            row[name] = float(function(np.array([part[name] for part in parts]), oracles))
+        members = range(oracles.shape[1]) if oracles.shape[1] > 1 else ()
+        null = [function(oracles[:, i], np.delete(oracles, i, axis=1)) for i in members]
+        rows.append(row | ({"null": float(np.mean(null))} if null else {}))
+    return rows
 
 
 def _measures(shown: Comparison) -> list[tuple[str, str, str, int, Callable]]:
     """Name, meaning, unit, N and function `(outputs, oracles) -> number` of each metric."""
-    case, labels, gone = shown.case, shown.labels, shown.gone
-    forget, retain = case.mask, ~case.mask
+    labels, gone, forget = shown.labels, shown.gone, shown.case.mask
+    retain, everything = ~forget, np.ones(len(shown.labels.test), bool)
 
+    # Values of every example first, the mask after: one shape, hence one compilation, for all.
     def accuracy(split, mask):
-        y = getattr(labels, split)[mask]
-        return lambda out, _: float(metrics.accuracy(getattr(out, split)[mask], y))
-
-    def mean(function, mask):
-        return lambda out, _: float(jnp.mean(function(out.train[mask])))
+        y = getattr(labels, split)
+        return lambda out, _: _mean(metrics.hits(getattr(out, split), y), mask)
 
     def divergence(split, mask):
         def from_oracles(out, oracles):
-            mine = getattr(out, split)[mask]
-            each = [jnp.mean(metrics.kl(getattr(o, split)[mask], mine)) for o in oracles]
+            mine = getattr(out, split)
+            each = [_mean(metrics.kl(getattr(oracle, split), mine), mask) for oracle in oracles]
             return float(np.mean(each)) if each else None
 
         return from_oracles
 
-    def attack(function, values):
-        def from_outputs(out, _):
-            train, test = values(out.train, labels.train), values(out.test, labels.test)
-            return function(np.asarray(train), np.asarray(test))
+    def each(function, out):
+        return (np.asarray(function(*pair)) for pair in zip(out, labels, strict=True))
 
-        return from_outputs
+    def svc(out, _):
+        train, test = each(metrics.confidence, out)
+        return svc_confidence(train[retain], test, train[forget])
 
-    of_test = "test images of the other classes" if gone.any() else "all test images"
-    num_forget, num_retain = int(forget.sum()), int(retain.sum())
-    measures = [
-        ("For-Acc (train)", "accuracy on the forget set", "share", num_forget,
-         accuracy("train", forget)),
-        ("Ret-Acc (train)", "accuracy on the retained training images", "share", num_retain,
-         accuracy("train", retain)),
-    ]  # fmt: skip
-    if case.kind == "class":
-        measures += [
-            ("For-Acc (test)", "accuracy on test images of the forgotten class", "share",
-             int(gone.sum()), accuracy("test", gone)),
-            ("Ret-Acc (test)", "accuracy on test images of the other classes", "share",
-             int((~gone).sum()), accuracy("test", ~gone)),
-        ]  # fmt: skip
+    def loss(out, _):
+        train, test = each(losses.cross_entropy, out)
+        return loss_attack(train[forget], test)
+
+    if shown.case.kind == "class":
+        tests = [
+            ("For-Acc (test)", "test images of the forgotten class", gone),
+            ("Ret-Acc (test)", "test images of the other classes", ~gone),
+        ]
     else:
-        everything = np.ones(len(labels.test), bool)
-        measures.append(("Test-Acc", "accuracy on all test images", "share", len(labels.test),
-                         accuracy("test", everything)))  # fmt: skip
-    measures += [
-        ("Entropy", "mean entropy on the forget set", "nats", num_forget,
-         mean(metrics.entropy, forget)),
-        ("KL(u||p)", "mean divergence from uniform on the forget set", "nats", num_forget,
-         mean(losses.uniform_kl, forget)),
-        ("KL to oracle, forget", "mean KL(oracle||model) on the forget set", "nats", num_forget,
+        tests = [("Test-Acc", "all test images", everything)]
+    kept = tests[-1]
+    measures = [
+        ("For-Acc (train)", "accuracy on the forget set", "share", forget,
+         accuracy("train", forget)),
+        ("Ret-Acc (train)", "accuracy on the retained training images", "share", retain,
+         accuracy("train", retain)),
+        *((name, f"accuracy on {what}", "share", mask, accuracy("test", mask))
+          for name, what, mask in tests),
+        ("Entropy", "mean entropy on the forget set", "nats", forget,
+         lambda out, _: _mean(metrics.entropy(out.train), forget)),
+        ("KL(u||p)", "mean divergence from uniform on the forget set", "nats", forget,
+         lambda out, _: _mean(losses.uniform_kl(out.train), forget)),
+        ("KL to oracle, forget", "mean KL(oracle||model) on the forget set", "nats", forget,
          divergence("train", forget)),
-        ("KL to oracle, test", f"mean KL(oracle||model) on {of_test}", "nats",
-         int((~gone).sum()), divergence("test", ~gone)),
+        ("KL to oracle, test", f"mean KL(oracle||model) on {kept[1]}", "nats", kept[2],
+         divergence("test", kept[2])),
     ]  # fmt: skip
-    if case.kind == "sample":
-        svc = lambda train, test: svc_confidence(train[retain], test, train[forget])  # noqa: E731
-        loss = lambda train, test: loss_attack(train[forget], test)  # noqa: E731
-        measures += [
-            ("SVC attack", "share of the forget set that the confidence attack calls non-member",
-             "share", num_forget, attack(svc, metrics.confidence)),
-            ("Loss attack", "balanced accuracy of telling forget from test images by their loss",
-             "share", num_forget, attack(loss, losses.cross_entropy)),
-        ]  # fmt: skip
-        if num_forget < 10:
-            measures.pop()
-    return measures
+    if shown.case.kind == "sample":
+        measures.append(("SVC attack", "share of the forget set that the confidence attack calls "
+                         "non-member", "share", forget, svc))  # fmt: skip
+        if min(forget.sum(), len(everything)) >= 10:
+            measures.append(("Loss attack", "balanced accuracy of telling forget from test images "
+                             "by their loss", "share", forget, loss))  # fmt: skip
+    counted = [(*words, int(mask.sum()), function) for *words, mask, function in measures]
+    return [measure for measure in counted if measure[3]]
+
+
+def _mean(values: jax.Array, mask: np.ndarray) -> float:
+    return float(np.asarray(values, np.float64)[mask].mean())
 
 
 def confusion(shown: Comparison) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -28,6 +29,10 @@ console = rich.console.Console(stderr=True)
 Flags = TypeVar("Flags")
 
 SECONDS_BETWEEN_SAVES = 10.0
+SOURCES = (*Path(famr_jax.__file__).parent.rglob("*.py"), *Path(__file__).parent.glob("*.py"))
+SOURCE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES))).hexdigest()[:12]
+"""Hash of the code that runs, read once, when it starts."""
+
 VERDICTS = ("holds", "fails", "mixed", "not resolved", "not testable here")
 
 
@@ -35,7 +40,7 @@ class NonFiniteError(Exception):
     """A run met a loss or a weight that is not finite; says in which phase and epoch."""
 
     def __init__(self, phase: str, epoch: int):
-        super().__init__(f"{phase}: not finite in epoch {epoch}; the last good checkpoint stays.")
+        super().__init__(f"{phase}: not finite in epoch {epoch}; what was saved before it stays.")
         self.phase, self.epoch = phase, epoch
 
 
@@ -116,6 +121,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(terse=True),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
+        "source": SOURCE,
         "versions": versions,
     }
 
@@ -131,6 +137,30 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def usable_directory(name: str, path: Path) -> Path:
+    """Makes a directory and tries to write into it, before anything is computed.
+
+    Raises:
+        ValueError: It cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise ValueError(
+            f"`{name}` must be a directory to write in, got {path}: {error}."
+        ) from error
+
+
+def discard(path: Path) -> None:
+    """Removes a file or a directory, which is gone at once even if the process is killed."""
+    if path.exists():
+        aside = Path(tempfile.mkdtemp(prefix=".discarded-", dir=path.parent))
+        path.rename(aside / path.name)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def plain(value: Any) -> Any:
@@ -164,8 +194,8 @@ class Fitted(NamedTuple):
 class Store:
     """Resumable phases of training and unlearning, kept by what made them.
 
-    A phase is known by the hash of its configuration, of the library's source and of JAX's version,
-    so all experiments share originals and oracles and an edit never meets stale weights. With
+    A phase is known by the hash of its configuration, of the source code, and of versions and
+    device, so all experiments share originals and oracles and no edit meets stale weights. With
     `resume`, finished phases are read back and a started one goes on from its last checkpoint, to
     the same bits; without, everything is made anew.
 
@@ -201,9 +231,9 @@ class Store:
         Raises:
             NonFiniteError: The epoch that was not finite is not saved.
         """
-        directory = self.root / f"{name.replace(' ', '-')}-{digest(config)}"
+        directory = self.directory(name, config)
         if not self.resume:
-            shutil.rmtree(directory, ignore_errors=True)
+            discard(directory)
         like, done = jax.eval_shape(begin), directory / "weights"
         if checkpoint.latest_epoch(done) is None:
             record = {"config": config, "log": [], "seconds": {"run": 0.0, "compile": 0.0}}
@@ -214,6 +244,14 @@ class Store:
         shutil.rmtree(directory / "progress", ignore_errors=True)
         self.clock.phases[name] = record["seconds"]
         return Fitted(params, record["log"], record["seconds"])
+
+    def directory(self, name: str, config: dict[str, Any]) -> Path:
+        """Where a phase of this configuration is kept."""
+        packages = ("jax", "jaxlib", "flax", "optax")
+        made_by = [SOURCE, jax.default_backend(), jax.config.jax_enable_x64]
+        made_by += [metadata.version(package) for package in packages]
+        known = json.dumps([plain(config), made_by], sort_keys=True).encode()
+        return self.root / f"{name.replace(' ', '-')}-{hashlib.sha256(known).hexdigest()[:12]}"
 
     def _run(self, name, directory, record, like, begin, advance, epochs, watch):
         """Goes on from the last epoch saved in `directory`, filling `record`; the last state."""
@@ -255,6 +293,7 @@ def describe(experiment: str, flags: Any) -> dict[str, Any]:
     for name, value in given.items():
         if value != default[name] and name not in ("out", "cache", "resume"):
             parts = value if isinstance(value, (list, tuple)) else [value]
+            parts = ["DIR"] if isinstance(value, Path) else parts
             words += [f"--{name.replace('_', '-')}", *(str(plain(part)) for part in parts)]
     config = {"experiment": experiment, "command": " ".join(words), "flags": given}
     return config | {"environment": environment()}
@@ -280,16 +319,6 @@ def fingerprint(params: Any) -> str:
     for leaf in jax.tree.leaves(params):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
-
-
-def digest(config: dict[str, Any]) -> str:
-    """Twelve hex digits over a configuration, the library's source and JAX's version."""
-    source = hashlib.sha256(jax.__version__.encode())
-    root = Path(famr_jax.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        source.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    source.update(json.dumps(plain(config), sort_keys=True).encode())
-    return source.hexdigest()[:12]
 
 
 def _progress() -> rich.progress.Progress:

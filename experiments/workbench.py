@@ -2,9 +2,9 @@
 
 import functools
 import math
-import shutil
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +76,7 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         """The spec as a file name."""
-        return self.spec.replace(":", "-").replace("/", "-").replace(",", "-")
+        return re.sub(r"[^\w.]+", "-", self.spec)
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Workbench:
     model: models.Model
     store: common.Store
     out: Path
+    given: Params | None = None
 
     @property
     def clock(self) -> common.Clock:
@@ -100,10 +101,16 @@ class Workbench:
         """The PRNG key of one use."""
         return jax.random.fold_in(jax.random.key(self.flags.seed), USES_OF_KEYS.index(use))
 
+    @property
+    def augment(self):
+        """The augmentation of training: mirrored only where a mirrored image keeps its class."""
+        return data.crop_and_flip if self.dataset.mirrored else data.crop
+
     def config(self, mask: np.ndarray) -> dict[str, Any]:
         """What determines a model trained on the rows of `mask`, for the store."""
         names = ("model", "train_epochs", "train_lr", "batch_size", "seed")
         chosen = {name: getattr(self.flags, name) for name in names}
+        chosen["augment"] = self.augment.__name__
         return {
             "data": self.dataset.fingerprint,
             "mask": np.packbits(mask).tobytes().hex(),
@@ -112,12 +119,10 @@ class Workbench:
 
     def original(self) -> common.Fitted:
         """The model trained on everything, or the checkpoint that `--original` names."""
-        if self.flags.original is None:
-            everything = np.ones(len(self.train), bool)
-            return self._fit("original", everything, self.key("init"), self.key("train"))
-        like = jax.eval_shape(self.model.init, self.key("init"))
-        loaded = checkpoint.load(self.flags.original, like, expect=self._identity())
-        return common.Fitted(loaded.tree, [], {"run": 0.0, "compile": 0.0})
+        if self.given is not None:
+            return common.Fitted(self.given, [], {})
+        everything = np.ones(len(self.train), bool)
+        return self._fit("original", everything, self.key("init"), self.key("train"))
 
     def oracles(self, case: Case) -> list[Params]:
         """Models trained from fresh weights without the forget set: seeds, in one program."""
@@ -126,25 +131,59 @@ class Workbench:
         stacked = self._fit(f"oracles {case.name}", ~case.mask, *keys).params
         return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(self.flags.oracles)]
 
-    def keep(self, role: str, params: Params) -> None:
-        """Writes weights to checkpoints/ROLE, for `--original` and for other programs."""
-        directory = self.out / "checkpoints" / role
-        shutil.rmtree(directory, ignore_errors=True)
-        config = self._identity() | {"dataset": self.flags.dataset, "role": role}
-        checkpoint.save(directory, params, epoch=0, config=config)
+    def clear(self) -> None:
+        """Removes what an earlier run left in `out`, but for what `--original` names."""
+        spared = self.flags.original and self.flags.original.resolve()
+        old = [self.out / "metrics.json", self.out / "report.html"]
+        old += [
+            path.parent.parent for path in (self.out / "checkpoints").rglob("_CHECKPOINT_METADATA")
+        ]
+        for path in old:
+            kept = spared and path.resolve().is_relative_to(spared)
+            if not kept and path.exists():
+                common.discard(path)
 
-    def _identity(self) -> dict[str, Any]:
+    def keep(self, role: str, params: Params, config: dict[str, Any]) -> None:
+        """Writes weights to checkpoints/ROLE, with the configuration that made them."""
+        directory = self.out / "checkpoints" / role
+        common.discard(directory)
+        record = common.plain(config | self.identity() | {"role": role})
+        checkpoint.save(directory, params, epoch=0, config=record)
+
+    def describe(self, original: common.Fitted) -> dict[str, Any]:
+        """Data set, model and the original's training, for the JSON."""
+        dataset = self.dataset
+        return {
+            "dataset": {
+                "name": dataset.name,
+                "num_classes": dataset.num_classes,
+                "class_names": dataset.class_names,
+                "image_shape": dataset.image_shape,
+                "num_train": len(dataset.train),
+                "num_test": len(dataset.test),
+                "duplicates": data.count_duplicates(dataset.train.x, dataset.test.x),
+            },
+            "model": {
+                "name": self.model.name,
+                "num_params": sum(leaf.size for leaf in jax.tree.leaves(original.params)),
+            },
+            "original": {
+                "history": {k: [entry[k] for entry in original.log] for k in ("loss", "accuracy")}
+            },
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What weights must agree on to be exchanged: data set, model and shapes."""
         model = self.model
         shape = {"num_classes": model.num_classes, "image_shape": list(model.image_shape)}
-        return {"model": model.name, **shape}
+        return {"dataset": self.dataset.name, "model": model.name, **shape}
 
     def _fit(self, name: str, mask: np.ndarray, init_key: jax.Array, key: jax.Array):
         flags, rows = self.flags, self.train[np.flatnonzero(mask)]
         sizes = {"size": len(rows), "epochs": flags.train_epochs, "batch_size": flags.batch_size}
         num_steps = flags.train_epochs * math.ceil(len(rows) / flags.batch_size)
-        augment = data.crop_and_flip if self.dataset.mirrored else data.crop
         optimizer = train.recipe(num_steps=num_steps, lr=flags.train_lr)
-        learner = train.Supervised(self.model.apply, optimizer, augment)
+        learner = train.Supervised(self.model.apply, optimizer, self.augment)
         init = lambda key: learner.init(self.model.init(key))  # noqa: E731
         return self.store.fit(
             name,
@@ -166,6 +205,8 @@ def open_workbench(flags: Flags) -> Workbench:
     for name in ("train_epochs", "batch_size", "oracles"):
         check_count(name, getattr(flags, name))
     check_number("train_lr", flags.train_lr, above=0)
+    if not 0 <= flags.seed < 2**32:
+        raise ValueError(f"`seed` must be in [0, 2^32), got {flags.seed}.")
     dataset = data.load(flags.dataset, data_dir=flags.data_dir, classes=flags.classes)
     shape = {"num_classes": dataset.num_classes, "image_shape": dataset.image_shape}
     model = models.create(flags.model, **shape)
@@ -173,17 +214,22 @@ def open_workbench(flags: Flags) -> Workbench:
     store = common.Store(flags.cache, resume=flags.resume, clock=common.Clock())
     out = flags.out or Path("runs") / name
     train_set, test_set = dataset.train.batch(), dataset.test.batch()
-    return Workbench(flags, dataset, train_set, test_set, model, store, out)
+    bench = Workbench(flags, dataset, train_set, test_set, model, store, out)
+    if flags.original is None:
+        return bench
+    like = jax.eval_shape(model.init, bench.key("init"))
+    given = checkpoint.load(flags.original, like, expect=bench.identity()).tree
+    return replace(bench, given=given)
 
 
 def parse_cases(specs: Sequence[str], dataset: data.Dataset, *, seed: int) -> list[Case]:
     """The forget sets that a command line names, each with its exact duplicates.
 
     Raises:
-        ValueError: No case, a case named twice, or whatever `forget.parse` refuses.
+        ValueError: No set, the same set twice, or whatever `forget.parse` refuses.
     """
-    if not specs or len(set(specs)) < len(specs):
-        raise ValueError(f"`forget` must name each case once, got {' '.join(specs) or 'none'}.")
+    if not specs:
+        raise ValueError("`forget` must name at least one set, got none.")
     groups, _ = data.duplicate_groups(dataset.train.x, dataset.test.x)
     cases = []
     for spec in specs:
@@ -191,9 +237,13 @@ def parse_cases(specs: Sequence[str], dataset: data.Dataset, *, seed: int) -> li
         mask = parse(spec, labels=dataset.train.labels)
         whole = forget.check(forget.with_duplicates(mask, groups), name=spec)
         kind, _, words = spec.partition(":")
-        classes = tuple(int(word) for word in words.split(",")) if kind == "class" else ()
+        classes = tuple(sorted(map(int, words.split(",")))) if kind == "class" else ()
         shown = f"index:{Path(words).name}" if kind == "index" else spec
         cases.append(Case(shown, classes, whole, int(whole.sum() - mask.sum())))
+    for i, case in enumerate(cases):
+        for other in cases[:i]:
+            if case.name == other.name or np.array_equal(case.mask, other.mask):
+                raise ValueError(f"`forget` must name different sets, got {' '.join(specs)}.")
     return cases
 
 

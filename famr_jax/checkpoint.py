@@ -21,7 +21,7 @@ class Checkpoint(NamedTuple):
 def save(directory: Path | str, tree: Any, *, epoch: int, config: Mapping[str, Any]) -> None:
     """Saves a pytree of arrays and its configuration; the directory keeps the newest two epochs.
 
-    A checkpoint appears whole or not at all: a process killed while saving leaves the last one.
+    A checkpoint appears whole or not at all: a process killed while saving leaves the last epoch.
 
     Args:
         directory: Made if missing.
@@ -41,7 +41,7 @@ def save(directory: Path | str, tree: Any, *, epoch: int, config: Mapping[str, A
 def load(
     directory: Path | str, like: Any, *, expect: Mapping[str, Any] | None = None
 ) -> Checkpoint:
-    """Loads the newest checkpoint of a directory.
+    """Loads the checkpoint of the highest epoch in a directory.
 
     Args:
         directory: What `save` wrote to.
@@ -131,6 +131,6 @@ def _describe(tree: Any) -> dict[str, str]:
 def _read_config(directory: Path, epoch: int) -> dict[str, Any]:
     path = directory / str(epoch) / "config" / "metadata"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"`checkpoint` configuration {path} must be JSON, got: {error}") from error

@@ -36,10 +36,12 @@ def at_random(fraction: float, *, size: int, seed: int) -> np.ndarray:
     """A uniformly random share of a training set of `size`, at least one example.
 
     Raises:
-        ValueError: `fraction` not strictly between 0 and 1.
+        ValueError: `fraction` not strictly between 0 and 1, or a negative `seed`.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"`fraction` must be between 0 and 1, both excluded, got {fraction}.")
+    if seed < 0:
+        raise ValueError(f"`seed` must be >= 0, got {seed}.")
     count = max(1, round(fraction * size))
     return by_index(np.random.default_rng(seed).permutation(size)[:count], size=size)
 

@@ -91,14 +91,25 @@ def run_epochs(
         start: Number of epochs that `state` has behind it.
 
     Raises:
-        ValueError: `epochs` or `batch_size` below one.
+        ValueError: A count below one; a legacy key; a set with more images than labels, or fewer.
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
+    check_count("size", size)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"`key` must come from jax.random.key, got an array of {key.dtype}.")
+    for leaf in jax.tree.leaves(sets, is_leaf=lambda node: isinstance(node, Batch)):
+        if len(leaf.x) != len(leaf.labels):
+            sizes = f"{len(leaf.x)} and {len(leaf.labels)}"
+            raise ValueError(f"`x` and `labels` of a set must have equal lengths, got {sizes}.")
+    sizes = {"num_steps": math.ceil(size / batch_size), "batch_size": batch_size}
+    return _epochs(learner, state, sets, key, range(start + 1, epochs + 1), sizes)
+
+
+def _epochs(learner, state, sets, key, epochs, sizes):
     run = _epoch_of_members if key.ndim else _epoch
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None)) if key.ndim else jax.random.fold_in
-    sizes = {"num_steps": math.ceil(size / batch_size), "batch_size": batch_size}
-    for epoch in range(start + 1, epochs + 1):
+    for epoch in epochs:
         state, info = run(learner, state, sets, fold(key, epoch), **sizes)
         finite = bool(jnp.all(info["finite"]))
         yield epoch, state, info

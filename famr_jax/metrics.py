@@ -24,7 +24,15 @@ Verdict = Literal["inside band", "outside band", "not resolved", "too few oracle
 @partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
 def predict(apply_fn: ApplyFn, params: Params, x: Array, *, batch_size: int = 500) -> Array:
     """Logits of a whole set, `[n, num_classes]`, in batches of bounded memory."""
-    return jax.lax.map(lambda row: apply_fn(params, row[None])[0], x, batch_size=batch_size)
+    whole = x.shape[0] // batch_size * batch_size
+    if whole == 0:
+        return apply_fn(params, x)
+    batches = x[:whole].reshape(-1, batch_size, *x.shape[1:])
+    logits = jax.lax.map(partial(apply_fn, params), batches)
+    logits = logits.reshape(whole, *logits.shape[2:])
+    if whole == x.shape[0]:
+        return logits
+    return jnp.concatenate([logits, apply_fn(params, x[whole:])])
 
 
 def votes(logits: Array) -> Array:
@@ -33,9 +41,14 @@ def votes(logits: Array) -> Array:
     return tied / jnp.sum(tied, axis=-1, keepdims=True)
 
 
+def hits(logits: Array, labels: Array) -> Array:
+    """Whether each prediction is right, `[n]`: 1, 0, or 1/k in a tie of k classes."""
+    return jnp.take_along_axis(votes(logits), labels[:, None], axis=-1)[:, 0]
+
+
 def accuracy(logits: Array, labels: Array) -> Array:
-    """Share of right predictions; a tie of k classes counts 1/k, so uniform outputs score 1/C."""
-    return jnp.mean(jnp.take_along_axis(votes(logits), labels[:, None], axis=-1))
+    """Share of right predictions; ties count 1/k, so that uniform outputs score 1/C."""
+    return jnp.mean(hits(logits, labels))
 
 
 def confidence(logits: Array, labels: Array) -> Array:
@@ -89,15 +102,30 @@ def null_gap(oracles: Sequence[float]) -> float | None:
     return float(np.mean([gap(value, rest) for value, rest in zip(oracles, others, strict=True)]))
 
 
-def verdict(value: float, original: float, oracles: Sequence[float]) -> Verdict:
+def verdict(
+    value: float, original: float, oracles: Sequence[float], *, resolution: float = 0.0
+) -> Verdict:
     """Whether a value is one that another oracle could have had.
 
     "not resolved" if doing nothing lies in the band too: then the metric cannot tell the original
     model from the oracle, nor the unlearned one. No verdict below `ORACLES_FOR_A_VERDICT` oracles.
+
+    Args:
+        value: Of the unlearned model.
+        original: Of the original.
+        oracles: Of each oracle.
+        resolution: Smallest difference the metric can show, 1/N for an accuracy; the band is that
+            much wider on both sides, since oracles that all agree have a band of no width.
+
+    Raises:
+        ValueError: A value that is not finite.
     """
+    if not np.all(np.isfinite([value, original, *oracles])):
+        raise ValueError(f"`value` and oracles must be finite, got {value}, {original}, {oracles}.")
     if len(oracles) < ORACLES_FOR_A_VERDICT:
         return "too few oracles"
     low, high = prediction_interval(oracles)
+    low, high = low - resolution, high + resolution
     if not low <= value <= high:
         return "outside band"
     return "not resolved" if low <= original <= high else "inside band"

@@ -69,6 +69,8 @@ def recipe(
     check_count("num_steps", num_steps)
     check_number("lr", lr, above=0)
     check_number("weight_decay", weight_decay, least=0)
+    if not 0 <= warmup < 1:
+        raise ValueError(f"`warmup` must be in [0, 1), got {warmup!r}.")
     warmup_steps = max(1, round(warmup * num_steps))
     end = max(num_steps, warmup_steps + 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, end)

@@ -2,10 +2,13 @@
 
 import dataclasses
 import math
+import numbers
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias, dataclass_transform, runtime_checkable
 
 import jax
+import numpy as np
 from jax import Array
 
 Params: TypeAlias = Any
@@ -93,21 +96,26 @@ class Unlearner(Protocol):
 
 
 def check_number(name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf):
-    """Raises unless a concrete `value` is finite, `> above` and `>= least`.
+    """Raises unless a concrete `value` is a finite number, `> above` and `>= least`.
 
     Arrays and tracers pass: whoever sweeps over a grid checks the grid first.
 
     Raises:
         ValueError: With the name, the rule and the value.
     """
-    if isinstance(value, Array):
+    if isinstance(value, (Array, np.ndarray)):
         return
     rule = f"> {above:g}" if above > -math.inf else f">= {least:g}" if least > -math.inf else ""
-    if not (math.isfinite(value) and value > above and value >= least):
-        raise ValueError(f"`{name}` must be finite{rule and f' and {rule}'}, got {value}.")
+    good = isinstance(value, numbers.Real) and math.isfinite(value)
+    if not (good and value > above and value >= least):
+        raise ValueError(f"`{name}` must be finite{rule and f' and {rule}'}, got {value!r}.")
 
 
-def check_count(name: str, value: int):
+def check_count(name: str, value: Any):
     """Raises a `ValueError` unless `value` is an integer of at least one."""
-    if int(value) != value or value < 1:
-        raise ValueError(f"`{name}` must be an integer >= 1, got {value}.")
+    try:
+        good = operator.index(value) >= 1
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"`{name}` must be an integer >= 1, got {value!r}.")

@@ -36,8 +36,8 @@ class Descent:
         return DescentState(params, anchor, self.optimizer.init(params))
 
     def step(self, state, pair, key):
-        objective = partial(self.objective, anchor=state.anchor, pair=pair, key=key)
-        (value, terms), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        objective = jax.value_and_grad(self.objective, has_aux=True)
+        (value, terms), grads = objective(state.params, state.anchor, pair, key)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         info = {"objective": value, **terms, "grad_norm": optax.tree.norm(grads)}

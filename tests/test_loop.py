@@ -169,6 +169,5 @@ def test_one_member_that_is_not_finite_stops_all_and_is_named(learner, params, t
 @pytest.mark.parametrize("name", ["epochs", "batch_size"])
 def test_counts_below_one_are_refused(name, count):
     counts = {"epochs": 1, "batch_size": 1} | {name: count}
-    steps = loop.run_epochs(Writer(), blank(1), (numbered(4),), size=4, **counts, key=KEY)
-    with pytest.raises(ValueError, match=name if count == count else "integer"):
-        next(steps)
+    with pytest.raises(ValueError, match=name):
+        loop.run_epochs(Writer(), blank(1), (numbered(4),), size=4, **counts, key=KEY)

@@ -9,7 +9,7 @@ def svc_confidence(
     """Share of the forget set that a confidence attack calls non-member.
 
     An RBF support vector classifier (C=3, gamma=auto) learns to tell retained training examples
-    (members, a random draw of as many as there are test examples) from test examples by p_y alone.
+    (members) from test examples by p_y alone, a random draw of as many of each as the smaller has.
     The target is the oracle's value; higher is not better for a random forget set.
 
     Args:
@@ -29,9 +29,9 @@ def svc_confidence(
         if len(values) < 1:
             raise ValueError(f"`{name}` must hold at least 1 confidence, got 0.")
     size = min(len(retain), len(test))
-    rng = np.random.default_rng(seed)
-    members = rng.choice(np.asarray(retain), size, replace=False)
-    others = rng.choice(np.asarray(test), size, replace=False)
+    draw = np.random.default_rng(seed).choice
+    members = draw(np.asarray(retain), size, replace=False)
+    others = draw(np.asarray(test), size, replace=False)
     x = np.concatenate([members, others])[:, None]
     y = np.repeat([1, 0], size)
     attacker = SVC(C=3, gamma="auto", kernel="rbf").fit(x, y)

@@ -41,14 +41,13 @@ class Model:
         return self._call(params, x)[0]
 
     def features(self, params: Params, x: Array) -> dict[str, Array]:
-        """Activations by name, in forward order: `block_0`, ..., `pre_logits`."""
+        """Activations by name: `block_0`, ..., `pre_logits`; in forward order, unless jit sorts."""
         return self._call(params, x)[1]
 
     def _call(self, params, x):
         return self.module.apply({"params": params}, x.astype(jax.tree.leaves(params)[0].dtype))
 
 
-@functools.cache
 def create(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> Model:
     """Builds an architecture by name; the same arguments give the same object, which jit relies on.
 
@@ -62,10 +61,19 @@ def create(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) ->
     Raises:
         ValueError: Unknown name, a size out of range, or an image that the patch does not divide.
     """
+    check_count("num_classes", num_classes)
     if num_classes < 2:
         raise ValueError(f"`num_classes` must be >= 2, got {num_classes}.")
-    if len(image_shape) != 3 or min(image_shape) < 1:
+    image_shape = tuple(image_shape)
+    if len(image_shape) != 3:
         raise ValueError(f"`image_shape` must be (height, width, channels), got {image_shape}.")
+    for size in image_shape:
+        check_count("image_shape", size)
+    return _create(name, num_classes, image_shape)
+
+
+@functools.cache
+def _create(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> Model:
     if name == "logistic":
         return Model(name, num_classes, image_shape, MLP(num_classes, ()))
     if match := re.fullmatch(r"mlp_(\d+(?:x\d+)*)", name):

@@ -15,9 +15,11 @@ PLATEAU_EPOCHS = 3  # two equal epochs can be chance, three are a plateau
 PLATEAU_CHANGE = 0.01  # of log C: at 1 % in three epochs the whole way takes 300
 SEED_SPREAD = 0.02  # the paper claims agreement within 2-4 points; seeds must spread less than that
 STATIONARY_RATIO = 0.01  # the gradient has lost two digits, a mild test of convergence
+WEAK_PULL = 0.1  # of the gradient: an anchor that pulls with less is not what stops a run
 CONVERGED_RATIO = 0.05  # of the converged point's distance from the anchor
 
 NATS = " nats"
+TOO_FEW = "Not measured: too few forgotten images to tell For-Acc from chance."
 
 
 def diagnose(case: dict) -> list[dict]:
@@ -83,6 +85,20 @@ def _chance_limit(case: dict, chance: float) -> float:
     return chance + max(CHANCE_FLOOR, CHANCE_ERRORS * math.sqrt(chance * (1 - chance) / n))
 
 
+def _forget_more(case: dict) -> str:
+    """What to change when too little is forgotten: lam if the anchor pulls, else the epochs."""
+    lam, distance, end = (
+        _at(case, *path)
+        for path in (("method", "lam"), ("stationarity", "distance"), ("stationarity", "end"))
+    )
+    if None not in (lam, distance, end) and lam * distance < WEAK_PULL * end:
+        return (
+            f"Run more epochs or a larger step: the anchor pulls with {number(lam * distance)}, "
+            f"the gradient is {number(end)}, so lam (now {_lam(case)}) is not what holds it back."
+        )
+    return f"Lower lam (now {_lam(case)})."
+
+
 def retain_accuracy(case: dict) -> dict:
     """Ret-Acc (train) fell by more than RETAIN_DROP."""
     sign = "Ret-Acc fell"
@@ -126,6 +142,8 @@ def above_chance(case: dict) -> dict:
         return _missing(sign, "For-Acc, entropy, 1/C or log C")
     for_acc, entropy, chance, log_c = end
     limit = _chance_limit(case, chance)
+    if limit >= 1:
+        return _entry(sign, None, TOO_FEW)
     above = for_acc > limit and entropy < ENTROPY_REACHED * log_c
     words = (
         f"For-Acc is {_share(for_acc)} (1/C = {_share(chance)}, counted as chance up to "
@@ -133,12 +151,12 @@ def above_chance(case: dict) -> dict:
     )
     target = _oracle_range(case) if case.get("kind") == "sample" else None
     if target is None:
-        return _entry(sign, above, words + ".", f"Lower lam (now {_lam(case)}).")
+        return _entry(sign, above, words + ".", _forget_more(case))
     low, high = target
     words += f"; for samples the target is the oracle's {_share(case['targets']['oracle_for_acc'])}"
     if for_acc > high:
         words += ", and For-Acc is still above it."
-        return _entry(sign, above, words, f"Lower lam (now {_lam(case)}).")
+        return _entry(sign, True, words, _forget_more(case))
     where = "is already there" if for_acc >= low else "is below it: more went than retraining takes"
     return _entry(sign, False, f"{words}, and For-Acc {where}.")
 
@@ -161,6 +179,8 @@ def target_reached(case: dict) -> dict:
     if end is None:
         return _missing(sign, "For-Acc, entropy, 1/C or log C")
     for_acc, entropy, chance, log_c = end
+    if _chance_limit(case, chance) >= 1:
+        return _entry(sign, None, TOO_FEW)
     reached = for_acc <= _chance_limit(case, chance) and entropy >= ENTROPY_REACHED * log_c
     words = (
         f"For-Acc is {_share(for_acc)} at 1/C = {_share(chance)}, entropy "

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from famr_jax.metrics import ORACLES_FOR_A_VERDICT
 from famr_jax.report import figures, page
 from famr_jax.report.case import details
 from famr_jax.report.diagnosis import before_after, diagnose
 from famr_jax.report.page import Html, element, interval, number
 
-ENOUGH_ORACLES = 8  # with fewer a band draws a picture but carries no verdict
 COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven")
 TONES = {"inside band": "good", "holds": "good", "outside band": "bad", "fails": "bad"}
 UNITS = {"share": "%", "nats": "nats"}
@@ -69,11 +69,11 @@ def _num_oracles(cases: Sequence[dict]) -> int:
 
 def _oracle_sentence(cases: Sequence[dict]) -> str:
     count = _num_oracles(cases)
-    if count >= ENOUGH_ORACLES:
+    if count >= ORACLES_FOR_A_VERDICT:
         return f"{count} oracles: bands are 95 % prediction intervals of one more oracle."
     return (
         f"{COUNTS[count]} oracle{'s' * (count != 1)} {'draws' if count == 1 else 'draw'} a "
-        f"picture; a verdict needs {ENOUGH_ORACLES}."
+        f"picture; a verdict needs {ORACLES_FOR_A_VERDICT}."
     )
 
 
@@ -163,7 +163,7 @@ def _numbers(case: dict) -> Html:
         "between oracles. N: examples of the row. "
         "In the picture, from 0 to 100 % (in nats: to log C), a circle is the original, a disc "
         "FAMR, a tick an oracle, and their band is shaded. "
-        f"{_oracle_sentence([case]) if oracles < ENOUGH_ORACLES else ''}"
+        f"{_oracle_sentence([case]) if oracles < ORACLES_FOR_A_VERDICT else ''}"
     )
     numeric = (2, 3, 4, 5, 6, 7, 8, 10)
     return page.section(
