@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ LAM, WEIGHT_DECAY = 0.1, 0.05
 TRAIN_LR, UNLEARN_LR = 1e-3, 1e-4
 CASES = ("train", "unlearn")
 OURS, PEERS = ("jax call", "jax scan"), ("torch eager", "torch compile")
+
+CLOCKS = {
+    "wall_ms": lambda: 1e3 * time.perf_counter(),
+    "process_ms": lambda: 1e3 * time.process_time(),  # over all threads
+    "page_faults": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt,
+}
 
 
 @dataclass(frozen=True)
@@ -94,20 +101,23 @@ def run(flags: Flags) -> None:
     config = common.describe("benchmarks.step", flags)
     config["environment"]["versions"]["torch"] = torch.__version__
     config["environment"]["torch_threads"] = torch.get_num_threads()
+    config["environment"]["cores_allowed"] = len(os.sched_getaffinity(0))
     config["environment"]["load_average"] = os.getloadavg()
     config["seconds"] = {"run": time.perf_counter() - started}
     results = {
         "agreement": agreement,
-        "ms_per_step": times,
+        "per_step": times,
         "compile_seconds": compile_seconds,
         "ratios": ratios(times),
         "flops": flops,
     }
     common.write_json(flags.out, {"config": config, "results": results})
-    for name, kinds in times.items():
-        common.console.print(f"{name:<22} best {kinds['wall']['best']:8.1f} ms", highlight=False)
-    for name, ratio in results["ratios"].items():
-        common.console.print(f"{name}: {ratio['best']:.2f}", highlight=False)
+    for name, clocks in times.items():
+        best = [f"{clock} {each['best']:.0f}" for clock, each in clocks.items()]
+        common.console.print(f"{name:<22}", *best, highlight=False)
+    for name, clocks in results["ratios"].items():
+        best = [f"{clock} {each['best']:.2f}" for clock, each in clocks.items()]
+        common.console.print(f"{name:<38}", *best, highlight=False)
 
 
 def import_torch() -> Any:
@@ -359,28 +369,28 @@ def _call(compiled, args):
 
 
 def interleave(runners: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, Any]:
-    """Milliseconds a step of each runner, all of them in turn in every round.
+    """What a step of each runner takes, by every clock, all runners in turn in every round.
 
-    A runner returns how many steps it made. `process` is CPU time over all threads.
+    A runner returns how many steps it made.
     """
-    taken = {name: {"wall": [], "process": []} for name in runners}
+    taken = {name: {clock: [] for clock in CLOCKS} for name in runners}
     for _ in range(repeats):
         for name, step in runners.items():
-            wall, process = time.perf_counter(), time.process_time()
+            begun = {clock: read() for clock, read in CLOCKS.items()}
             num_steps = step()
-            taken[name]["wall"].append((time.perf_counter() - wall) * 1e3 / num_steps)
-            taken[name]["process"].append((time.process_time() - process) * 1e3 / num_steps)
+            for clock, read in CLOCKS.items():
+                taken[name][clock].append((read() - begun[clock]) / num_steps)
     return {
         name: {
-            kind: {"best": min(ms), "median": float(np.median(ms)), "n": len(ms)}
-            for kind, ms in kinds.items()
+            clock: {"best": min(each), "median": float(np.median(each)), "n": len(each)}
+            for clock, each in clocks.items()
         }
-        for name, kinds in taken.items()
+        for name, clocks in taken.items()
     }
 
 
-def ratios(times: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Wall time ours / theirs by case, and HVP / gradient; below 1 we are faster."""
+def ratios(times: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Time of ours / theirs by case and clock, and HVP / gradient; below 1 we are faster."""
     pairs = {
         f"{case}: {ours} / {peer}": (f"{case}: {ours}", f"{case}: {peer}")
         for case in CASES
@@ -392,7 +402,10 @@ def ratios(times: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     for kind in ("gradient", "HVP"):
         pairs[f"lean {kind} / linen {kind}"] = (f"lean {kind}", f"linen {kind}")
     return {
-        name: {kind: times[a]["wall"][kind] / times[b]["wall"][kind] for kind in ("best", "median")}
+        name: {
+            clock: {k: times[a][clock][k] / times[b][clock][k] for k in ("best", "median")}
+            for clock in ("wall_ms", "process_ms")
+        }
         for name, (a, b) in pairs.items()
     }
 

@@ -239,8 +239,9 @@ def _normalisation(case: dict) -> Html:
         *(*(label for label, _ in ENDS.values()), "Finite"),
     )
     caption = (
-        "The forget loss as a mean or a sum over the forget set; lam(mean) = lam(sum)/|T|. The "
-        "paper's rule for the step is lr ≤ 1/(L + lam), L the largest curvature."
+        "The forget loss as a mean or as a sum over the forget set, which at one lam are two "
+        "objectives; lam(mean) = lam(sum)/|T| makes them one. The paper's rule for the step of "
+        "gradient descent is lr ≤ 1/(L + lam), here with L at the anchor. Ret-Acc as in the curve."
     )
     table = page.table(columns, rows, numeric=(2, 3, 4, 5, 7, 8, 9), caption=caption)
     return page.section("Sum or mean", table)
@@ -273,7 +274,8 @@ def _seeds(case: dict) -> Html:
         rows,
         numeric=range(2, 7),
         wide=(1,),
-        caption="The same unlearning of the same original, with other batch orders.",
+        caption="The same unlearning of the same original, with other batch orders; Ret-Acc as in "
+        "the curve.",
     )
     return page.section("Seeds", table)
 

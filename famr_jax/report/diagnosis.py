@@ -261,14 +261,14 @@ def far_from_stationary(case: dict) -> dict:
     way = _at(case, "stationarity", "converged", "distance")
     gap = _at(case, "stationarity", "converged", "from_end")
     moved = _at(case, "stationarity", "distance")
+    whole = ((case.get("stationarity") or {}).get("converged") or {}).get("converged")
+    point = "converged point" if whole else "point of the longer run, not converged either,"
     if way and gap is not None:
         found = found or gap > CONVERGED_RATIO * way
-        words += (
-            f"; the converged point lies {number(gap)} away, itself {number(way)} from the anchor"
-        )
+        words += f"; the {point} lies {number(gap)} away, itself {number(way)} from the anchor"
     elif way and moved is not None:
         words += (
-            f"; the weights moved by {number(moved)}, the converged point lies {number(way)} "
+            f"; the weights moved by {number(moved)}, the {point} lies {number(way)} "
             "from the anchor"
         )
     advice = "The bounds do not apply yet: run on until it converges."
