@@ -1,0 +1,18 @@
+"""Exact curvature: linear operators, solvers and spectra that know no model and no loss."""
+
+from famr_jax.curvature.operators import EmpiricalFisher as EmpiricalFisher
+from famr_jax.curvature.operators import GaussNewton as GaussNewton
+from famr_jax.curvature.operators import Hessian as Hessian
+from famr_jax.curvature.operators import Identity as Identity
+from famr_jax.curvature.operators import Restricted as Restricted
+from famr_jax.curvature.operators import fisher as fisher
+from famr_jax.curvature.operators import linearized as linearized
+from famr_jax.curvature.solve import Solution as Solution
+from famr_jax.curvature.solve import solve as solve
+from famr_jax.curvature.spectrum import Density as Density
+from famr_jax.curvature.spectrum import Eigenvalues as Eigenvalues
+from famr_jax.curvature.spectrum import density as density
+from famr_jax.curvature.spectrum import diagonal as diagonal
+from famr_jax.curvature.spectrum import eigenvalues as eigenvalues
+from famr_jax.curvature.spectrum import lanczos as lanczos
+from famr_jax.curvature.spectrum import trace as trace

@@ -1,0 +1,213 @@
+"""Solve (A + damping I) x = b by conjugate gradients or MINRES, and say how well it went.
+
+Differs from `jax.scipy.sparse.linalg.cg` in that the residual is recomputed from the solution, that
+negative curvature is seen, and that the reason for stopping is part of the answer.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from famr_jax.curvature.operators import linearized
+from famr_jax.types import check_count, check_number
+
+CONVERGED, OUT_OF_STEPS, INDEFINITE, STALLED = range(4)
+WORDS = (
+    "converged",
+    "ran out of steps: raise max_steps or damping, or precondition",
+    "met negative curvature, the matrix is indefinite: raise damping, or use MINRES",
+    "stalled above tol, at the floor of its floating point: raise tol, or use float64",
+)
+
+
+class Solution(NamedTuple):
+    """A solution, and what a judge needs.
+
+    Attributes:
+        value: x, a pytree like b.
+        residual: ||b - (A + damping I) x|| / ||b||, recomputed from x at the end.
+        num_steps: Products with A, the recomputed residuals included.
+        converged: Whether `residual` is at most tol.
+        negative_curvature: Whether some v^T (A + damping I) v <= 0 was met.
+        reason: Why it stopped, an index into `WORDS`.
+    """
+
+    value: Any
+    residual: Array
+    num_steps: Array
+    converged: Array
+    negative_curvature: Array
+    reason: Array
+
+    @property
+    def why(self) -> str:
+        """Why it stopped, and what to do, in words."""
+        return WORDS[int(self.reason)]
+
+
+def solve(
+    matvec: Callable,
+    b: Any,
+    *,
+    damping: float | Array = 0.0,
+    tol: float | Array = 1e-5,
+    max_steps: int | Array = 100,
+    method: Literal["cg", "minres"] = "cg",
+    preconditioner: Callable | None = None,
+) -> Solution:
+    """Solves (A + damping I) x = b for a symmetric A.
+
+    CG needs A + damping I positive definite, and stops where it meets a direction of negative
+    curvature; MINRES minimises the residual for any symmetric matrix. Either starts afresh from the
+    true residual until that is small enough or no longer halves. Many right-hand sides: `vmap` over
+    `b`. Damping, tol and data of equal shape are arguments of one compiled program.
+
+    Args:
+        matvec: A, a callable pytree `v -> A v`.
+        b: Right-hand side, a pytree of arrays.
+        damping: Shift of the matrix, which biases the answer.
+        tol: Wanted relative residual.
+        max_steps: Products with A after which to give up.
+        method: "cg" or "minres".
+        preconditioner: `r -> M^-1 r`, symmetric positive definite; CG only.
+
+    Raises:
+        ValueError: A number out of range, an unknown method, or MINRES with a preconditioner.
+    """
+    check_number("damping", damping)
+    check_number("tol", tol, above=0)
+    if isinstance(max_steps, int):
+        check_count("max_steps", max_steps)
+    if method not in ("cg", "minres"):
+        raise ValueError(f"`method` must be 'cg' or 'minres', got {method!r}.")
+    if method == "minres" and preconditioner is not None:
+        raise ValueError("`preconditioner` must be None for MINRES, got one.")
+    wrap = lambda f: f if f is None or jax.tree.leaves(f) != [f] else jax.tree_util.Partial(f)  # noqa: E731
+    return _solve(wrap(matvec), b, damping, tol, max_steps, wrap(preconditioner), method=method)
+
+
+class _Outer(NamedTuple):
+    value: Any
+    residual: Any
+    norm: Array
+    num_steps: Array
+    negative: Array
+    reason: Array
+
+
+@partial(jax.jit, static_argnames="method")
+def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
+    product = linearized(matvec)
+    damped = lambda v: optax.tree.add_scale(product(v), damping, v)  # noqa: E731
+    inner = _minres if method == "minres" else partial(_cg, preconditioner or (lambda r: r))
+    norm_b = optax.tree.norm(b)
+    target = tol * norm_b
+
+    def body(outer):
+        budget = max_steps - outer.num_steps - 1
+        step, used, negative = inner(damped, outer.residual, target, budget)
+        value = optax.tree.add(outer.value, step)
+        residual = optax.tree.sub(b, damped(value))
+        norm = optax.tree.norm(residual)
+        better = norm < outer.norm
+        keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+        value, residual = jax.tree.map(keep, (value, residual), (outer.value, outer.residual))
+        num_steps = outer.num_steps + used + 1
+        stop_here = (negative & (method == "cg"), num_steps + 1 >= max_steps, norm > outer.norm / 2)
+        reason = jnp.select(
+            (norm <= target, *stop_here), (CONVERGED, INDEFINITE, OUT_OF_STEPS, STALLED), -1
+        )
+        norm = jnp.minimum(norm, outer.norm)
+        return _Outer(value, residual, norm, num_steps, outer.negative | negative, reason)
+
+    zeros = optax.tree.zeros_like(b)
+    start = _Outer(zeros, b, norm_b, 0, jnp.asarray(False), jnp.where(norm_b > 0, -1, CONVERGED))
+    end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
+    relative = jnp.where(norm_b > 0, end.norm / jnp.where(norm_b > 0, norm_b, 1), 0)
+    converged = end.reason == CONVERGED
+    return Solution(end.value, relative, end.num_steps, converged, end.negative, end.reason)
+
+
+def _cg(precondition, product, b, target, max_steps):
+    """From zero until the recursive residual is below `target`: x, products, negative curvature."""
+
+    def going_on(carry):
+        _, r, _, _, num_steps, negative = carry
+        return (optax.tree.norm(r) > target) & (num_steps < max_steps) & ~negative
+
+    def body(carry):
+        x, r, p, rz, num_steps, _ = carry
+        ap = product(p)
+        curvature = optax.tree.vdot(p, ap)
+        negative = curvature <= 0
+        step = jnp.where(negative, 0, rz / jnp.where(negative, 1, curvature))
+        x, r = optax.tree.add_scale(x, step, p), optax.tree.add_scale(r, -step, ap)
+        z = precondition(r)
+        rz, old = optax.tree.vdot(r, z), rz
+        p = optax.tree.add_scale(z, rz / old, p)
+        return x, r, p, rz, num_steps + 1, negative
+
+    z = precondition(b)
+    carry = (optax.tree.zeros_like(b), b, z, optax.tree.vdot(b, z), 0, jnp.asarray(False))
+    x, _, _, _, num_steps, negative = jax.lax.while_loop(going_on, body, carry)
+    return x, num_steps, negative
+
+
+class _Minres(NamedTuple):
+    x: Any
+    v: Any
+    v_old: Any
+    beta: Array
+    d: Any
+    d_old: Any
+    cos: Array
+    sin: Array
+    delta: Array
+    epsilon: Array
+    phi: Array
+    num_steps: Array
+    negative: Array
+
+
+def _minres(product, b, target, max_steps):
+    """Paige and Saunders (1975) from zero, until the recursive residual `phi` is below `target`."""
+
+    def going_on(s):
+        return (jnp.abs(s.phi) > target) & (s.num_steps < max_steps) & (s.beta > 0)
+
+    def body(s):
+        # Lanczos: beta' v' = A v - alpha v - beta v_old.
+        w = product(s.v)
+        alpha = optax.tree.vdot(s.v, w)
+        w = optax.tree.add_scale(w, -alpha, s.v)
+        w = optax.tree.add_scale(w, -s.beta, s.v_old)
+        beta = optax.tree.norm(w)
+        v = optax.tree.scale(1 / jnp.where(beta > 0, beta, 1), w)
+        # The last two reflections act on the new column, then a new one clears its last entry.
+        delta = s.cos * s.delta + s.sin * alpha
+        gamma = s.sin * s.delta - s.cos * alpha
+        norm = jnp.sqrt(gamma**2 + beta**2)
+        cos, sin = gamma / norm, beta / norm
+        d = optax.tree.add_scale(s.v, -delta, s.d)
+        d = optax.tree.scale(1 / norm, optax.tree.add_scale(d, -s.epsilon, s.d_old))
+        x = optax.tree.add_scale(s.x, cos * s.phi, d)
+        return _Minres(
+            x, v, s.v, beta, d, s.d, cos, sin, -s.cos * beta, s.sin * beta, sin * s.phi,
+            s.num_steps + 1, s.negative | (alpha <= 0),
+        )  # fmt: skip
+
+    zeros = optax.tree.zeros_like(b)
+    norm = optax.tree.norm(b)
+    one, zero = jnp.ones_like(norm), jnp.zeros_like(norm)
+    start = _Minres(
+        zeros, optax.tree.scale(1 / norm, b), zeros, one, zeros, zeros, -one, zero, zero, zero,
+        norm, 0, jnp.asarray(False),
+    )  # fmt: skip
+    # The first `beta` multiplies v_old = 0; one keeps the loop going.
+    end = jax.lax.while_loop(going_on, body, start)
+    return end.x, end.num_steps, end.negative

@@ -1,0 +1,307 @@
+"""Eigenvalues, spectral densities, traces and diagonals of any symmetric operator, with errors.
+
+Lanczos re-orthogonalises against the whole basis, twice: without it the largest eigenvalues appear
+many times over. Residuals are recomputed, because the recursive bound is none in float32.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from famr_jax.curvature.operators import linearized
+from famr_jax.types import check_count, check_number
+
+
+class Lanczos(NamedTuple):
+    """A Krylov basis and the operator in it: A V^T = V^T T up to the last vector.
+
+    Attributes:
+        diagonal: Of the tridiagonal T, `[k]`.
+        offdiagonal: `[k - 1]`.
+        basis: V, orthonormal rows, `[k, dim]`; zero rows once the space is exhausted.
+    """
+
+    diagonal: Array
+    offdiagonal: Array
+    basis: Array
+
+
+class Eigenvalues(NamedTuple):
+    """Eigenpairs, and what a judge needs.
+
+    Attributes:
+        values: `[k]`, in the order asked for.
+        vectors: Orthonormal rows, `[k, dim]`, flat; `unravel` of `ravel_pytree` shapes them.
+        residuals: ||A u - e u||, recomputed, `[k]`: an eigenvalue of A lies this near to each e.
+        num_products: Products with A.
+        converged: Whether every residual is at most tol times the largest |e|, `[k]`.
+    """
+
+    values: Array
+    vectors: Array
+    residuals: Array
+    num_products: Array
+    converged: Array
+
+
+def lanczos(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
+    """`num_steps` steps of Lanczos from `start`, a pytree, fully re-orthogonalised.
+
+    Raises:
+        ValueError: `num_steps` below one, or a basis that does not fit in memory.
+    """
+    check_count("num_steps", num_steps)
+    _check_memory(num_steps, start)
+    return _lanczos(_as_pytree(matvec), start, num_steps=num_steps)
+
+
+@partial(jax.jit, static_argnames="num_steps")
+def _lanczos(matvec, start, *, num_steps):
+    product = _flat(matvec, start)
+    v = ravel_pytree(start)[0]
+    basis = jnp.zeros((num_steps, v.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
+
+    def body(basis, i):
+        w = product(basis[i])
+        alpha = jnp.vdot(basis[i], w)
+        w, _ = _orthogonalise(basis, w)
+        beta = jnp.linalg.norm(w)
+        basis = basis.at[i + 1].set(w / jnp.where(beta > 0, beta, 1), mode="drop")
+        return basis, (alpha, beta)
+
+    basis, (alphas, betas) = jax.lax.scan(body, basis, jnp.arange(num_steps))
+    return Lanczos(alphas, betas[:-1], basis)
+
+
+def eigenvalues(
+    matvec: Callable,
+    like: Any,
+    *,
+    k: int,
+    which: Literal["largest", "smallest"] = "largest",
+    tol: float = 1e-4,
+    max_restarts: int = 50,
+    key: Array,
+) -> Eigenvalues:
+    """The k largest or smallest (algebraically) eigenvalues by thick-restart Lanczos.
+
+    The basis holds 2 k + 20 vectors, whatever the number of steps.
+
+    Args:
+        matvec: A, symmetric.
+        like: A pytree of arrays of the shapes that A acts on.
+        k: How many.
+        which: Which end of the spectrum.
+        tol: Wanted residual, relative to the largest |e| seen.
+        max_restarts: After which to give up.
+        key: PRNG key of the start.
+
+    Raises:
+        ValueError: `k` out of range, another `which`, or a basis that does not fit in memory.
+    """
+    check_count("k", k)
+    check_number("tol", tol, above=0)
+    dim = sum(leaf.size for leaf in jax.tree.leaves(like))
+    if k > dim:
+        raise ValueError(f"`k` must be at most the dimension {dim}, got {k}.")
+    if which not in ("largest", "smallest"):
+        raise ValueError(f"`which` must be 'largest' or 'smallest', got {which!r}.")
+    size = min(dim, 2 * k + 20)
+    _check_memory(size, like)
+    sign = 1.0 if which == "largest" else -1.0
+    return _eigenvalues(_as_pytree(matvec), like, sign, tol, max_restarts, key, k=k, size=size)
+
+
+@partial(jax.jit, static_argnames=("k", "size"))
+def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
+    product = _flat(matvec, like)
+    flat = ravel_pytree(like)[0]
+    kept = k + (size - k) // 2
+
+    def extend(i, carry):
+        """Adds A v_i to the basis; its Gram-Schmidt coefficients are a column of the matrix."""
+        basis, matrix, key = carry
+        w, column = _orthogonalise(basis, product(basis[i]))
+        beta = jnp.linalg.norm(w)
+        # An exhausted Krylov space goes on from a fresh direction.
+        key, fresh_key = jax.random.split(key)
+        fresh, _ = _orthogonalise(basis, jax.random.normal(fresh_key, flat.shape, flat.dtype))
+        exhausted = beta <= 10 * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(column)
+        w = jnp.where(exhausted, fresh, w / jnp.where(exhausted, 1, beta))
+        w = jnp.where(i + 1 < flat.size, w / jnp.linalg.norm(w), 0)
+        return basis.at[i + 1].set(w), matrix.at[:, i].set(column), key
+
+    def cycle(carry):
+        basis, matrix, start, num_products, restarts, key, _, scale = carry
+        basis, matrix, key = jax.lax.fori_loop(start, size, extend, (basis, matrix, key))
+        # The columns of kept vectors lack their coupling, which stands in the rows: use those.
+        upper = jnp.triu(matrix[:size])
+        values, vectors = jnp.linalg.eigh(sign * (upper + jnp.triu(upper, 1).T))
+        values, vectors = sign * values[::-1], vectors[:, ::-1]
+        last = product(basis[size - 1])
+        coupling = jnp.vdot(basis[size], last)
+        estimates = jnp.abs(coupling * vectors[-1, :k])
+        scale = jnp.maximum(scale, jnp.max(jnp.abs(values)))
+        open_ = jnp.max(estimates) > tol * scale
+        ritz = vectors[:, :kept].T @ basis[:size]
+        basis = jnp.zeros_like(basis).at[:kept].set(ritz).at[kept].set(basis[size])
+        matrix = jnp.zeros_like(matrix).at[jnp.arange(kept), jnp.arange(kept)].set(values[:kept])
+        products = num_products + size - start + 1
+        return basis, matrix, kept, products, restarts + 1, key, open_, scale
+
+    def going_on(carry):
+        *_, restarts, _, is_open, _ = carry
+        return is_open & (restarts <= max_restarts)
+
+    key, start_key = jax.random.split(key)
+    v = jax.random.normal(start_key, flat.shape, flat.dtype)
+    basis = jnp.zeros((size + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
+    matrix = jnp.zeros((size + 1, size), flat.dtype)
+    carry = (basis, matrix, 0, 0, 0, key, jnp.asarray(True), jnp.zeros((), flat.dtype))
+    basis, _, _, num_products, *_, scale = jax.lax.while_loop(going_on, cycle, carry)
+    vectors = basis[:k]
+    images = jax.lax.map(product, vectors)
+    values = jnp.sum(vectors * images, axis=1)
+    residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
+    converged = residuals <= tol * scale
+    return Eigenvalues(values, vectors, residuals, num_products + k, converged)
+
+
+class Density(NamedTuple):
+    """A spectral density as quadrature rules, one for each probe.
+
+        mean of f over the spectrum = (1/dim) tr f(A) ~ sum_k weights[p, k] f(nodes[p, k])
+
+    Attributes:
+        nodes: `[probes, num_steps]`.
+        weights: `[probes, num_steps]`, each row sums to one.
+    """
+
+    nodes: Array
+    weights: Array
+
+    def mean_of(self, function: Callable[[Array], Array]) -> tuple[Array, Array]:
+        """(1/dim) tr f(A), and its standard error over the probes."""
+        return _mean_and_error(jnp.sum(self.weights * function(self.nodes), axis=1))
+
+    def smooth(self, grid: Array, *, width: float) -> tuple[Array, Array]:
+        """The density on a grid, each node a Gaussian of `width`; with standard errors."""
+        distance = (grid[:, None, None] - self.nodes) / width
+        peaks = jnp.exp(-(distance**2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
+        return _mean_and_error(jnp.sum(self.weights * peaks, axis=-1), axis=-1)
+
+
+def density(
+    matvec: Callable, like: Any, *, num_steps: int = 80, num_probes: int = 10, key: Array
+) -> Density:
+    """Spectral density by stochastic Lanczos quadrature.
+
+    Args:
+        matvec: A, symmetric.
+        like: A pytree of arrays of the shapes that A acts on.
+        num_steps: Lanczos steps a probe; polynomials up to degree 2 num_steps - 1 are exact.
+        num_probes: Gaussian probes, one after the other; at least 2 for an error.
+        key: PRNG key.
+
+    Raises:
+        ValueError: A count below one, or a basis that does not fit in memory.
+
+    Source: Ghorbani, Krishnan and Xiao (arXiv 1901.10159), section 2.
+    """
+    check_count("num_steps", num_steps)
+    check_count("num_probes", num_probes)
+    _check_memory(num_steps, like)
+    return _density(
+        _as_pytree(matvec), like, jax.random.split(key, num_probes), num_steps=num_steps
+    )
+
+
+@partial(jax.jit, static_argnames="num_steps")
+def _density(matvec, like, keys, *, num_steps):
+    flat, unravel = ravel_pytree(like)
+    num_steps = min(num_steps, flat.size)
+
+    def one(key):
+        probe = unravel(jax.random.normal(key, flat.shape, flat.dtype))
+        diagonal, offdiagonal, _ = _lanczos(matvec, probe, num_steps=num_steps)
+        matrix = jnp.diag(diagonal) + jnp.diag(offdiagonal, 1) + jnp.diag(offdiagonal, -1)
+        nodes, vectors = jnp.linalg.eigh(matrix)
+        return nodes, vectors[0] ** 2
+
+    return Density(*jax.lax.map(one, keys))
+
+
+def trace(matvec: Callable, like: Any, *, num_probes: int = 100, key: Array) -> tuple[Array, Array]:
+    """Hutchinson's estimate of tr A with Rademacher probes, and its standard error.
+
+    Raises:
+        ValueError: `num_probes` below two.
+    """
+    _check_probes(num_probes)
+    estimates = _probe(_as_pytree(matvec), like, jax.random.split(key, num_probes))
+    return _mean_and_error(jnp.sum(estimates, axis=1))
+
+
+def diagonal(matvec: Callable, like: Any, *, num_probes: int = 100, key: Array) -> tuple[Any, Any]:
+    """Hutchinson's estimate of diag A, E[z * A z], and its standard errors: pytrees like `like`.
+
+    Raises:
+        ValueError: `num_probes` below two.
+    """
+    _check_probes(num_probes)
+    estimates = _probe(_as_pytree(matvec), like, jax.random.split(key, num_probes))
+    unravel = ravel_pytree(like)[1]
+    return tuple(unravel(part) for part in _mean_and_error(estimates, axis=0))
+
+
+@jax.jit
+def _probe(matvec, like, keys):
+    product, flat = _flat(matvec, like), ravel_pytree(like)[0]
+
+    def one(key):
+        z = jax.random.rademacher(key, flat.shape, flat.dtype)
+        return z * product(z)
+
+    return jax.lax.map(one, keys)
+
+
+def _mean_and_error(values: Array, axis: int = -1) -> tuple[Array, Array]:
+    count = values.shape[axis]
+    return jnp.mean(values, axis), jnp.std(values, axis, ddof=1) / jnp.sqrt(count)
+
+
+def _check_probes(num_probes: int) -> None:
+    if num_probes < 2:
+        raise ValueError(f"`num_probes` must be >= 2 for a standard error, got {num_probes}.")
+
+
+def _flat(matvec: Callable, like: Any) -> Callable:
+    unravel, product = ravel_pytree(like)[1], linearized(matvec)
+    return lambda v: ravel_pytree(product(unravel(v)))[0]
+
+
+def _orthogonalise(basis: Array, w: Array) -> tuple[Array, Array]:
+    """w without its part in the span of the rows, by two passes; and the coefficients of that."""
+    first = basis @ w
+    w = w - first @ basis
+    second = basis @ w
+    return w - second @ basis, first + second
+
+
+def _check_memory(num_vectors: int, like: Any) -> None:
+    needed = num_vectors * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+    stats = jax.devices()[0].memory_stats() or {}
+    there = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(f"`basis` must fit in {there} bytes, got {num_vectors} vectors: {needed}.")
+
+
+def _as_pytree(function: Callable) -> Callable:
+    plain = jax.tree_util.all_leaves([function])
+    return jax.tree_util.Partial(function) if plain else function
