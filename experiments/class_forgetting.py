@@ -3,6 +3,18 @@
 Claim: 10 epochs of FAMR at lr 1e-4 and lam 0.1 bring the accuracy on the forgotten class to about
 zero and cost 2 to 4 points of retained accuracy (FAMR, arXiv 2506.14515). Trains a classifier,
 unlearns, retrains the oracles, compares, and writes metrics.json, checkpoints and report.html.
+
+    python -m experiments.class_forgetting
+
+Under two minutes on two CPU cores; CIFAR-100 and Tiny-ImageNet, by the commands in CLAIMS.md, took
+an hour each on a busy machine. Expect (training images, per cent; original, FAMR, mean oracle):
+
+    digits  class:3  For-Acc 95.9 8.2 0.0  Ret-Acc 98.6 83.7 98.2
+    digits  random:0.05  For-Acc 95.8 81.9 94.0  Ret-Acc 98.5 87.6 98.0
+    cifar100  class:3  For-Acc 49.2 2.6 0.0  Ret-Acc 61.3 44.8 62.5
+    cifar100  random:0.05  For-Acc 60.6 25.2 48.4  Ret-Acc 60.7 29.2 58.9
+    folder:tiny_imagenet_100  class:3  For-Acc 91.0 14.5 0.0  Ret-Acc 80.8 76.2 82.3
+    folder:tiny_imagenet_100  random:0.05  For-Acc 78.0 67.0 59.7  Ret-Acc 82.1 72.4 81.6
 """
 
 from dataclasses import dataclass, field

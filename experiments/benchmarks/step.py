@@ -14,21 +14,22 @@ Expect (best of 7, wall, ms a step; vit_nano/4, 32x32 images, batch 128, float32
     unlearn          242        367           285             270           0.89           1.36
 
 So the goal, not slower than torch.compile, is met inside a scan, which is how the library runs its
-epochs, and missed by one step a call. The reason is memory, not arithmetic: every call of a compiled
-program takes its temporaries afresh, 69,282 page faults a step (270 MB) against 6,930 in a scan of 10
-steps and none in PyTorch, which keeps its own. With GLIBC_TUNABLES=glibc.malloc.hugetlb=1 a step a
-call takes 0.24-0.26 s of CPU time instead of 0.34-0.37 (a separate run, not in the JSON).
+epochs, and missed by one step a call. The reason is memory, not arithmetic: every call of a
+compiled program takes its temporaries afresh, 69,282 page faults a training step (270 MB) against
+6,930 in a scan of 10 steps and none in PyTorch, which keeps its own. With
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 a step a call takes 0.24-0.26 s of CPU time instead of
+0.34-0.37 (a separate run, not in the JSON).
 
 HVP / gradient: 2.52 for our blocks (FLOPs: 2.72), 2.15 for Linen's MultiHeadDotProductAttention
 (FLOPs: 2.73), whose gradient is slower: our gradient takes 0.75 of its time, our HVP 0.87. Medians,
 on the shared machine, are nearer to one: 0.87 and 0.96. `compile_seconds` of PyTorch is of its warm
-cache on disk; a first run took it 40-80 s a step under load.
+cache on disk; a first compilation took 38-79 s under load.
 """
 
-import math
 import os
 import resource
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -43,15 +44,24 @@ import optax
 from jax import Array
 
 from experiments import common
+from experiments.benchmarks.torch_vit import (
+    CALL_STEPS,
+    LAM,
+    TRAIN_LR,
+    UNLEARN_LR,
+    WEIGHT_DECAY,
+    import_torch,
+    torch_layout,
+    torch_loss,
+    torch_steps,
+    torch_vit,
+)
 from famr_jax import loop, losses, models, train
 from famr_jax.methods import famr
 from famr_jax.types import Batch, Pair, Params, check_count
 
 SCAN_STEPS = 10
-CALL_STEPS = 3
 TOLERANCE = 1e-4
-LAM, WEIGHT_DECAY = 0.1, 0.05
-TRAIN_LR, UNLEARN_LR = 1e-3, 1e-4
 CASES = ("train", "unlearn")
 OURS, PEERS = ("jax call", "jax scan"), ("torch eager", "torch compile")
 
@@ -114,7 +124,9 @@ def run(flags: Flags) -> None:
         for name, make in makers.items():
             begun = time.perf_counter()
             runners[f"{case}: {name}"] = step = make()
-            step()
+            with warnings.catch_warnings():  # inductor's imports use what PyTorch deprecates
+                warnings.simplefilter("ignore", DeprecationWarning)
+                step()
             first = time.perf_counter() - begun
             step()
             again = time.perf_counter() - begun - first
@@ -144,15 +156,6 @@ def run(flags: Flags) -> None:
     for name, ratio in results["ratios"].items():
         best = f"best {ratio['best']:.2f} median {ratio['median']:.2f}"
         common.console.print(f"{name:<38}", best, highlight=False)
-
-
-def import_torch() -> Any:
-    """The peer, or a sentence that says how to get it."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError("`torch` is needed here: install the [parity] extra.") from error
-    return torch
 
 
 def perturbed(params: Params, key: Array) -> Params:
@@ -197,113 +200,6 @@ def jax_steps(case: str, model: models.Model, params: Params, batch: Batch, epoc
         return make
 
     return maker(step, sets[0], 1, CALL_STEPS), maker(whole, sets[1], SCAN_STEPS, 1)
-
-
-def torch_steps(torch: Any, case: str, model: models.Model, params: Params, batch: Batch):
-    """Two makers of timed functions: PyTorch eager, and with model and loss compiled."""
-
-    def maker(compiled):
-        def make():
-            net = torch_vit(torch, model, params)
-            loss = torch_loss(torch, case, net, batch)
-            if case == "train":
-                options = {"lr": TRAIN_LR, "weight_decay": WEIGHT_DECAY}
-                optimizer = torch.optim.AdamW(net.parameters(), **options, fused=True)
-            else:
-                optimizer = torch.optim.Adam(net.parameters(), lr=UNLEARN_LR, fused=True)
-            if compiled:
-                torch._dynamo.reset()
-                loss = torch.compile(loss, fullgraph=True)
-            x = torch.from_numpy(np.array(batch.x))
-
-            def timed():
-                for _ in range(CALL_STEPS):
-                    optimizer.zero_grad()
-                    loss(x).backward()
-                    optimizer.step()
-                return CALL_STEPS
-
-            return timed
-
-        return make
-
-    return maker(False), maker(True)
-
-
-def torch_loss(torch: Any, case: str, net: Any, batch: Batch) -> Callable[[Any], Any]:
-    """The scalar that a step descends; the anchor is where `net` stands now."""
-    labels = torch.from_numpy(np.array(batch.labels)).long()
-    weights = tuple(net.parameters())
-    anchor = tuple(weight.detach().clone() for weight in weights)
-
-    def cross_entropy(x):
-        return torch.nn.functional.cross_entropy(net(x), labels)
-
-    def anchored_uniform(x):
-        logits = net(x)
-        kl = logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.shape[-1])
-        pairs = zip(weights, anchor, strict=True)
-        distance = sum(((weight - held) ** 2).sum() for weight, held in pairs)
-        return kl.mean() + LAM / 2 * distance
-
-    return cross_entropy if case == "train" else anchored_uniform
-
-
-def torch_vit(torch: Any, model: models.Model, params: Params) -> Any:
-    """The same ViT as a PyTorch module, with the same weights."""
-    dim, depth, heads = model.module.variant
-    patch, (height, width, channels) = model.module.patch, model.image_shape
-    rows, columns = height // patch, width // patch
-    linear, functional = torch.nn.Linear, torch.nn.functional
-
-    class Block(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm_attention = torch.nn.LayerNorm(dim, eps=1e-6)
-            self.qkv, self.out = linear(dim, 3 * dim), linear(dim, dim)
-            self.norm_mlp = torch.nn.LayerNorm(dim, eps=1e-6)
-            self.up, self.down = linear(dim, 4 * dim), linear(4 * dim, dim)
-
-        def forward(self, x):
-            n, tokens, _ = x.shape
-            qkv = self.qkv(self.norm_attention(x)).reshape(n, tokens, 3, heads, dim // heads)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)
-            y = functional.scaled_dot_product_attention(q, k, v)
-            x = x + self.out(y.transpose(1, 2).reshape(n, tokens, dim))
-            return x + self.down(functional.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
-
-    class ViT(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.patches = linear(patch * patch * channels, dim)
-            self.position = torch.nn.Parameter(torch.empty(rows * columns, dim))
-            for i in range(depth):
-                setattr(self, f"block_{i}", Block())
-            self.norm = torch.nn.LayerNorm(dim, eps=1e-6)
-            self.head = linear(dim, model.num_classes)
-
-        def forward(self, x):
-            n = x.shape[0]
-            x = x.reshape(n, rows, patch, columns, patch, channels).transpose(2, 3)
-            x = self.patches(x.reshape(n, rows * columns, -1)) + self.position
-            for i in range(depth):
-                x = getattr(self, f"block_{i}")(x)
-            return self.head(self.norm(x).mean(1))
-
-    net = ViT()
-    weights = {name: torch.from_numpy(leaf.copy()) for name, leaf in torch_layout(params).items()}
-    net.load_state_dict(weights)
-    return net
-
-
-def torch_layout(params: Params) -> dict[str, np.ndarray]:
-    """Weights, or their gradients, under PyTorch's names: kernels transposed, scales weights."""
-    named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *parents, last = (entry.key for entry in path)
-        name = {"kernel": "weight", "scale": "weight"}.get(last, last)
-        named[".".join([*parents, name])] = np.array(leaf).T if last == "kernel" else np.array(leaf)
-    return named
 
 
 def compare(torch: Any, model: models.Model, params: Params, batch: Batch) -> dict[str, float]:
