@@ -13,6 +13,7 @@ an hour each on a busy machine. Expect (training images, per cent; original, FAM
     digits  random:0.05  For-Acc 95.8 81.9 94.0  Ret-Acc 98.5 87.6 98.0
     cifar100  class:3  For-Acc 49.2 2.6 0.0  Ret-Acc 61.3 44.8 62.5
     cifar100  random:0.05  For-Acc 60.6 25.2 48.4  Ret-Acc 60.7 29.2 58.9
+    folder:fashion_mnist_5000  class:3  For-Acc 81.4 13.6 0.0  Ret-Acc 76.3 50.6 77.3
     folder:tiny_imagenet_100  class:3  For-Acc 91.0 14.5 0.0  Ret-Acc 80.8 76.2 82.3
     folder:tiny_imagenet_100  random:0.05  For-Acc 78.0 67.0 59.7  Ret-Acc 82.1 72.4 81.6
 """
