@@ -7,7 +7,7 @@ unlearns, retrains the oracles, compares, and writes metrics.json, checkpoints a
     python -m experiments.class_forgetting
 
 Under two minutes on two CPU cores; CIFAR-100 and Tiny-ImageNet, by the commands in CLAIMS.md, took
-72 and 42 minutes on a busy machine. Expect (training images, per cent; original, FAMR, mean oracle):
+72 and 42 minutes on a busy machine. Expect (training images, %; original, FAMR, mean oracle):
 
     digits  class:3  For-Acc 95.9 8.2 0.0  Ret-Acc 98.6 83.7 98.2
     digits  random:0.05  For-Acc 95.8 81.9 94.0  Ret-Acc 98.5 87.6 98.0
