@@ -33,6 +33,12 @@ def pytree(cls: type) -> type:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
+def as_pytree(function: Callable) -> Callable:
+    """A plain function wrapped, so that it may enter `jit` as an argument."""
+    plain = jax.tree_util.all_leaves([function])
+    return jax.tree_util.Partial(function) if plain else function
+
+
 @pytree
 class Batch:
     """Labelled images held in memory: a minibatch, or a whole set.

@@ -11,7 +11,17 @@ import optax
 from jax import Array
 
 from famr_jax import loop
-from famr_jax.types import Batch, Objective, Pair, Params, Unlearner, check_number, pytree, static
+from famr_jax.types import (
+    Batch,
+    Objective,
+    Pair,
+    Params,
+    Unlearner,
+    as_pytree,
+    check_number,
+    pytree,
+    static,
+)
 
 
 class DescentState(NamedTuple):
@@ -64,7 +74,7 @@ def descend(
     """
     if epoch_over not in ("forget", "retain"):
         raise ValueError(f"`epoch_over` must be 'forget' or 'retain', got {epoch_over!r}.")
-    return Descent(_as_pytree(objective), optimizer, epoch_over)
+    return Descent(as_pytree(objective), optimizer, epoch_over)
 
 
 class Unlearned(NamedTuple):
@@ -203,7 +213,7 @@ def minimise(
         ValueError: `tol` not positive.
     """
     check_number("tol", tol, above=0)
-    return _minimise(_as_pytree(objective), params, anchor, pair, key, tol, max_steps)
+    return _minimise(as_pytree(objective), params, anchor, pair, key, tol, max_steps)
 
 
 @jax.jit
@@ -243,12 +253,6 @@ _init_donating = jax.jit(_begin, donate_argnames="params")
 @jax.jit
 def _init_members(unlearner, params, forget, retain, keys):
     return jax.vmap(partial(_begin, unlearner, params, forget, retain))(keys)
-
-
-def _as_pytree(objective: Objective | Callable) -> Objective:
-    """A plain function wrapped, so that it may enter `jit` as an argument."""
-    plain = jax.tree_util.all_leaves([objective])
-    return jax.tree_util.Partial(objective) if plain else objective
 
 
 def _check_sets(unlearner: Unlearner, forget: Batch, retain: Batch | None):

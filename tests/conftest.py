@@ -9,6 +9,9 @@ from hypothesis import settings
 from famr_jax import models
 from famr_jax.types import Batch
 
+# Meshes of four devices in the suite; whatever does not ask for one runs on the first.
+jax.config.update("jax_num_cpu_devices", 4)
+
 settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("suite")
 

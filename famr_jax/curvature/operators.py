@@ -1,12 +1,10 @@
-"""Linear operators `v -> A v`: Hessian, Gauss-Newton, Fisher, Jacobian, NTK, and their algebra.
+"""Curvature of a mean loss over a data set: Hessian, Gauss-Newton matrix, Fisher information.
 
-Each is a callable pytree: arrays are leaves and functions static, so that it enters jit as an
-argument, and new weights or data of equal shape do not retrace. `A + B`, `c * A` and
-`A + damping * Identity()` compose. A data set is any pytree of arrays with a common leading axis;
-means over it run in micro-batches of bounded memory, every example weighted once, divided once.
+Means over the data run in micro-batches, every example weighted once, divided once.
 """
 
-import math
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -14,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from famr_jax.types import Params, pytree, static
+from famr_jax.curvature.algebra import operator, precise
+from famr_jax.curvature.batches import in_batches, mean_of, rows_of, size_of
+from famr_jax.types import Params, static
 
 LossFn: TypeAlias = Callable[[Params, Any], Array]
 """`loss_fn(params, data) -> [n]`: one value per example, entry i of example i alone."""
@@ -24,87 +24,6 @@ OutputsFn: TypeAlias = Callable[[Params, Any], Array]
 
 OutputLossFn: TypeAlias = Callable[[Array, Any], Array]
 """`loss_fn(outputs, data) -> [n]`: one value per example, convex in its outputs."""
-
-
-def operator(cls: type) -> type:
-    """Class decorator: a callable pytree dataclass that adds and scales."""
-    cls.__add__ = lambda self, other: Sum((self, other))
-    cls.__mul__ = cls.__rmul__ = lambda self, factor: Scaled(self, factor)
-    return pytree(cls)
-
-
-def linearized(matvec: Callable) -> Callable:
-    """The product `v -> A v`, with all that does not depend on v computed once.
-
-    Solvers call it before their loop. It holds the activations of one pass, so an operator that
-    runs in micro-batches stays as it is.
-    """
-    return getattr(matvec, "linearized", lambda: matvec)()
-
-
-@operator
-class Identity:
-    """v -> v."""
-
-    def __call__(self, v):
-        return v
-
-
-@operator
-class Sum:
-    """v -> A v + B v + ..."""
-
-    terms: tuple
-
-    def __call__(self, v):
-        return jax.tree.map(lambda *leaves: sum(leaves), *(term(v) for term in self.terms))
-
-    def linearized(self):
-        return Sum(tuple(jax.tree_util.Partial(linearized(term)) for term in self.terms))
-
-
-@operator
-class Scaled:
-    """v -> c A v."""
-
-    matvec: Callable
-    factor: float
-
-    def __call__(self, v):
-        return jax.tree.map(lambda leaf: self.factor * leaf, self.matvec(v))
-
-    def linearized(self):
-        return Scaled(linearized(self.matvec), self.factor)
-
-
-@operator
-class Restricted:
-    """A on some of the parameters, the others held: v -> P A P^T v.
-
-    Attributes:
-        matvec: A, on vectors shaped like `params`.
-        params: Gives the structure.
-        keep: `keep(path) -> bool` on paths such as "block_0/qkv/kernel". Vectors have `None` in the
-            place of every leaf that is not kept; see `select`.
-    """
-
-    matvec: Callable
-    params: Params
-    keep: Callable[[str], bool] = static()
-
-    def __call__(self, v):
-        fill = lambda part, leaf: jnp.zeros_like(leaf) if part is None else part  # noqa: E731
-        whole = jax.tree.map(fill, v, self.params, is_leaf=lambda part: part is None)
-        return self.select(self.matvec(whole))
-
-    def linearized(self):
-        return Restricted(linearized(self.matvec), self.params, self.keep)
-
-    def select(self, tree: Any) -> Any:
-        """A tree like `params` with `None` for the leaves that are not kept."""
-        name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
-        pick = lambda path, leaf: leaf if self.keep(name(path)) else None  # noqa: E731
-        return jax.tree_util.tree_map_with_path(pick, tree)
 
 
 @operator
@@ -128,10 +47,10 @@ class Hessian:
             grad = jax.grad(lambda params: jnp.vdot(weight, self.loss_fn(params, batch)))
             return jax.jvp(grad, (self.params,), (v,))[1]
 
-        return _mean(product, self.data, self.batch_size)
+        return mean_of(product, self.data, self.batch_size)
 
     def linearized(self):
-        if _in_batches(self.data, self.batch_size):
+        if in_batches(self.data, self.batch_size):
             return self
         mean = lambda params: jnp.mean(self.loss_fn(params, self.data))  # noqa: E731
         return jax.linearize(jax.grad(mean), self.params)[1]
@@ -160,12 +79,12 @@ class GaussNewton:
 
     def __call__(self, v):
         product = lambda batch, weight: self._product(batch, weight)(v)  # noqa: E731
-        return _mean(product, self.data, self.batch_size)
+        return mean_of(product, self.data, self.batch_size)
 
     def linearized(self):
-        if _in_batches(self.data, self.batch_size):
+        if in_batches(self.data, self.batch_size):
             return self
-        n = _size(self.data)
+        n = size_of(self.data)
         return self._product(self.data, jnp.full(n, 1 / n))
 
     def _product(self, batch, weight):
@@ -201,7 +120,7 @@ class EmpiricalFisher:
             along = push(v)
             return jax.linear_transpose(push, self.params)(weight.astype(along.dtype) * along)[0]
 
-        return _mean(product, self.data, self.batch_size)
+        return mean_of(product, self.data, self.batch_size)
 
 
 def fisher(
@@ -216,28 +135,36 @@ def _log_partition(outputs, data):
     return jax.nn.logsumexp(outputs, axis=-1)
 
 
-def _size(data: Any) -> int:
-    return jax.tree.leaves(data)[0].shape[0]
+def sampled_fisher(
+    outputs_fn: OutputsFn,
+    params: Params,
+    data: Any,
+    *,
+    key: Array,
+    batch_size: int | None = None,
+) -> EmpiricalFisher:
+    """Fisher information with one label per example drawn from the model: unbiased, rank <= N.
+
+    Its mean over keys is `fisher`; on the labels of the data it would be the empirical Fisher.
+    """
+    labels = _draw(params, data, key, outputs_fn=outputs_fn, batch_size=batch_size)
+    return EmpiricalFisher(_LabelLoss(outputs_fn), params, (data, labels), batch_size)
 
 
-def _in_batches(data: Any, batch_size: int | None) -> bool:
-    return batch_size is not None and batch_size < _size(data)
+@functools.partial(jax.jit, static_argnames=("outputs_fn", "batch_size"))
+@precise
+def _draw(params, data, key, *, outputs_fn, batch_size):
+    logits = rows_of(lambda batch: outputs_fn(params, batch), data, batch_size)
+    return jax.random.categorical(key, logits)
 
 
-def _mean(product: Callable, data: Any, batch_size: int | None):
-    """(1/N) times what `product(batch, weight)` sums over the examples of weight one."""
-    n = _size(data)
-    if not _in_batches(data, batch_size):
-        return jax.tree.map(lambda leaf: leaf / n, product(data, jnp.ones(n)))
+@dataclasses.dataclass(frozen=True)
+class _LabelLoss:
+    """-log p(label), as a function that equals another of the same model: jit compares it."""
 
-    def body(total, rows):
-        batch = jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, n - 1)], data)
-        part = product(batch, (rows < n).astype(jnp.float32))
-        return jax.tree.map(jnp.add, total, part), None
+    outputs_fn: OutputsFn
 
-    num_steps = math.ceil(n / batch_size)
-    rows = jnp.arange(num_steps * batch_size).reshape(num_steps, batch_size)
-    like = jax.eval_shape(lambda: product(jax.tree.map(lambda a: a[:1], data), jnp.ones(1)))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-    total = jax.lax.scan(body, zeros, rows)[0]
-    return jax.tree.map(lambda leaf: leaf / n, total)
+    def __call__(self, params, pair):
+        data, labels = pair
+        log_p = jax.nn.log_softmax(self.outputs_fn(params, data))
+        return -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]

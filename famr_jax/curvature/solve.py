@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from famr_jax.curvature.operators import linearized
-from famr_jax.types import check_count, check_number
+from famr_jax.curvature.algebra import linearized, precise
+from famr_jax.types import as_pytree, check_count, check_number
 
 CONVERGED, OUT_OF_STEPS, INDEFINITE, STALLED = range(4)
 WORDS = (
@@ -50,6 +50,7 @@ class Solution(NamedTuple):
         return WORDS[int(self.reason)]
 
 
+@precise
 def solve(
     matvec: Callable,
     b: Any,
@@ -87,8 +88,9 @@ def solve(
         raise ValueError(f"`method` must be 'cg' or 'minres', got {method!r}.")
     if method == "minres" and preconditioner is not None:
         raise ValueError("`preconditioner` must be None for MINRES, got one.")
-    wrap = lambda f: f if f is None or jax.tree.leaves(f) != [f] else jax.tree_util.Partial(f)  # noqa: E731
-    return _solve(wrap(matvec), b, damping, tol, max_steps, wrap(preconditioner), method=method)
+    if preconditioner is not None:
+        preconditioner = as_pytree(preconditioner)
+    return _solve(as_pytree(matvec), b, damping, tol, max_steps, preconditioner, method=method)
 
 
 class _Outer(NamedTuple):

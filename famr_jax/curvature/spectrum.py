@@ -1,4 +1,4 @@
-"""Eigenvalues, spectral densities, traces and diagonals of any symmetric operator, with errors.
+"""Eigenvalues and spectral densities of any symmetric operator, with errors.
 
 Lanczos re-orthogonalises against the whole basis, twice: without it the largest eigenvalues appear
 many times over. Residuals are recomputed, because the recursive bound is none in float32.
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from famr_jax.curvature.operators import linearized
-from famr_jax.types import check_count, check_number
+from famr_jax.curvature.algebra import linearized, precise
+from famr_jax.types import as_pytree, check_count, check_number
 
 
 class Lanczos(NamedTuple):
@@ -24,11 +24,13 @@ class Lanczos(NamedTuple):
     Attributes:
         diagonal: Of the tridiagonal T, `[k]`.
         offdiagonal: `[k - 1]`.
+        remainder: ||A v - ...||, what the last step left over: zero once the space is exhausted.
         basis: V, orthonormal rows, `[k, dim]`; zero rows once the space is exhausted.
     """
 
     diagonal: Array
     offdiagonal: Array
+    remainder: Array
     basis: Array
 
 
@@ -50,6 +52,7 @@ class Eigenvalues(NamedTuple):
     converged: Array
 
 
+@precise
 def lanczos(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
     """`num_steps` steps of Lanczos from `start`, a pytree, fully re-orthogonalised.
 
@@ -57,28 +60,29 @@ def lanczos(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
         ValueError: `num_steps` below one, or a basis that does not fit in memory.
     """
     check_count("num_steps", num_steps)
-    _check_memory(num_steps, start)
-    return _lanczos(_as_pytree(matvec), start, num_steps=num_steps)
+    check_memory(num_steps, start)
+    return _lanczos(as_pytree(matvec), start, num_steps=num_steps)
 
 
 @partial(jax.jit, static_argnames="num_steps")
 def _lanczos(matvec, start, *, num_steps):
-    product = _flat(matvec, start)
+    product = flat_product(matvec, start)
     v = ravel_pytree(start)[0]
     basis = jnp.zeros((num_steps, v.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
 
     def body(basis, i):
         w = product(basis[i])
         alpha = jnp.vdot(basis[i], w)
-        w, _ = _orthogonalise(basis, w)
+        w, _ = orthogonalise(basis, w)
         beta = jnp.linalg.norm(w)
         basis = basis.at[i + 1].set(w / jnp.where(beta > 0, beta, 1), mode="drop")
         return basis, (alpha, beta)
 
     basis, (alphas, betas) = jax.lax.scan(body, basis, jnp.arange(num_steps))
-    return Lanczos(alphas, betas[:-1], basis)
+    return Lanczos(alphas, betas[:-1], betas[-1], basis)
 
 
+@precise
 def eigenvalues(
     matvec: Callable,
     like: Any,
@@ -113,25 +117,25 @@ def eigenvalues(
     if which not in ("largest", "smallest"):
         raise ValueError(f"`which` must be 'largest' or 'smallest', got {which!r}.")
     size = min(dim, 2 * k + 20)
-    _check_memory(size, like)
+    check_memory(size, like)
     sign = 1.0 if which == "largest" else -1.0
-    return _eigenvalues(_as_pytree(matvec), like, sign, tol, max_restarts, key, k=k, size=size)
+    return _eigenvalues(as_pytree(matvec), like, sign, tol, max_restarts, key, k=k, size=size)
 
 
 @partial(jax.jit, static_argnames=("k", "size"))
 def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
-    product = _flat(matvec, like)
+    product = flat_product(matvec, like)
     flat = ravel_pytree(like)[0]
     kept = k + (size - k) // 2
 
     def extend(i, carry):
         """Adds A v_i to the basis; its Gram-Schmidt coefficients are a column of the matrix."""
         basis, matrix, key = carry
-        w, column = _orthogonalise(basis, product(basis[i]))
+        w, column = orthogonalise(basis, product(basis[i]))
         beta = jnp.linalg.norm(w)
         # An exhausted Krylov space goes on from a fresh direction.
         key, fresh_key = jax.random.split(key)
-        fresh, _ = _orthogonalise(basis, jax.random.normal(fresh_key, flat.shape, flat.dtype))
+        fresh, _ = orthogonalise(basis, jax.random.normal(fresh_key, flat.shape, flat.dtype))
         exhausted = beta <= 10 * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(column)
         w = jnp.where(exhausted, fresh, w / jnp.where(exhausted, 1, beta))
         w = jnp.where(i + 1 < flat.size, w / jnp.linalg.norm(w), 0)
@@ -181,22 +185,25 @@ class Density(NamedTuple):
     Attributes:
         nodes: `[probes, num_steps]`.
         weights: `[probes, num_steps]`, each row sums to one.
+        residuals: `[probes, num_steps]`: an eigenvalue lies this near to each node.
     """
 
     nodes: Array
     weights: Array
+    residuals: Array
 
     def mean_of(self, function: Callable[[Array], Array]) -> tuple[Array, Array]:
         """(1/dim) tr f(A), and its standard error over the probes."""
-        return _mean_and_error(jnp.sum(self.weights * function(self.nodes), axis=1))
+        return mean_and_error(jnp.sum(self.weights * function(self.nodes), axis=1))
 
     def smooth(self, grid: Array, *, width: float) -> tuple[Array, Array]:
         """The density on a grid, each node a Gaussian of `width`; with standard errors."""
         distance = (grid[:, None, None] - self.nodes) / width
         peaks = jnp.exp(-(distance**2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
-        return _mean_and_error(jnp.sum(self.weights * peaks, axis=-1), axis=-1)
+        return mean_and_error(jnp.sum(self.weights * peaks, axis=-1), axis=-1)
 
 
+@precise
 def density(
     matvec: Callable, like: Any, *, num_steps: int = 80, num_probes: int = 10, key: Array
 ) -> Density:
@@ -216,10 +223,8 @@ def density(
     """
     check_count("num_steps", num_steps)
     check_count("num_probes", num_probes)
-    _check_memory(num_steps, like)
-    return _density(
-        _as_pytree(matvec), like, jax.random.split(key, num_probes), num_steps=num_steps
-    )
+    check_memory(num_steps, like)
+    return _density(as_pytree(matvec), like, jax.random.split(key, num_probes), num_steps=num_steps)
 
 
 @partial(jax.jit, static_argnames="num_steps")
@@ -229,64 +234,27 @@ def _density(matvec, like, keys, *, num_steps):
 
     def one(key):
         probe = unravel(jax.random.normal(key, flat.shape, flat.dtype))
-        diagonal, offdiagonal, _ = _lanczos(matvec, probe, num_steps=num_steps)
+        diagonal, offdiagonal, remainder, _ = _lanczos(matvec, probe, num_steps=num_steps)
         matrix = jnp.diag(diagonal) + jnp.diag(offdiagonal, 1) + jnp.diag(offdiagonal, -1)
         nodes, vectors = jnp.linalg.eigh(matrix)
-        return nodes, vectors[0] ** 2
+        return nodes, vectors[0] ** 2, jnp.abs(remainder * vectors[-1])
 
     return Density(*jax.lax.map(one, keys))
 
 
-def trace(matvec: Callable, like: Any, *, num_probes: int = 100, key: Array) -> tuple[Array, Array]:
-    """Hutchinson's estimate of tr A with Rademacher probes, and its standard error.
-
-    Raises:
-        ValueError: `num_probes` below two.
-    """
-    _check_probes(num_probes)
-    estimates = _probe(_as_pytree(matvec), like, jax.random.split(key, num_probes))
-    return _mean_and_error(jnp.sum(estimates, axis=1))
-
-
-def diagonal(matvec: Callable, like: Any, *, num_probes: int = 100, key: Array) -> tuple[Any, Any]:
-    """Hutchinson's estimate of diag A, E[z * A z], and its standard errors: pytrees like `like`.
-
-    Raises:
-        ValueError: `num_probes` below two.
-    """
-    _check_probes(num_probes)
-    estimates = _probe(_as_pytree(matvec), like, jax.random.split(key, num_probes))
-    unravel = ravel_pytree(like)[1]
-    return tuple(unravel(part) for part in _mean_and_error(estimates, axis=0))
-
-
-@jax.jit
-def _probe(matvec, like, keys):
-    product, flat = _flat(matvec, like), ravel_pytree(like)[0]
-
-    def one(key):
-        z = jax.random.rademacher(key, flat.shape, flat.dtype)
-        return z * product(z)
-
-    return jax.lax.map(one, keys)
-
-
-def _mean_and_error(values: Array, axis: int = -1) -> tuple[Array, Array]:
+def mean_and_error(values: Array, axis: int = -1) -> tuple[Array, Array]:
+    """Mean and its standard error along an axis."""
     count = values.shape[axis]
     return jnp.mean(values, axis), jnp.std(values, axis, ddof=1) / jnp.sqrt(count)
 
 
-def _check_probes(num_probes: int) -> None:
-    if num_probes < 2:
-        raise ValueError(f"`num_probes` must be >= 2 for a standard error, got {num_probes}.")
-
-
-def _flat(matvec: Callable, like: Any) -> Callable:
+def flat_product(matvec: Callable, like: Any) -> Callable:
+    """`v -> A v` on flat vectors, linearised."""
     unravel, product = ravel_pytree(like)[1], linearized(matvec)
     return lambda v: ravel_pytree(product(unravel(v)))[0]
 
 
-def _orthogonalise(basis: Array, w: Array) -> tuple[Array, Array]:
+def orthogonalise(basis: Array, w: Array) -> tuple[Array, Array]:
     """w without its part in the span of the rows, by two passes; and the coefficients of that."""
     first = basis @ w
     w = w - first @ basis
@@ -294,14 +262,10 @@ def _orthogonalise(basis: Array, w: Array) -> tuple[Array, Array]:
     return w - second @ basis, first + second
 
 
-def _check_memory(num_vectors: int, like: Any) -> None:
+def check_memory(num_vectors: int, like: Any) -> None:
+    """Raises a `ValueError` with the bytes if so many vectors like `like` cannot fit."""
     needed = num_vectors * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
     stats = jax.devices()[0].memory_stats() or {}
     there = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ValueError(f"`basis` must fit in {there} bytes, got {num_vectors} vectors: {needed}.")
-
-
-def _as_pytree(function: Callable) -> Callable:
-    plain = jax.tree_util.all_leaves([function])
-    return jax.tree_util.Partial(function) if plain else function

@@ -1,0 +1,113 @@
+"""What every operator `v -> A v` can do: enter jit, add, scale, be restricted, be linearised.
+
+An operator is a callable pytree: arrays are leaves and functions static, so that it enters jit as
+an argument, and new weights or data of equal shape do not retrace. `A + B`, `c * A` and
+`A + damping * Identity()` compose.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from famr_jax.types import Params, pytree, static
+
+
+def precise(function: Callable) -> Callable:
+    """The function with matrix products of full precision, unless the user has chosen another.
+
+    The defaults of GPU and TPU (TF32, bfloat16) break Lanczos and CG.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        chosen = jax.config.jax_default_matmul_precision or "highest"
+        with jax.default_matmul_precision(chosen):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+def operator(cls: type) -> type:
+    """Class decorator: a callable pytree dataclass that adds and scales."""
+    cls.__call__ = precise(cls.__call__)
+    cls.__add__ = lambda self, other: Sum((self, other))
+    cls.__mul__ = cls.__rmul__ = lambda self, factor: Scaled(self, factor)
+    return pytree(cls)
+
+
+@precise
+def linearized(matvec: Callable) -> Callable:
+    """The product `v -> A v`, with all that does not depend on v computed once.
+
+    Solvers call it before their loop. It holds the activations of one pass, so an operator that
+    runs in micro-batches stays as it is.
+    """
+    return getattr(matvec, "linearized", lambda: matvec)()
+
+
+@operator
+class Identity:
+    """v -> v."""
+
+    def __call__(self, v):
+        return v
+
+
+@operator
+class Sum:
+    """v -> A v + B v + ..."""
+
+    terms: tuple
+
+    def __call__(self, v):
+        return jax.tree.map(lambda *leaves: sum(leaves), *(term(v) for term in self.terms))
+
+    def linearized(self):
+        return Sum(tuple(jax.tree_util.Partial(linearized(term)) for term in self.terms))
+
+
+@operator
+class Scaled:
+    """v -> c A v."""
+
+    matvec: Callable
+    factor: float
+
+    def __call__(self, v):
+        return jax.tree.map(lambda leaf: self.factor * leaf, self.matvec(v))
+
+    def linearized(self):
+        return Scaled(linearized(self.matvec), self.factor)
+
+
+@operator
+class Restricted:
+    """A on some of the parameters, the others held: v -> P A P^T v.
+
+    Attributes:
+        matvec: A, on vectors shaped like `params`.
+        params: Gives the structure.
+        keep: `keep(path) -> bool` on paths such as "block_0/qkv/kernel". Vectors have `None` in the
+            place of every leaf that is not kept; see `select`.
+    """
+
+    matvec: Callable
+    params: Params
+    keep: Callable[[str], bool] = static()
+
+    def __call__(self, v):
+        fill = lambda part, leaf: jnp.zeros_like(leaf) if part is None else part  # noqa: E731
+        whole = jax.tree.map(fill, v, self.params, is_leaf=lambda part: part is None)
+        return self.select(self.matvec(whole))
+
+    def linearized(self):
+        return Restricted(linearized(self.matvec), self.params, self.keep)
+
+    def select(self, tree: Any) -> Any:
+        """A tree like `params` with `None` for the leaves that are not kept."""
+        name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
+        pick = lambda path, leaf: leaf if self.keep(name(path)) else None  # noqa: E731
+        return jax.tree_util.tree_map_with_path(pick, tree)

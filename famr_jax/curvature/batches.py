@@ -1,0 +1,62 @@
+"""Sums over a data set in micro-batches: memory bounded by one of them, a ragged last one masked.
+
+A data set is any pytree of arrays with a common leading axis.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def size_of(data: Any) -> int:
+    """How many examples."""
+    return jax.tree.leaves(data)[0].shape[0]
+
+
+def in_batches(data: Any, batch_size: int | None) -> bool:
+    """Whether the data set is more than one micro-batch."""
+    return batch_size is not None and batch_size < size_of(data)
+
+
+def _batches(n: int, batch_size: int) -> Array:
+    """Row numbers, `[steps, batch_size]`; those of the last batch go on beyond n."""
+    num_steps = math.ceil(n / batch_size)
+    return jnp.arange(num_steps * batch_size).reshape(num_steps, batch_size)
+
+
+def _take(data: Any, rows: Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, leaf.shape[0] - 1)], data)
+
+
+def rows_of(product: Callable, data: Any, batch_size: int | None) -> Array:
+    """`product(batch)`, `[n, ...]`, of all examples."""
+    n = size_of(data)
+    if not in_batches(data, batch_size):
+        return product(data)
+    parts = jax.lax.map(lambda rows: product(_take(data, rows)), _batches(n, batch_size))
+    return parts.reshape(-1, *parts.shape[2:])[:n]
+
+
+def sum_of(product: Callable, data: Any, batch_size: int | None) -> Any:
+    """What `product(batch, weight)` sums over the examples of weight one."""
+    n = size_of(data)
+    if not in_batches(data, batch_size):
+        return product(data, jnp.ones(n))
+
+    def body(total, rows):
+        part = product(_take(data, rows), (rows < n).astype(jnp.float32))
+        return jax.tree.map(jnp.add, total, part), None
+
+    like = jax.eval_shape(lambda: product(jax.tree.map(lambda a: a[:1], data), jnp.ones(1)))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    return jax.lax.scan(body, zeros, _batches(n, batch_size))[0]
+
+
+def mean_of(product: Callable, data: Any, batch_size: int | None) -> Any:
+    """The same, divided once by the number of examples."""
+    n = size_of(data)
+    return jax.tree.map(lambda leaf: leaf / n, sum_of(product, data, batch_size))

@@ -1,0 +1,152 @@
+"""How well conditioned A + lam I is: both ends of the spectrum, and what lies near zero."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from famr_jax.curvature.algebra import linearized, precise
+from famr_jax.curvature.spectrum import Density, check_memory, density, eigenvalues
+from famr_jax.types import as_pytree, check_count, check_number
+
+
+class Estimate(NamedTuple):
+    """A number and its estimated error."""
+
+    value: Array
+    error: Array
+
+
+class Condition(NamedTuple):
+    """The conditioning of A + lam I, each number with its estimated error.
+
+    Attributes:
+        lambda_min: Smallest eigenvalue of A.
+        lambda_max: Largest eigenvalue of A.
+        shifted_min: lambda_min + lam.
+        ratio: (lambda_max + lam) / (lambda_min + lam), the condition number; infinite where
+            A + lam I is not positive definite.
+        near_zero: Number of eigenvalues of A with |e| < lam.
+        under_floor: Number with |e| < `floor`.
+        negative: Number with e < -`floor`.
+        effective_dimension: sum max(e, 0) / (max(e, 0) + lam): directions that the data decide and
+            not the ridge, for a Gauss-Newton matrix.
+        floor: 10 eps max|e|: smaller eigenvalues are rounding in this precision.
+        exact: Whether the whole spectrum was computed. If not, counts come from quadrature.
+    """
+
+    lambda_min: Estimate
+    lambda_max: Estimate
+    shifted_min: Estimate
+    ratio: Estimate
+    near_zero: Estimate
+    under_floor: Estimate
+    negative: Estimate
+    effective_dimension: Estimate
+    floor: Array
+    exact: bool
+
+
+@precise
+def condition(
+    matvec: Callable,
+    like: Any,
+    *,
+    lam: float,
+    num_steps: int = 80,
+    num_probes: int = 10,
+    tol: float = 1e-4,
+    key: Array,
+) -> Condition:
+    """Conditioning of A + lam I.
+
+    Where the dimension is at most num_steps num_probes, the whole spectrum costs no more than its
+    quadrature and is computed. Otherwise both ends come from thick-restart Lanczos, with their
+    residuals as errors, and counts from stochastic Lanczos quadrature: the error of a count is the
+    standard error over the probes plus the mass whose own residual reaches over the threshold.
+
+    Args:
+        matvec: A, symmetric.
+        like: A pytree of arrays of the shapes that A acts on.
+        lam: Shift, > 0.
+        num_steps: Lanczos steps a probe.
+        num_probes: Probes, at least 2.
+        tol: Wanted residual of both ends, relative to the largest |e|.
+        key: PRNG key.
+
+    Raises:
+        ValueError: A number out of range, or a basis that does not fit in memory.
+    """
+    check_number("lam", lam, above=0)
+    check_count("num_steps", num_steps)
+    if num_probes < 2:
+        raise ValueError(f"`num_probes` must be >= 2 for an error, got {num_probes}.")
+    dim = sum(leaf.size for leaf in jax.tree.leaves(like))
+    eps = jnp.finfo(jnp.result_type(*jax.tree.leaves(like))).eps
+    exact = dim <= num_steps * num_probes
+    if exact:
+        check_memory(dim, like)
+        spectrum = _spectrum(as_pytree(matvec), like)
+        floor = 10 * eps * jnp.max(jnp.abs(spectrum))
+        ends = Estimate(spectrum[0], floor), Estimate(spectrum[-1], floor)
+        whole = jnp.broadcast_to(spectrum, (2, dim))
+        quadrature = Density(whole, jnp.full_like(whole, 1 / dim), jnp.full_like(whole, floor))
+    else:
+        keys = jax.random.split(key, 3)
+        found = [
+            eigenvalues(matvec, like, k=1, which=which, tol=tol, key=key)
+            for which, key in zip(("smallest", "largest"), keys[:2], strict=True)
+        ]
+        ends = tuple(Estimate(end.values[0], end.residuals[0]) for end in found)
+        floor = 10 * eps * jnp.max(jnp.abs(jnp.stack([end.value for end in ends])))
+        sizes = {"num_steps": num_steps, "num_probes": num_probes}
+        quadrature = density(matvec, like, **sizes, key=keys[2])
+    count = lambda *thresholds: _count(quadrature, dim, *thresholds)  # noqa: E731
+    positive = lambda e: jnp.maximum(e, 0) / (jnp.maximum(e, 0) + lam)  # noqa: E731
+    mean, error = quadrature.mean_of(positive)
+    smallest = Estimate(ends[0].value + lam, ends[0].error)
+    return Condition(
+        *ends,
+        smallest,
+        _ratio(Estimate(ends[1].value + lam, ends[1].error), smallest),
+        near_zero=count(-lam, lam),
+        under_floor=count(-floor, floor),
+        negative=count(-jnp.inf, -floor),
+        effective_dimension=Estimate(dim * mean, dim * error),
+        floor=floor,
+        exact=exact,
+    )
+
+
+def _count(quadrature: Density, dim: int, low: Array, high: Array) -> Estimate:
+    """Eigenvalues in (low, high)."""
+    nodes, residuals = quadrature.nodes, quadrature.residuals
+    inside = (nodes > low) & (nodes < high)
+    unsure = (jnp.abs(nodes - low) < residuals) | (jnp.abs(nodes - high) < residuals)
+    share, error = quadrature.mean_of(lambda _: inside)
+    doubtful, _ = quadrature.mean_of(lambda _: unsure)
+    return Estimate(dim * share, dim * (error + doubtful))
+
+
+def _ratio(top: Estimate, bottom: Estimate) -> Estimate:
+    value = top.value / bottom.value
+    error = value * (top.error / top.value + bottom.error / bottom.value)
+    definite = bottom.value > 0
+    return Estimate(jnp.where(definite, value, jnp.inf), jnp.where(definite, error, jnp.inf))
+
+
+@jax.jit
+def _spectrum(matvec, like):
+    """All eigenvalues, ascending, from as many products as there are dimensions."""
+    flat, unravel = ravel_pytree(like)
+    product = linearized(matvec)
+
+    def column(i):
+        unit = jnp.zeros_like(flat).at[i].set(1)
+        return ravel_pytree(product(unravel(unit)))[0]
+
+    matrix = jax.lax.map(column, jnp.arange(flat.size))
+    return jnp.linalg.eigvalsh((matrix + matrix.T) / 2)

@@ -1,0 +1,90 @@
+"""The Jacobian of a model's outputs in its parameters, its transpose, and the tangent kernel."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from famr_jax.curvature.algebra import operator
+from famr_jax.curvature.batches import in_batches, rows_of, sum_of
+from famr_jax.curvature.operators import OutputsFn
+from famr_jax.types import Params, static
+
+
+@operator
+class Jacobian:
+    """Jacobian of a model's outputs in its parameters: v -> J v, `[N, ...]`.
+
+    Attributes:
+        outputs_fn: The model on the data.
+        params: Where.
+        data: Over what, N examples.
+        batch_size: Micro-batch; None for all at once.
+    """
+
+    outputs_fn: OutputsFn = static()
+    params: Params
+    data: Any
+    batch_size: int | None = static(None)
+
+    def __call__(self, v):
+        def product(batch):
+            outputs = lambda params: self.outputs_fn(params, batch)  # noqa: E731
+            return jax.jvp(outputs, (self.params,), (v,))[1]
+
+        return rows_of(product, self.data, self.batch_size)
+
+    def linearized(self):
+        if in_batches(self.data, self.batch_size):
+            return self
+        return jax.linearize(lambda params: self.outputs_fn(params, self.data), self.params)[1]
+
+    def transpose(self) -> "JacobianTransposed":
+        """J^T as an operator, u -> J^T u."""
+        return JacobianTransposed(self)
+
+
+@operator
+class JacobianTransposed:
+    """u -> J^T u = sum_i J_i^T u_i, for u shaped like the outputs; see `Jacobian.transpose`."""
+
+    jacobian: Jacobian
+
+    def __call__(self, u):
+        jacobian = self.jacobian
+
+        def product(pair, weight):
+            batch, u = pair
+            outputs, pull = jax.vjp(
+                lambda params: jacobian.outputs_fn(params, batch), jacobian.params
+            )
+            return pull((jax.vmap(jnp.multiply)(weight, u)).astype(outputs.dtype))[0]
+
+        return sum_of(product, (jacobian.data, u), jacobian.batch_size)
+
+    def linearized(self):
+        if in_batches(self.jacobian.data, self.jacobian.batch_size):
+            return self
+        pull = jax.linear_transpose(self.jacobian.linearized(), self.jacobian.params)
+        return lambda u: pull(u)[0]
+
+
+@operator
+class NTK:
+    """Neural tangent kernel, u -> J J^T u, for u shaped like the outputs; see `Jacobian`."""
+
+    outputs_fn: OutputsFn = static()
+    params: Params
+    data: Any
+    batch_size: int | None = static(None)
+
+    def __call__(self, u):
+        jacobian = Jacobian(self.outputs_fn, self.params, self.data, self.batch_size)
+        return jacobian(jacobian.transpose()(u))
+
+    def linearized(self):
+        if in_batches(self.data, self.batch_size):
+            return self
+        push = Jacobian(self.outputs_fn, self.params, self.data).linearized()
+        pull = jax.linear_transpose(push, self.params)
+        return lambda u: push(pull(u)[0])

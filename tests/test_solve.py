@@ -1,0 +1,107 @@
+"""Solvers against dense float64 solutions, and what they say when they fail."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dense import Dense, problem, symmetric
+
+from famr_jax import curvature
+
+
+@pytest.fixture(autouse=True)
+def _x64(x64):
+    pass
+
+
+SPECTRA = {
+    "definite": np.linspace(0.1, 10, 50),
+    "indefinite": np.linspace(-5, 10.3, 50),
+    "singular": np.r_[np.zeros(5), np.linspace(1, 10, 45)],
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("method", ["cg", "minres"])
+@pytest.mark.parametrize("tol", [1e-4, 1e-10])
+def test_solution_is_the_dense_one_or_says_why_not(name, method, tol):
+    matrix = symmetric(SPECTRA[name])
+    b = {"a": jnp.asarray(np.random.default_rng(1).normal(size=50))}
+    found = curvature.solve(Dense(matrix), b, damping=0.01, tol=tol, max_steps=500, method=method)
+    shifted = np.asarray(matrix) + 0.01 * np.eye(50)
+    residual = np.linalg.norm(b["a"] - shifted @ found.value["a"]) / np.linalg.norm(b["a"])
+    np.testing.assert_allclose(found.residual, residual, rtol=1e-3, atol=1e-14)
+    assert bool(found.negative_curvature) == (name == "indefinite")
+    if name == "indefinite" and method == "cg":
+        assert not found.converged
+        assert "indefinite" in found.why
+    else:
+        assert found.converged
+        assert found.why == "converged"
+        assert found.residual <= tol
+
+
+@pytest.mark.parametrize("method", ["cg", "minres"])
+def test_float32_floor_is_said_and_not_looped_at(method):
+    matrix = symmetric(np.linspace(0.01, 10, 50)).astype(jnp.float32)
+    b = {"a": jnp.ones(50, jnp.float32)}
+    found = curvature.solve(Dense(matrix), b, tol=1e-12, max_steps=5000, method=method)
+    assert not found.converged
+    assert "floor" in found.why
+    assert found.residual < 1e-4
+    assert found.num_steps < 1000
+
+
+def test_many_right_hand_sides_by_vmap_and_preconditioning():
+    matrix = symmetric(np.geomspace(1e-3, 10, 50))
+    b = {"a": jnp.asarray(np.random.default_rng(1).normal(size=(4, 50)))}
+    one = lambda b: curvature.solve(Dense(matrix), b, tol=1e-8, max_steps=2000)  # noqa: E731
+    found = jax.vmap(one)(b)
+    np.testing.assert_allclose(found.value["a"], np.linalg.solve(matrix, b["a"].T).T, rtol=1e-4)
+    inverse = Dense(jnp.asarray(np.linalg.inv(matrix + 1e-4 * np.eye(50))))
+    first = {"a": b["a"][0]}
+    plain = curvature.solve(Dense(matrix), first, tol=1e-8, max_steps=2000)
+    helped = curvature.solve(Dense(matrix), first, tol=1e-8, max_steps=2000, preconditioner=inverse)
+    assert helped.converged
+    assert helped.num_steps < plain.num_steps / 3
+
+
+def test_zero_right_hand_side_and_bad_arguments():
+    matvec, b = Dense(jnp.eye(3)), {"a": jnp.zeros(3)}
+    assert curvature.solve(matvec, b).converged
+    for bad in ({"tol": 0.0}, {"damping": float("nan")}, {"max_steps": 0}, {"method": "gmres"}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            curvature.solve(matvec, b, **bad)
+    with pytest.raises(ValueError, match="preconditioner"):
+        curvature.solve(matvec, b, method="minres", preconditioner=matvec)
+
+
+def test_lineax_agrees():
+    lineax = pytest.importorskip("lineax")
+    params, batch, _, outputs_fn, output_loss = problem("vit")
+    matvec = curvature.GaussNewton(outputs_fn, output_loss, params, batch)
+    b = jax.tree.map(jnp.ones_like, params)
+    found = curvature.solve(matvec, b, damping=0.1, tol=1e-10, max_steps=500)
+    shifted = matvec + 0.1 * curvature.Identity()
+    like = jax.eval_shape(lambda: params)
+    operator = lineax.FunctionLinearOperator(shifted, like, tags=lineax.positive_semidefinite_tag)
+    wanted = lineax.linear_solve(operator, b, lineax.CG(rtol=1e-12, atol=0)).value
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7), found.value, wanted)
+
+
+def test_one_program_for_all_dampings_tolerances_and_data():
+    params, batch, loss_fn, *_ = problem("logistic")
+    traces = []
+
+    def counted(params, batch):
+        traces.append(None)
+        return loss_fn(params, batch)
+
+    def solve(params, damping):
+        matvec = curvature.Hessian(counted, params, batch)
+        curvature.solve(matvec, params, damping=damping, tol=1e-6 * damping)
+
+    solve(params, 0.1)
+    count = len(traces)
+    solve(jax.tree.map(lambda leaf: leaf + 1, params), 0.2)
+    assert len(traces) == count > 0

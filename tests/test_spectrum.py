@@ -1,0 +1,151 @@
+"""Spectra, traces and conditioning against dense float64 eigenvalues."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dense import KEY, Dense, columns, problem, symmetric
+
+from famr_jax import curvature
+
+
+@pytest.fixture(autouse=True)
+def _x64(x64):
+    pass
+
+
+SPREAD = np.linspace(-5, 10.3, 50)
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest"])
+@pytest.mark.parametrize(("size", "k"), [(200, 5), (200, 1), (30, 10), (10, 10)])
+def test_eigenvalues_are_the_dense_ones(which, size, k):
+    small = np.random.default_rng(0).normal(size=size - 5) / 10
+    spread = np.sort(np.r_[np.linspace(5, 6, 5), small])
+    matrix = symmetric(spread)
+    like = {"a": jnp.zeros(size)}
+    found = curvature.eigenvalues(Dense(matrix), like, k=k, which=which, tol=1e-8, key=KEY)
+    wanted = spread[::-1][:k] if which == "largest" else spread[:k]
+    np.testing.assert_allclose(found.values, wanted, atol=1e-8)
+    assert found.converged.all()
+    again = np.linalg.norm(matrix @ found.vectors.T - found.vectors.T * found.values, axis=0)
+    np.testing.assert_allclose(found.residuals, again, atol=1e-12)
+
+
+def test_long_lanczos_shows_no_ghosts():
+    """200 steps for the 10 eigenvalues of a small matrix: each once."""
+    spread = np.r_[np.linspace(-0.01, 0.01, 240), np.arange(1, 11)]
+    found = curvature.lanczos(Dense(symmetric(spread)), {"a": jnp.ones(250)}, num_steps=200)
+    np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(200), atol=1e-10)
+    off = np.diag(found.offdiagonal, 1)
+    matrix = np.diag(found.diagonal) + off + off.T
+    np.testing.assert_allclose(np.linalg.eigvalsh(matrix)[-10:], np.arange(1, 11), atol=1e-9)
+
+
+def test_density_moments_trace_and_diagonal_are_within_their_errors():
+    matrix = symmetric(SPREAD)
+    like = {"a": jnp.zeros(50)}
+    found = curvature.density(Dense(matrix), like, num_steps=20, num_probes=200, key=KEY)
+    for power in (1, 2, 3):
+        mean, error = found.mean_of(lambda nodes, power=power: nodes**power)
+        assert abs(mean - np.mean(SPREAD**power)) < 4 * error
+    grid = jnp.linspace(-10, 15, 400)
+    height, _ = found.smooth(grid, width=0.5)
+    np.testing.assert_allclose(jnp.trapezoid(height, grid), 1, atol=1e-3)
+    mean, error = curvature.trace(Dense(matrix), like, num_probes=300, key=KEY)
+    assert abs(mean - np.trace(matrix)) < 4 * error
+    entries, errors = curvature.diagonal(Dense(matrix), like, num_probes=2000, key=KEY)
+    assert np.mean(np.abs(entries["a"] - np.diag(matrix)) < 3 * errors["a"]) > 0.95
+
+
+def test_basis_that_does_not_fit_is_refused_with_its_bytes():
+    like = {"a": jax.ShapeDtypeStruct((10**12,), jnp.float32)}
+    with pytest.raises(ValueError, match="bytes, got 30 vectors: 120000000000000"):
+        curvature.eigenvalues(Dense(None), like, k=5, key=KEY)
+
+
+def test_hutch_plus_plus_beats_hutchinson_where_eigenvalues_decay():
+    spread = 100 / np.arange(1, 201) ** 2
+    matvec, like = Dense(symmetric(spread)), {"a": jnp.zeros(200)}
+    plain, loose = curvature.trace(matvec, like, num_probes=60, key=KEY)
+    fine, tight = curvature.trace(matvec, like, num_probes=60, method="hutch++", key=KEY)
+    assert abs(plain - spread.sum()) < 4 * loose
+    assert abs(fine - spread.sum()) < 4 * tight
+    assert tight < loose / 10
+    for bad in ({"num_probes": 1}, {"method": "hutch++", "num_probes": 5}, {"method": "exact"}):
+        with pytest.raises(ValueError, match=next(reversed(bad))):
+            curvature.trace(matvec, like, key=KEY, **bad)
+
+
+def test_matfree_agrees():
+    matfree = pytest.importorskip("matfree.decomp")
+    spread = np.r_[np.linspace(0, 1, 40), 3, 5]
+    matrix = symmetric(spread)
+    start = jax.random.normal(KEY, (42,))
+    found = curvature.lanczos(Dense(matrix), {"a": start}, num_steps=15)
+    tridiag = matfree.tridiag_sym(15, reortho="full", materialize=True)
+    wanted = tridiag(lambda v: matrix @ v, start)
+    off = np.diag(found.offdiagonal, 1)
+    np.testing.assert_allclose(np.diag(found.diagonal) + off + off.T, wanted.J_small, atol=1e-10)
+
+
+LAM = 0.3
+CASES = {
+    "definite": np.linspace(0.1, 10, 60),
+    "singular": np.r_[np.zeros(30), np.linspace(0.5, 10, 30)],
+    "indefinite": np.r_[np.linspace(-1, -0.1, 10), np.zeros(20), np.linspace(0.02, 5, 30)],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("sizes", [(80, 10), (9, 6)])
+def test_condition_counts_what_the_spectrum_holds(name, sizes):
+    """The whole spectrum where it is as cheap, else quadrature within four of its errors."""
+    spread = CASES[name]
+    num_steps, num_probes = sizes
+    matvec, like = Dense(symmetric(spread)), {"a": jnp.zeros(60)}
+    found = curvature.condition(
+        matvec, like, lam=LAM, num_steps=num_steps, num_probes=num_probes, tol=1e-9, key=KEY
+    )
+    assert found.exact == (num_steps * num_probes >= 60)
+    positive = np.maximum(spread, 0)
+    wanted = {
+        "lambda_min": spread.min(),
+        "lambda_max": spread.max(),
+        "shifted_min": spread.min() + LAM,
+        "near_zero": np.sum(np.abs(spread) < LAM),
+        "under_floor": np.sum(spread == 0),
+        "negative": np.sum(spread < 0),
+        "effective_dimension": np.sum(positive / (positive + LAM)),
+    }
+    for field, value in wanted.items():
+        estimate = getattr(found, field)
+        assert abs(estimate.value - value) <= 4 * estimate.error + 1e-8, field
+    definite = spread.min() + LAM > 0
+    ratio = (spread.max() + LAM) / (spread.min() + LAM) if definite else np.inf
+    np.testing.assert_allclose(found.ratio.value, ratio, rtol=1e-6)
+
+
+def test_condition_by_quadrature_is_near_the_truth():
+    """Errors that say anything: the counts of a net's Gauss-Newton matrix to a tenth."""
+    params, batch, _, outputs_fn, _ = problem("vit")
+    matvec = curvature.fisher(outputs_fn, params, batch)
+    spread = np.linalg.eigvalsh(columns(matvec, params))
+    found = curvature.condition(matvec, params, lam=0.01, num_steps=40, num_probes=20, key=KEY)
+    assert not found.exact
+    dimension = np.sum(np.maximum(spread, 0) / (np.maximum(spread, 0) + 0.01))
+    for estimate, value in (
+        (found.effective_dimension, dimension),
+        (found.near_zero, np.sum(spread < 0.01)),
+        (found.under_floor, np.sum(np.abs(spread) < found.floor)),
+    ):
+        assert abs(estimate.value - value) < 4 * estimate.error
+        assert estimate.error < 0.1 * len(spread)
+    assert found.negative.value - 4 * found.negative.error <= 0
+
+
+def test_condition_refuses_bad_numbers():
+    matvec, like = Dense(jnp.eye(3)), {"a": jnp.zeros(3)}
+    for bad in ({"lam": 0.0}, {"lam": 1.0, "num_probes": 1}, {"lam": 1.0, "num_steps": 0}):
+        with pytest.raises(ValueError, match=next(reversed(bad))):
+            curvature.condition(matvec, like, key=KEY, **bad)
