@@ -4,13 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import scipy.sparse.linalg
-from jax.flatten_util import ravel_pytree
+import optax
 
 from experiments.workbench import Case
-from famr_jax import losses, metrics
+from famr_jax import curvature, losses, metrics
 from famr_jax.attacks import loss_attack, svc_confidence
 from famr_jax.types import ApplyFn, Batch, Objective, Pair, Params
 
@@ -236,28 +234,18 @@ def targets(table: list[dict[str, Any]], num_classes: int) -> dict[str, Any]:
 
 @jax.jit
 def gradient_norm(
-    objective: Objective, params: Params, anchor: Params, pair: Pair, key
+    objective: Objective, params: Params, anchor: Params, pair: Pair, key: jax.Array
 ) -> jax.Array:
     """||grad J(params)|| on whole sets: how far a point is from stationary."""
-    grads = jax.grad(lambda p: objective(p, anchor, pair, key)[0])(params)
-    return jnp.linalg.norm(ravel_pytree(grads)[0])
+    return optax.tree.norm(jax.grad(lambda p: objective(p, anchor, pair, key)[0])(params))
 
 
-@jax.jit
-def _curvature_along(objective, params, pair, vector):
-    unravel = ravel_pytree(params)[1]
-    grad = jax.grad(lambda p: objective(p, params, pair, None)[0])
-    return ravel_pytree(jax.jvp(grad, (params,), (unravel(vector),))[1])[0]
+def largest_curvature(apply_fn: ApplyFn, params: Params, forget: Batch, *, batch_size: int):
+    """Largest eigenvalue of the Hessian of the mean forget loss, to one per mille."""
 
+    def loss_fn(params, batch):
+        return losses.uniform_kl(apply_fn(params, batch.x))
 
-def largest_curvature(objective: Objective, params: Params, pair: Pair) -> float:
-    """Largest eigenvalue of the objective's Hessian at `params`, to one per cent, by SciPy."""
-    size = ravel_pytree(params)[0].size
-
-    def product(vector):
-        vector = vector.ravel().astype(np.float32)
-        return np.asarray(_curvature_along(objective, params, pair, vector), np.float64)
-
-    operator = scipy.sparse.linalg.LinearOperator((size, size), product, dtype=np.float64)
-    start = np.random.default_rng(0).normal(size=size)
-    return float(scipy.sparse.linalg.eigsh(operator, 1, which="LA", tol=1e-2, v0=start)[0][0])
+    hessian = curvature.Hessian(loss_fn, params, forget, batch_size)
+    found = curvature.eigenvalues(hessian, params, k=1, tol=1e-3, key=jax.random.key(0))
+    return float(found.values[0])

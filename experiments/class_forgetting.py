@@ -46,6 +46,7 @@ WHY = {
 }
 WATCHED_RETAIN = 2000
 UNLEARNING_SEEDS = 3
+MICRO_BATCH = 256
 CONVERGED_TO, CONVERGED_STEPS = 1e-2, 100
 PAPER = {"lam": 0.1, "lr": 1e-4, "epochs": 10}
 CURVES = ("for_acc", "ret_acc", "entropy")
@@ -142,7 +143,8 @@ class Forgetting:
 
     def stationarity(self, end: Params) -> dict[str, Any]:
         """How far from grad J = 0 the run stopped, and the same descent carried to convergence."""
-        objective, pair = self.method(self.flags.optimizer).objective, Pair(self.forget, None)
+        objective = unlearn.InBatches(self.method(self.flags.optimizer).objective, MICRO_BATCH)
+        pair = Pair(self.forget, None)
         norm = partial(measured.gradient_norm, objective, anchor=self.original, pair=pair)
         found = unlearn.minimise(
             objective,
@@ -174,8 +176,10 @@ class Forgetting:
         L is the curvature at the anchor. The rule is one for gradient descent: Adam's rows have no
         answer to it. At equal lam the forms are two objectives; lam_mean = lam_sum / |T| is one.
         """
-        flags, bare = self.flags, famr(self.bench.model.apply, lam=0.0).objective
-        curvature = measured.largest_curvature(bare, self.original, Pair(self.forget, None))
+        flags, apply_fn = self.flags, self.bench.model.apply
+        curvature = measured.largest_curvature(
+            apply_fn, self.original, self.forget, batch_size=MICRO_BATCH
+        )
         table = []
         for optimizer in ("sgd", "adam"):
             for form, weight in (("mean", 1.0), ("sum", float(len(self.forget)))):

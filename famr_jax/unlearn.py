@@ -168,6 +168,45 @@ def run_epochs(
     return loop.run_epochs(unlearner, state, Pair(forget, retain), **sizes, key=key, start=start)
 
 
+@pytree
+class InBatches:
+    """An objective on a whole forget set, in the memory of one micro-batch.
+
+        J = sum_b (n_b / n) J_b
+
+    Exact for an objective that averages losses over the forget set and adds terms in the weights.
+    Its gradient costs one more forward pass.
+
+    Attributes:
+        objective: J_b, on the forget set alone.
+        batch_size: Examples a micro-batch; the last may have fewer.
+    """
+
+    objective: Objective
+    batch_size: int = static()
+
+    def __call__(self, params, anchor, pair, key):
+        n, size = len(pair.forget), min(self.batch_size, len(pair.forget))
+        steps, rest = divmod(n, size)
+
+        @jax.checkpoint
+        def part(params, batch):
+            value = self.objective(params, anchor, Pair(batch, None), key)
+            return jax.tree.map(lambda leaf: len(batch) / n * leaf, value)
+
+        def body(total, batch):
+            return jax.tree.map(jnp.add, total, part(params, batch)), None
+
+        whole = jax.tree.map(
+            lambda leaf: leaf[: steps * size].reshape(steps, size, *leaf.shape[1:]), pair.forget
+        )
+        start = part(params, pair.forget[n - rest :]) if rest else None
+        if start is None:
+            like = jax.eval_shape(part, params, pair.forget[:size])
+            start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        return jax.lax.scan(body, start, whole)[0]
+
+
 class Minimum(NamedTuple):
     """A point found by `minimise`: how good it is, and whether it is good enough.
 

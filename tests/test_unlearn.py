@@ -13,7 +13,7 @@ from famr_jax.losses import l2_anchor
 from famr_jax.methods import famr, retrain
 from famr_jax.train import Supervised
 from famr_jax.types import Batch, Pair
-from famr_jax.unlearn import begin, descend, minimise, run, run_epochs
+from famr_jax.unlearn import InBatches, begin, descend, minimise, run, run_epochs
 
 KEY = jax.random.key(2)
 SGD, ADAM = optax.sgd(0.1), optax.adam(1e-2)
@@ -58,6 +58,22 @@ def test_a_plain_function_runs_to_its_minimum_by_run_and_by_minimise():
         found = minimise(objective, params, params, pair, key=KEY)
         np.testing.assert_allclose(found.params["w"], minimum, rtol=1e-4)
         assert found.converged
+
+
+@pytest.mark.parametrize("batch_size", [3, 5, 10, 99])
+def test_an_objective_in_batches_is_the_objective(model, params, forget, batch_size):
+    whole = famr(model.apply, lam=0.3).objective
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    both = jax.jit(
+        lambda objective: jax.value_and_grad(objective, has_aux=True)(
+            moved, params, Pair(forget, None), KEY
+        )
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        both(InBatches(whole, batch_size)),
+        both(whole),
+    )
 
 
 def test_the_log_has_one_entry_an_epoch_and_means_over_steps(model, params, forget):
