@@ -33,7 +33,7 @@ from rich.markup import escape
 from experiments import case as measured
 from experiments import common, workbench
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax import metrics, report, unlearn
+from famr_jax import mesh, metrics, report, unlearn
 from famr_jax.methods import famr
 from famr_jax.types import Pair, Params, check_count, check_number
 
@@ -124,7 +124,7 @@ class Forgetting:
             self.config,
             lambda: unlearn.begin(method, self.original, self.forget, key=self.key),
             lambda state, start: unlearn.run_epochs(
-                method, state, self.forget, **self.sizes, key=self.key, start=start
+                method, mesh.split(state), self.forget, **self.sizes, key=self.key, start=start
             ),
             epochs=self.flags.epochs,
             watch=self.watch,

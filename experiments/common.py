@@ -1,5 +1,6 @@
 """What every experiment stands on: flags, progress, resumable phases, seconds and the JSON."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -23,7 +24,7 @@ import rich.progress
 import tyro
 
 import famr_jax
-from famr_jax import checkpoint
+from famr_jax import checkpoint, mesh
 
 console = rich.console.Console(stderr=True)
 Flags = TypeVar("Flags")
@@ -47,12 +48,15 @@ class NonFiniteError(Exception):
 def main(flags: type[Flags], run: Callable[[Flags], None]) -> None:
     """Parses the command line into a frozen dataclass and runs the experiment.
 
-    Exits 2 with one line on bad input, 1 if a run turned non-finite.
+    Runs on the devices that the flag `mesh` of a workbench names. Exits 2 with one line on bad
+    input, 1 if a run turned non-finite.
     """
     description = sys.modules[flags.__module__].__doc__
     parsed = tyro.cli(flags, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    devices = getattr(getattr(parsed, "bench", None), "mesh", None)
     try:
-        run(parsed)
+        with jax.set_mesh(mesh.parse(devices)) if devices else contextlib.nullcontext():
+            run(parsed)
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise SystemExit(2) from error

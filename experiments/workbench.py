@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from experiments import common
-from famr_jax import checkpoint, data, forget, loop, models, train
+from famr_jax import checkpoint, data, forget, loop, mesh, models, train
 from famr_jax.types import Batch, Params, check_count, check_number
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
@@ -49,6 +49,8 @@ class Flags:
     """Directory of the results; runs/DATASET-MODEL-SEED if not given."""
     cache: Path = Path("runs/cache")
     """Where phases are kept for --resume, shared by runs and experiments."""
+    mesh: str | None = None
+    """Devices to run on, as data=4 or data=2,model=2; one if not given."""
     resume: bool = False
     """Reuse what a run of the same settings finished, and go on where it was killed."""
 
@@ -108,7 +110,7 @@ class Workbench:
 
     def config(self, mask: np.ndarray) -> dict[str, Any]:
         """What determines a model trained on the rows of `mask`, for the store."""
-        names = ("model", "train_epochs", "train_lr", "batch_size", "seed")
+        names = ("model", "train_epochs", "train_lr", "batch_size", "seed", "mesh")
         chosen = {name: getattr(self.flags, name) for name in names}
         chosen["augment"] = self.augment.__name__
         return {
@@ -190,7 +192,7 @@ class Workbench:
             self.config(mask) | {"members": key.shape[0] if key.ndim else None},
             lambda: jax.jit(jax.vmap(init) if key.ndim else init)(init_key),
             lambda state, start: loop.run_epochs(
-                learner, state, rows, **sizes, key=key, start=start
+                learner, mesh.split(state), rows, **sizes, key=key, start=start
             ),
             epochs=flags.train_epochs,
         )

@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from famr_jax.mesh import gather, spread
 from famr_jax.types import Batch, check_count
 
 
@@ -41,13 +43,13 @@ def run_epoch(learner: Any, state: Any, sets: Any, key: Array, *, num_steps: int
 
     def body(state, xs):
         step_rows, key = xs
-        batches = [leaf[r] for leaf, r in zip(leaves, step_rows, strict=True)]
+        batches = [spread(leaf[r]) for leaf, r in zip(leaves, step_rows, strict=True)]
         return learner.step(state, jax.tree.unflatten(structure, batches), key)
 
     state, info = jax.lax.scan(body, state, (rows, jax.random.split(step_key, num_steps)))
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((info, state.params))]
     info = jax.tree.map(jnp.mean, info)
-    return state, {**info, "finite": jnp.all(jnp.stack(finite))}
+    return state, gather({**info, "finite": jnp.all(jnp.stack(finite))})
 
 
 @partial(jax.jit, static_argnames=("num_steps", "batch_size"), donate_argnames="state")
@@ -111,7 +113,7 @@ def _epochs(learner, state, sets, key, epochs, sizes):
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None)) if key.ndim else jax.random.fold_in
     for epoch in epochs:
         state, info = run(learner, state, sets, fold(key, epoch), **sizes)
-        finite = bool(jnp.all(info["finite"]))
+        finite = bool(np.all(jax.device_get(info["finite"])))
         yield epoch, state, info
         if not finite:
             return

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.stats
 from jax import Array
 
+from famr_jax.mesh import spread
 from famr_jax.types import ApplyFn, Params
 
 ORACLES_FOR_A_VERDICT = 8
@@ -26,13 +27,13 @@ def predict(apply_fn: ApplyFn, params: Params, x: Array, *, batch_size: int = 50
     """Logits of a whole set, `[n, num_classes]`, in batches of bounded memory."""
     whole = x.shape[0] // batch_size * batch_size
     if whole == 0:
-        return apply_fn(params, x)
+        return apply_fn(params, spread(x))
     batches = x[:whole].reshape(-1, batch_size, *x.shape[1:])
-    logits = jax.lax.map(partial(apply_fn, params), batches)
+    logits = jax.lax.map(lambda batch: apply_fn(params, spread(batch)), batches)
     logits = logits.reshape(whole, *logits.shape[2:])
     if whole == x.shape[0]:
         return logits
-    return jnp.concatenate([logits, apply_fn(params, x[whole:])])
+    return jnp.concatenate([logits, apply_fn(params, spread(x[whole:]))])
 
 
 def votes(logits: Array) -> Array:

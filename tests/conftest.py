@@ -11,6 +11,8 @@ from famr_jax.types import Batch
 
 # Meshes of four devices in the suite; whatever does not ask for one runs on the first.
 jax.config.update("jax_num_cpu_devices", 4)
+# Forced devices share few threads: two programs in flight can wait for one another for ever.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("suite")

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {
-    "types": 0,
+    **dict.fromkeys(("types", "mesh"), 0),
     **dict.fromkeys(("losses", "forget", "models", "data", "checkpoint", "loop"), 1),
     **dict.fromkeys(("train", "unlearn", "curvature", "metrics"), 2),
     **dict.fromkeys(("influence", "filters"), 3),

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from famr_jax.mesh import spread
+
 
 def size_of(data: Any) -> int:
     """How many examples."""
@@ -29,14 +31,14 @@ def _batches(n: int, batch_size: int) -> Array:
 
 
 def _take(data: Any, rows: Array) -> Any:
-    return jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, leaf.shape[0] - 1)], data)
+    return spread(jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, leaf.shape[0] - 1)], data))
 
 
 def rows_of(product: Callable, data: Any, batch_size: int | None) -> Array:
     """`product(batch)`, `[n, ...]`, of all examples."""
     n = size_of(data)
     if not in_batches(data, batch_size):
-        return product(data)
+        return product(spread(data))
     parts = jax.lax.map(lambda rows: product(_take(data, rows)), _batches(n, batch_size))
     return parts.reshape(-1, *parts.shape[2:])[:n]
 
@@ -45,7 +47,7 @@ def sum_of(product: Callable, data: Any, batch_size: int | None) -> Any:
     """What `product(batch, weight)` sums over the examples of weight one."""
     n = size_of(data)
     if not in_batches(data, batch_size):
-        return product(data, jnp.ones(n))
+        return product(spread(data), jnp.ones(n))
 
     def body(total, rows):
         part = product(_take(data, rows), (rows < n).astype(jnp.float32))
