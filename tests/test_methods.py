@@ -22,7 +22,11 @@ SETTINGS = {"epochs": 3, "batch_size": 5, "key": KEY}
 
 # name -> function of `(apply_fn, init_fn)` that gives the unlearner
 METHODS = {
+    "descent_ascent": lambda apply_fn, init_fn: methods.descent_ascent(
+        apply_fn, forget_weight=0.5, ascent_steps=4, optimizer=ADAM
+    ),
     "famr": lambda apply_fn, init_fn: methods.famr(apply_fn, lam=0.1, optimizer=ADAM),
+    "gradient_ascent": lambda apply_fn, init_fn: methods.gradient_ascent(apply_fn, optimizer=ADAM),
     "nothing": lambda apply_fn, init_fn: methods.nothing(),
     "retrain": lambda apply_fn, init_fn: methods.retrain(Supervised(apply_fn, ADAM), init_fn),
 }
