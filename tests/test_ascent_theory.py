@@ -2,8 +2,6 @@
 
 from itertools import islice
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -26,12 +24,22 @@ def explicit(kind, samples, group):
 
     def objective(w):
         losses = [
-            weights[forgotten] * count * jnp.exp(-jnp.dot(jnp.array(features), w))
+            weights[forgotten] * count * np.exp(-np.dot(features, w))
             for features, count, forgotten in samples
         ]
-        return sum(losses) + group.l2 / 2 * jnp.dot(w, w)
+        return sum(losses) + group.l2 / 2 * np.dot(w, w)
 
     return objective
+
+
+def assert_minimum(objective, w):
+    """The gradient vanishes and the Hessian is positive, by central differences."""
+    moves = np.eye(len(w))
+    slopes = [(objective(w + 1e-5 * m) - objective(w - 1e-5 * m)) / 2e-5 for m in moves]
+    np.testing.assert_allclose(slopes, 0, atol=1e-9)
+    rng = np.random.default_rng(0)
+    for move in 1e-3 * rng.normal(size=(20, len(w))):
+        assert objective(w + move) > objective(w)
 
 
 def test_closed_forms_give_the_known_numbers():
@@ -43,16 +51,13 @@ def test_closed_forms_give_the_known_numbers():
 
 @pytest.mark.parametrize("kind", ["D", "R", "DA"])
 @pytest.mark.parametrize("weight", [1.0, 1 / 9])
-def test_closed_forms_are_minima_of_the_sum_over_samples(x64, kind, weight):
+def test_closed_forms_are_minima_of_the_sum_over_samples(kind, weight):
     alphas = (0.05, 0.11, 0.1)
     group = Group(900.0, 100.0, 90.0, np.array(alphas), 0.1, weight)
-    w = jnp.asarray(ascent_theory.minima(group)[kind])
     axes = np.eye(3)
     samples = [(axes[j], 90.0, False) for j in range(3)]
     samples += [(axes[j], alpha * 90.0, True) for j, alpha in enumerate(alphas)]
-    objective = explicit(kind, samples, group)
-    np.testing.assert_allclose(jax.grad(objective)(w), 0, atol=1e-14)
-    assert np.all(np.linalg.eigvalsh(jax.hessian(objective)(w)) > 0)
+    assert_minimum(explicit(kind, samples, group), ascent_theory.minima(group)[kind])
 
 
 def test_closed_forms_agree_with_newton_and_with_where_descent_ascent_ends():
@@ -128,15 +133,13 @@ def test_random_forget_sets_are_never_in_the_range_as_a_whole():
 
 
 @pytest.mark.parametrize(("eps", "alpha"), [(0.3, 0.02), (0.6, 0.06), (0.9, 0.1)])
-def test_the_plane_has_its_minima_where_scipy_finds_them(x64, eps, alpha):
+def test_the_plane_has_minima_of_the_sum_over_samples(eps, alpha):
     group = Group(900.0, 100.0, 810.0, alpha, 1.0)
     samples = [((1.0, eps), 810.0, False), ((eps, 1.0), alpha * 810.0, True)]
     for kind, w in ascent_plane.minima(group, eps).items():
         objective = explicit(kind, samples, group)
-        value = jax.jit(jax.value_and_grad(objective))
-        end = minimize(lambda w, f=value: f(jnp.asarray(w)), w + 0.05, jac=True, tol=1e-12)
-        np.testing.assert_allclose(end.x, w, atol=1e-7)
-        assert np.all(np.linalg.eigvalsh(jax.hessian(objective)(jnp.asarray(w))) > 0)
+        assert_minimum(objective, w)
+        np.testing.assert_allclose(minimize(objective, w + 0.05, tol=1e-10).x, w, atol=1e-5)
 
 
 def test_the_plane_satisfies_the_papers_equations():
@@ -152,12 +155,12 @@ def test_the_plane_satisfies_the_papers_equations():
 
 @pytest.mark.parametrize("l2", [1.0, 0.1])
 def test_descent_ascent_in_the_plane_ends_at_its_minimum_or_diverges(l2):
-    eps = np.linspace(0.05, 0.95, 12)
-    alpha = np.linspace(0.005, 100 / 900, 12)[:, None]
+    eps = np.linspace(0.05, 0.95, 9)
+    alpha = np.linspace(0.005, 100 / 900, 9)[:, None]
     group = Group(900.0, 100.0, 810.0, alpha, l2)
     found = ascent_plane.minima(group, eps)
     w = found["D"]
-    for _ in range(30_000):
+    for _ in range(20_000):
         g = ascent_plane.gradient(*group.pulls()["DA"], l2, eps, w)
         w = np.where(np.abs(w) < 20, w - 0.02 * np.clip(g, -20, 20), w)
     diverged = np.max(np.abs(w), axis=-1) >= 20
