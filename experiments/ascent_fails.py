@@ -42,9 +42,9 @@ class Flags:
     """Epochs of unlearning: over the forget set in ascent, the retained set in descent-ascent."""
     ascent_epochs: int = 5
     """Epochs after which descent-ascent stops ascending and fine-tunes."""
-    ascent_lrs: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 1e-1)
+    ascent_lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     """Steps of gradient ascent, by SGD."""
-    descent_ascent_lrs: tuple[float, ...] = (1e-3, 1e-2, 3e-2)
+    descent_ascent_lrs: tuple[float, ...] = (1e-3, 5e-3, 2e-2)
     """Steps of descent-ascent, by SGD."""
     bench: workbench.Flags = field(default_factory=lambda: workbench.Flags(out=OUT))
 
