@@ -234,15 +234,7 @@ def _toy(toy: dict[str, Any]) -> Html:
     rows = [
         (
             each["name"],
-            *(
-                html(
-                    *[
-                        f"({m['point'][0]:.2f}, {m['point'][1]:.2f}) {m['loss']:.2f} {m['signs']}; "
-                        for m in each[kind]
-                    ]
-                )
-                for kind in MODELS
-            ),
+            *(html(*map(_minimum, each[kind])) for kind in MODELS),
             "yes" if ascent_toy.traps(each) else "no",
         )
         for each in toy["readings"]
@@ -269,18 +261,24 @@ def _toy(toy: dict[str, Any]) -> Html:
             ("reading of the text", "original", "oracle", "descent-ascent", "the story"),
             rows,
             wide=(0, 1, 2, 3),
-            caption="Minima (a, b), loss and predicted signs at x = -1, 1, 3, 4 in each reading of "
-            "the text; the last column says whether it tells the paper's story.",
+            caption="Predicted signs at x = −1, 1, 3, 4, loss and place (a, b) of each minimum; "
+            "the last column says whether the reading tells the paper's story.",
         ),
     )
+
+
+def _minimum(found: dict[str, Any]) -> Html:
+    a, b = (number(round(value, 2)) for value in found["point"])
+    signs = found["signs"].replace("-", "−")
+    return element("div", f"{signs}  {number(found['loss'])} at ({a}, {b})")
 
 
 def _landscape(title: str, kind: str, path: Sequence, tone: str, toy: dict[str, Any]) -> Html:
     drawing, panel = plot.axes(title, "b", **WIDE, margin=(40, 40, 44, 16))
     a, b = np.linspace(1.8, 3.6, 120), np.linspace(-1.7, -0.1, 120)
     heights = ascent_toy.loss(np.stack(np.meshgrid(a, b), -1), ascent_toy.COPIES[kind])
-    levels = heights.min() + (heights.max() - heights.min()) * np.linspace(0.01, 1, 18) ** 2
-    panel.contour(a, b, heights, levels, colors=colour("rule"), linewidths=1)
+    levels = np.quantile(heights, np.linspace(0.01, 0.97, 20))
+    panel.contour(a, b, heights, levels, colors=colour("grey"), linewidths=0.6)
     points = np.array(path)
     panel.plot(points[:, 0], points[:, 1], color=colour(tone), linewidth=2.2)
     tones = {"D": "grey", "R": "blue", "DA": "vermillion", "fine-tuned": "purple"}
@@ -321,6 +319,7 @@ def _random(result: dict[str, Any]) -> Html:
             ("For-Acc of one more oracle, 95 % prediction interval", "blue"),
             ("oracles' Test-Acc and Hoeffding's interval for For-Acc", "grey"),
         ),
+        page.paragraph("The upright line marks where the ascent stops.", kind="note"),
         grids[0],
         page.paragraph(
             "Below, the distance to the oracles on the test set, in mean total variation: a "
