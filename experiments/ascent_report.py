@@ -1,6 +1,7 @@
 """The report of ascent_fails: claims, closed forms, maps, landscape and the random forget set."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -116,8 +117,8 @@ def _curves(title: str, paths: Sequence[dict], result: dict[str, Any], metric: s
     scale, words = (100, "forget accuracy, %") if share else (1, "TV to the oracles, test set")
     drawing, panel = plot.axes(title, words, margin=(40, 40, 44, 84))
     known = [oracle[metric] for oracle in result["oracles"] if metric in oracle]
-    values = [scale * np.array(path[metric]) for path in paths if metric in path]
-    top = max([*np.concatenate(values), *(scale * value for value in known)]) if values else 1
+    values = [scale * np.array(path[metric]) for path in paths]
+    top = max([*np.concatenate(values), *(scale * value for value in known)])
     panel.set_ylim(0, 1.05 * top)
     if share:
         test, eps = result["summary"]["oracle_mean"]["test_acc"], result["eps"]["difference"]
@@ -130,7 +131,7 @@ def _curves(title: str, paths: Sequence[dict], result: dict[str, Any], metric: s
     elif known:
         panel.axhline(np.mean(known), color=colour("blue"), linestyle=(0, (1, 2)))
     ends = []
-    for path, drawn, tone in zip(paths, values, LINES, strict=False):
+    for path, drawn, tone in zip(paths, values, cycle(LINES), strict=False):
         panel.plot(drawn, color=colour(tone), linewidth=2, marker="o", markersize=3)
         ends.append((drawn[-1], f"lr {path['lr']:g}" + ("" if path["finite"] else " †"), tone))
     last = max(len(drawn) for drawn in values) - 1
