@@ -124,6 +124,7 @@ def _curves(title: str, paths: Sequence[dict], result: dict[str, Any], metric: s
         test, eps = result["summary"]["oracle_mean"]["test_acc"], result["eps"]["difference"]
         band = {"facecolor": colour("grey"), "alpha": 0.2, "linewidth": 0}
         panel.axhspan(100 * (test - eps), 100 * (test + eps), **band)
+        panel.axhline(100 * test, color=colour("grey"), linewidth=1)
     if len(known) > 1 and share:
         low, high = prediction_interval(known)
         band = {"facecolor": colour("blue"), "alpha": 0.3, "linewidth": 0}
@@ -141,7 +142,11 @@ def _curves(title: str, paths: Sequence[dict], result: dict[str, Any], metric: s
     panel.set_xticks(np.unique(np.linspace(0, last, 6).round()))
     plot.label_ends(panel, ends)
     plot.x_label(panel, "epoch (0 = original)")
-    return page.figure(drawing, f"{title}, {words}, along the epochs")
+    told = "; ".join(
+        f"step {path['lr']:g}: " + ", ".join(f"{value:.3g}" for value in drawn)
+        for path, drawn in zip(paths, values, strict=True)
+    )
+    return page.figure(drawing, f"{title}, {words}, along the epochs. {told}")
 
 
 def _ends(result: dict[str, Any]) -> Html:
@@ -150,10 +155,13 @@ def _ends(result: dict[str, Any]) -> Html:
     def cells(entry):
         return [number(entry.get(n), "share" if n.endswith("acc") else "") for n in names]
 
-    mean = {n: float(np.mean([o[n] for o in result["oracles"]])) for n in result["oracles"][0]}
     rows = [
         ("original", None, *cells(result["original"])),
-        (f"oracle, mean of {len(result['oracles'])}", None, *cells(mean)),
+        (
+            f"oracle, mean of {len(result['oracles'])}",
+            None,
+            *cells(result["summary"]["oracle_mean"]),
+        ),
     ]
     for path in result["paths"]:
         end = {n: path[n][-1] for n in names if n in path}
