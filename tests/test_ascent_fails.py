@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import ascent_fails, ascent_random, ascent_report, ledger
+from experiments import ascent_fails, ascent_random, ascent_report, common, ledger
 from experiments.ascent_fails import SMALL
 
 RESULTS = {k: r for k, r in ledger.read_results().items() if k.startswith("ascent_fails")}
@@ -147,6 +147,18 @@ def test_a_path_ends_at_the_epoch_that_is_not_finite(done):
     assert result["summary"]["points"] == 2 * chosen.epochs
     page = ascent_report.report(content | {"results": {"random": result}})
     assert "†" in page
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_committed_claims_are_what_the_code_makes_of_the_committed_numbers(name):
+    content = RESULTS[name]
+    results = content["results"]
+    setting = content["claims"][0]["words"].partition(", ")[0] if "random" in results else ""
+    assert ascent_fails.claims(results, setting) == content["claims"]
+    if "random" in results:
+        again = common.plain(ascent_random.summarise(results["random"]))
+        for part in ("points", "too_low", "too_low_nearer"):
+            assert again[part] == results["random"]["summary"][part]
 
 
 @pytest.mark.parametrize("name", RESULTS)
