@@ -67,7 +67,7 @@ def _random(result: dict[str, Any]) -> Html:
     methods = {path["method"]: [] for path in result["paths"]}
     for path in result["paths"]:
         methods[path["method"]].append(path)
-    percent = lambda value: f"{number(value, 'share')} %"  # noqa: E731
+    percent = lambda value: f"{number(value, 'share')}\u202f%"  # noqa: E731
     both = lambda of: f"{number(of.get('for_tv'))} and {number(of.get('test_tv'))}"  # noqa: E731
     grids = [
         page.grid(*(_curves(*each, result, metric) for each in methods.items()), width=330)
