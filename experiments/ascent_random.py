@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax import metrics, unlearn
+from famr_jax import mesh, metrics, unlearn
 from famr_jax.methods import descent_ascent, gradient_ascent
 from famr_jax.types import Batch, Params, Unlearner
 
@@ -111,7 +111,7 @@ def follow(
 ) -> dict[str, Any]:
     """What `watch` sees before the first epoch and after each, up to one that is not finite."""
     seen, finite = [watch(params)], True
-    start = unlearn.begin(method, params, forget, retain, key=key)
+    start = mesh.split(unlearn.begin(method, params, forget, retain, key=key))
     sizes = {"epochs": epochs, "batch_size": batch_size}
     for _, state, info in unlearn.run_epochs(method, start, forget, retain, **sizes, key=key):
         finite = bool(info["finite"])
