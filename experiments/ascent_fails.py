@@ -1,12 +1,21 @@
-"""Ascending the loss of the forget set leads away from the retrained model, where theory says so.
+"""Ascent on the forget set leads away from the retrained model: closed forms, maps, random sets.
 
 Claims (Ascent Fails to Forget, arXiv 2509.26427): on a random forget set the retrained model's
 forget accuracy is its test accuracy, so pushing it below departs from it; on a solvable problem
-descent-ascent ends at Lambert-W closed forms, in a range of the forgotten share farther from the
-retrained model than it began; and it can be trapped. Solves the models in float64, runs gradient
-ascent and descent-ascent over a grid of steps, and writes metrics.json and report.html.
+descent-ascent ends at Lambert-W closed forms and, in a range of the forgotten share, farther from
+the retrained model than it began; and it can be trapped. Solves the models in float64, runs both
+methods over a grid of steps beside retrained models, and writes metrics.json and report.html.
 
     python -m experiments.ascent_fails
+
+Six minutes on two busy CPU cores; CIFAR-100, by the command in CLAIMS.md, took twelve. Expect of a
+random set (%: For-Acc of the original, For-Acc and Test-Acc of the mean oracle, and Hoeffding's
+bound on the difference of two accuracies), and of the models (distance to the oracle, median):
+
+    closed forms  6832 problems  error 1.8e-15
+    alpha in the range  3605 problems  distance 0.014 before, 0.430 after
+    digits  |F| 144  97.9 93.5 95.5  bound 13.4
+    cifar100  |F| 1000  78.7 64.5 66.3  bound 6.1
 """
 
 from dataclasses import dataclass, field
