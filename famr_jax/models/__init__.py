@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 from jax import Array
 
+from famr_jax.models import vit
 from famr_jax.models.mlp import MLP
-from famr_jax.models.vit import VARIANTS, ViT
+from famr_jax.models.resnet import ResNet18
 from famr_jax.types import Params, check_count
 
 
@@ -53,8 +54,10 @@ def create(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) ->
 
     Args:
         name: `vit_V/P` for Vision Transformer variant V (mu, nano, Ti, S, B, L) with patches of P
-            pixels; `mlp_64x32` for a perceptron with hidden layers of 64 and 32; `logistic` for
-            multinomial logistic regression.
+            pixels, mean pooling and the fast GELU by tanh; `vit_V/P_token` for a class token and
+            the exact GELU; behind either `_tanh` or `_exact`, and `_eps1e-12` for another epsilon
+            of the layer normalisations than 1e-6. `resnet18` with group normalisation;
+            `mlp_64x32` with hidden layers of 64 and 32; `logistic` regression.
         num_classes: Width of the logits, at least 2.
         image_shape: `(height, width, channels)`.
 
@@ -81,14 +84,15 @@ def _create(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> M
         for size in hidden:
             check_count("hidden size", size)
         return Model(name, num_classes, image_shape, MLP(num_classes, hidden))
-    if (match := re.fullmatch(r"vit_(\w+)/(\d+)", name)) and match[1] in VARIANTS:
-        patch = int(match[2])
-        if patch < 1 or math.gcd(*image_shape[:2]) % patch:
+    if name == "resnet18":
+        return Model(name, num_classes, image_shape, ResNet18(num_classes))
+    if module := vit.module(name, num_classes):
+        if module.patch < 1 or math.gcd(*image_shape[:2]) % module.patch:
             raise ValueError(
                 f"`model` {name!r} needs an image whose sides its patch divides, got {image_shape}."
             )
-        return Model(name, num_classes, image_shape, ViT(num_classes, patch, VARIANTS[match[1]]))
+        return Model(name, num_classes, image_shape, module)
     raise ValueError(
-        f"`model` must be vit_V/PATCH with V one of {', '.join(VARIANTS)}; mlp_SIZExSIZE...; or "
-        f"logistic, got {name!r}."
+        f"`model` must be vit_V/PATCH with V one of {', '.join(vit.VARIANTS)}, also with _token, "
+        f"_tanh, _exact or _eps1e-12 behind; resnet18; mlp_SIZExSIZE...; or logistic, got {name!r}."
     )

@@ -8,11 +8,14 @@ Attention is written out: `jax.nn.dot_product_attention` takes its softmax in fl
 float64 inputs, and its cuDNN kernel has no second derivative.
 """
 
-from typing import NamedTuple
+import re
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from famr_jax.types import check_number
 
 
 class Variant(NamedTuple):
@@ -44,7 +47,9 @@ def attention(qkv: jax.Array, heads: int) -> jax.Array:
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis, its variance from centred values, epsilon 1e-6."""
+    """Layer normalisation over the last axis, its variance from centred values."""
+
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x):
@@ -52,35 +57,49 @@ class LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(x * x, axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(variance + 1e-6) * scale + bias
+        return x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
 
 
 class Block(nn.Module):
     """Pre-norm transformer block on `[n * tokens, dim]`."""
 
     heads: int
+    gelu: str
+    epsilon: float
 
     @nn.compact
     def __call__(self, x, tokens):
         dim = x.shape[-1]
         dense = lambda size, name: nn.Dense(size, kernel_init=XAVIER, name=name)  # noqa: E731
 
-        qkv = dense(3 * dim, "qkv")(LayerNorm(name="norm_attention")(x))
+        qkv = dense(3 * dim, "qkv")(LayerNorm(self.epsilon, name="norm_attention")(x))
         y = attention(qkv.reshape(-1, tokens, 3 * dim), self.heads).reshape(-1, dim)
         x = x + dense(dim, "out")(y)
-        y = nn.gelu(dense(4 * dim, "up")(LayerNorm(name="norm_mlp")(x)))
-        return x + dense(dim, "down")(y)
+        y = dense(4 * dim, "up")(LayerNorm(self.epsilon, name="norm_mlp")(x))
+        return x + dense(dim, "down")(nn.gelu(y, approximate=self.gelu == "tanh"))
 
 
 XAVIER = nn.initializers.xavier_uniform()
 
 
 class ViT(nn.Module):
-    """Vision Transformer with learned positions and mean pooling (arXiv 2010.11929, 2205.01580)."""
+    """Vision Transformer with learned positions (arXiv 2010.11929, mean pooling: 2205.01580).
+
+    Attributes:
+        num_classes: Width of the logits.
+        patch: Side of a patch, in pixels.
+        variant: Sizes.
+        pooling: The mean of all tokens, or a class token that comes first in `position`.
+        gelu: Its tanh approximation, or exact.
+        epsilon: What the layer normalisations add to the variance.
+    """
 
     num_classes: int
     patch: int
     variant: Variant
+    pooling: Literal["mean", "token"] = "mean"
+    gelu: Literal["tanh", "exact"] = "tanh"
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x):
@@ -93,14 +112,51 @@ class ViT(nn.Module):
 
         x = x.reshape(n, rows, p, columns, p, channels).swapaxes(2, 3)
         x = nn.Dense(dim, kernel_init=XAVIER, name="patches")(x.reshape(n * tokens, -1))
+        x, deviation = x.reshape(n, tokens, dim), dim**-0.5
+        if self.pooling == "token":
+            token = self.param("class_token", nn.initializers.zeros, (dim,), jnp.float32)
+            x = jnp.concatenate([jnp.broadcast_to(token, (n, 1, dim)), x], axis=1)
+            tokens, deviation = tokens + 1, 0.02
         position = self.param(
-            "position", nn.initializers.normal(dim**-0.5), (tokens, dim), jnp.float32
+            "position", nn.initializers.normal(deviation), (tokens, dim), jnp.float32
         )
-        x = (x.reshape(n, tokens, dim) + position).reshape(n * tokens, dim)
+        x = (x + position).reshape(n * tokens, dim)
         for i in range(depth):
-            x = Block(heads, name=f"block_{i}")(x, tokens)
+            x = Block(heads, self.gelu, self.epsilon, name=f"block_{i}")(x, tokens)
             features[f"block_{i}"] = x.reshape(n, tokens, dim)
-        x = LayerNorm(name="norm")(x)
-        x = features["pre_logits"] = jnp.mean(x.reshape(n, tokens, dim), axis=1)
+        norm = LayerNorm(self.epsilon, name="norm")
+        if self.pooling == "token":
+            x = norm(x.reshape(n, tokens, dim)[:, 0])
+        else:
+            x = jnp.mean(norm(x).reshape(n, tokens, dim), axis=1)
+        features["pre_logits"] = x
         head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
         return head(x), features
+
+
+def name_of(variant: str, patch: int, pooling: str, gelu: str, epsilon: float) -> str:
+    """The name that `module` turns back into these fields, such as `vit_S/16_token`."""
+    token = "_token" if pooling == "token" else ""
+    form = "" if gelu == GELU[pooling] else f"_{gelu}"
+    return f"vit_{variant}/{patch}{token}{form}" + ("" if epsilon == 1e-6 else f"_eps{epsilon!r}")
+
+
+def module(name: str, num_classes: int) -> ViT | None:
+    """The module of a name `vit_V/P`, with `_token`, `_tanh` or `_exact`, `_epsE` behind; or None.
+
+    Raises:
+        ValueError: An epsilon that is not above 0.
+    """
+    match = re.fullmatch(
+        r"vit_([A-Za-z]+)/(\d+)(?:_(token))?(?:_(tanh|exact))?(?:_eps(\d+(?:\.\d+)?(?:e-\d+)?))?",
+        name,
+    )
+    if match is None or match[1] not in VARIANTS:
+        return None
+    pooling, epsilon = match[3] or "mean", float(match[5] or 1e-6)
+    check_number("epsilon", epsilon, above=0)
+    gelu = match[4] or GELU[pooling]
+    return ViT(num_classes, int(match[2]), VARIANTS[match[1]], pooling, gelu, epsilon)
+
+
+GELU = {"mean": "tanh", "token": "exact"}

@@ -1,0 +1,63 @@
+"""ResNet-18 with group normalisation, for comparison with the literature on unlearning."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+STAGES = (64, 128, 256, 512)
+HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut, a projection where the shape changes."""
+
+    channels: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.relu(norm("norm_1")(conv(self.channels, 3, self.stride, "conv_1")(x)))
+        y = norm("norm_2")(conv(self.channels, 3, 1, "conv_2")(y))
+        if x.shape != y.shape:
+            x = norm("norm_shortcut")(conv(self.channels, 1, self.stride, "conv_shortcut")(x))
+        return nn.relu(x + y)
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 (arXiv 1512.03385) with 32 groups (1803.08494) in place of batch statistics.
+
+    Images of up to 64 pixels enter through one 3x3 convolution, as in the literature on CIFAR;
+    larger ones through 7x7 with stride 2 and max pooling.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        """Logits `[n, num_classes]` and the named activations of images `[n, h, w, c]`."""
+        features = {}
+        large = max(x.shape[1:3]) > 64
+        stem = conv(64, 7, 2, "conv") if large else conv(64, 3, 1, "conv")
+        x = nn.relu(norm("norm")(stem(x)))
+        if large:
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for i in range(8):
+            stage, second = divmod(i, 2)
+            stride = 2 if stage and not second else 1
+            x = Block(STAGES[stage], stride, name=f"block_{i}")(x)
+            features[f"block_{i}"] = x.reshape(x.shape[0], -1, x.shape[-1])
+        x = features["pre_logits"] = jnp.mean(x, axis=(1, 2))
+        head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
+        return head(x), features
+
+
+def conv(channels: int, size: int, stride: int, name: str) -> nn.Conv:
+    """A convolution without bias; padded on both sides, where SAME would pad one with stride 2."""
+    side = (size // 2, size // 2)
+    return nn.Conv(
+        channels, (size, size), stride, (side, side), use_bias=False, kernel_init=HE, name=name
+    )
+
+
+def norm(name: str) -> nn.GroupNorm:
+    """Group normalisation with the epsilon of PyTorch; the fast variance would cancel digits."""
+    return nn.GroupNorm(32, epsilon=1e-5, use_fast_variance=False, name=name)

@@ -1,0 +1,107 @@
+"""Weight files of Vision Transformers, local or on the hub, and which family each is of."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from famr_jax.models import layouts
+from famr_jax.models.layouts import Family
+
+
+class File(NamedTuple):
+    """What was read.
+
+    Attributes:
+        source: As it was asked for.
+        family: Whose names it has.
+        arrays: By the names of `layouts.NAMES`.
+        given: The file's own name of each, which may be of another generation.
+        config: `config.json`, empty if there is none.
+    """
+
+    source: str
+    family: Family
+    arrays: dict[str, np.ndarray]
+    given: dict[str, str]
+    config: dict[str, Any]
+
+    def get(self, path: str) -> np.ndarray | None:
+        """The file's array, or the first of them, of one of ours; None if missing."""
+        return self.arrays.get(layouts.names(path, self.family)[0])
+
+    def error(self, words: str) -> ValueError:
+        """An error that says what the file must do or hold."""
+        return ValueError(f"`source` {self.source} must {words}.")
+
+
+def read(source: Path | str) -> File:
+    """Reads a file, a directory or `hf:owner/name`, and recognises its family.
+
+    Raises:
+        ValueError: Nothing there, a damaged file, no ViT, or one array under two names.
+    """
+    hub = str(source).startswith("hf:")
+    weights, config = _download(str(source)[3:]) if hub else _local(Path(source))
+    try:
+        if weights.suffix == ".npz":
+            with np.load(weights) as opened:
+                arrays = dict(opened)
+        else:
+            import safetensors.numpy
+
+            arrays = safetensors.numpy.load_file(weights)
+        settings = json.loads(config.read_text(encoding="utf-8")) if config else {}
+    except Exception as error:  # zipfile, NumPy and safetensors raise many types
+        raise ValueError(f"`source` {source} must be whole files, got: {error}") from error
+    for family in layouts.FAMILIES:
+        given = {}
+        for name in arrays:
+            new = name
+            for pattern, replacement in family.aliases:
+                new = re.sub(pattern, replacement, new)
+            if new in given:
+                raise ValueError(
+                    f"`source` {source} must hold each array once, got {given[new]} and {name}."
+                )
+            given[new] = name
+        named = {new: arrays[name] for new, name in given.items()}
+        file = File(str(source), family, named, given, settings)
+        if file.get("patches/kernel") is not None:
+            return file
+    raise ValueError(
+        f"`source` {source} must hold a ViT by the names of "
+        f"{', '.join(family.title for family in layouts.FAMILIES)}, "
+        f"got {', '.join(sorted(arrays)[:5]) or 'no array'}."
+    )
+
+
+def _local(path: Path) -> tuple[Path, Path | None]:
+    weights = path / "model.safetensors" if path.is_dir() else path
+    if weights.suffix not in (".npz", ".safetensors") or not weights.is_file():
+        raise ValueError(
+            "`source` must be a .npz or .safetensors file, a directory with model.safetensors, or "
+            f"hf:owner/name, got {path}."
+        )
+    config = weights.with_name("config.json")
+    return weights, config if config.is_file() and weights.suffix != ".npz" else None
+
+
+def _download(repository: str) -> tuple[Path, Path | None]:
+    try:
+        from huggingface_hub import errors, hf_hub_download
+    except ImportError as error:
+        raise ValueError(
+            "`source` hf:... needs the package huggingface_hub: install it."
+        ) from error
+    try:
+        weights = Path(hf_hub_download(repository, "model.safetensors"))
+        try:
+            return weights, Path(hf_hub_download(repository, "config.json"))
+        except errors.RemoteEntryNotFoundError:
+            return weights, None
+    except (OSError, ValueError) as error:
+        rule = "must be a repository on the hub with model.safetensors"
+        raise ValueError(f"`source` hf:{repository} {rule}, got: {error}") from error
