@@ -1,5 +1,6 @@
-"""Models: the contract of `apply_fn`, the ViT against plain NumPy, second derivatives."""
+"""Models: the contract of `apply_fn`, plain NumPy and PyTorch references, second derivatives."""
 
+import itertools
 import math
 from functools import partial
 
@@ -9,12 +10,18 @@ import numpy as np
 import pytest
 from conftest import drawn, to_float64
 from jax.flatten_util import ravel_pytree
+from scipy.special import erf
 
 from famr_jax import models
+from famr_jax.models import vit
 from famr_jax.models.vit import VARIANTS
 
-NAMES = ("logistic", "mlp_8", "mlp_6x5", "vit_mu/4")
+NAMES = ("logistic", "mlp_8", "mlp_6x5", "vit_mu/4", "vit_mu/4_token", "resnet18")
 SHAPE = (8, 8, 2)
+RESNET_BLOCKS = {f"block_{i}": (4, (64, 16, 4, 1)[i // 2], 64 << (i // 2)) for i in range(8)}
+
+
+KEY = jax.random.key(0)
 
 
 def create(name, num_classes=3, image_shape=SHAPE):
@@ -32,46 +39,73 @@ def weights():
     return {name: drawn(create(name).init) for name in NAMES}
 
 
-def layer_norm(x, weights):
+def layer_norm(x, weights, epsilon):
     mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) / np.sqrt(var + 1e-6) * weights["scale"] + weights["bias"]
+    return (x - mean) / np.sqrt(var + epsilon) * weights["scale"] + weights["bias"]
 
 
 def dense(x, weights):
     return x @ weights["kernel"] + weights["bias"]
 
 
-def gelu(x):
+def gelu(x, form):
+    if form == "exact":
+        return x / 2 * (1 + erf(x / math.sqrt(2)))
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def plain_vit(weights, image, patch, depth, heads):
-    """One image through a pre-norm ViT with mean pooling, as its papers write it; in loops."""
+def plain_vit(weights, image, patch, depth, heads, form, epsilon):
+    """One image through a pre-norm ViT, as its papers write it; in loops."""
     height, width, _ = image.shape
     patches = [
         image[i : i + patch, j : j + patch].ravel()
         for i in range(0, height, patch)
         for j in range(0, width, patch)
     ]
-    x = dense(np.array(patches), weights["patches"]) + weights["position"]
+    x = dense(np.array(patches), weights["patches"])
+    if "class_token" in weights:
+        x = np.stack([weights["class_token"], *x])
+    x = x + weights["position"]
     for block in (weights[f"block_{i}"] for i in range(depth)):
-        qkv = dense(layer_norm(x, block["norm_attention"]), block["qkv"])
+        qkv = dense(layer_norm(x, block["norm_attention"], epsilon), block["qkv"])
         outputs, parts = [], [np.split(part, heads, 1) for part in np.split(qkv, 3, 1)]
         for q, k, v in zip(*parts, strict=True):
             scores = np.exp(q @ k.T / math.sqrt(q.shape[1]))
             outputs.append(scores / scores.sum(1, keepdims=True) @ v)
         x = x + dense(np.concatenate(outputs, 1), block["out"])
-        y = gelu(dense(layer_norm(x, block["norm_mlp"]), block["up"]))
+        y = gelu(dense(layer_norm(x, block["norm_mlp"], epsilon), block["up"]), form)
         x = x + dense(y, block["down"])
-    return dense(layer_norm(x, weights["norm"]).mean(0), weights["head"])
+    x = layer_norm(x, weights["norm"], epsilon)
+    return dense(x[0] if "class_token" in weights else x.mean(0), weights["head"])
 
 
-def test_vit_is_the_textbook_vit(weights, images, x64):
-    params, x = to_float64((weights["vit_mu/4"], images))
-    logits = jax.jit(create("vit_mu/4").apply)(params, x)
-    plain = jax.tree.map(np.asarray, params)
-    wanted = [plain_vit(plain, image, 4, VARIANTS["mu"].depth, 2) for image in np.asarray(x)]
+@pytest.mark.parametrize(
+    ("name", "form", "epsilon"),
+    [
+        ("vit_mu/4", "tanh", 1e-6),
+        ("vit_mu/4_token", "exact", 1e-6),
+        ("vit_mu/4_token_tanh_eps0.5", "tanh", 0.5),
+    ],
+)
+def test_vit_is_the_textbook_vit(name, form, epsilon, images, x64):
+    model = create(name)
+    params, x = to_float64((drawn(model.init), images))
+    logits = jax.jit(model.apply)(params, x)
+    plain, depth = jax.tree.map(np.asarray, params), VARIANTS["mu"].depth
+    wanted = [plain_vit(plain, image, 4, depth, 2, form, epsilon) for image in np.asarray(x)]
     np.testing.assert_allclose(logits, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_a_name_and_the_fields_of_its_vit_give_each_other():
+    for pooling, gelu_form, epsilon in itertools.product(
+        ("mean", "token"), ("tanh", "exact"), (1e-6, 1e-12, 1e-5, 0.25)
+    ):
+        name = vit.name_of("S", 16, pooling, gelu_form, epsilon)
+        wanted = vit.ViT(5, 16, VARIANTS["S"], pooling, gelu_form, epsilon)
+        assert vit.module(name, 5) == wanted
+    assert vit.name_of("S", 16, "mean", "tanh", 1e-6) == "vit_S/16"
+    assert vit.name_of("S", 16, "token", "exact", 1e-6) == "vit_S/16_token"
+    assert vit.name_of("Ti", 2, "token", "exact", 1e-12) == "vit_Ti/2_token_eps1e-12"
 
 
 def test_mlp_is_the_textbook_mlp(weights, images, x64):
@@ -116,6 +150,8 @@ def test_fresh_weights_differ_by_key_and_predict_uniformly(name):
         ("logistic", {"pre_logits": (4, 128)}),
         ("mlp_6x5", {"block_0": (4, 6), "block_1": (4, 5), "pre_logits": (4, 5)}),
         ("vit_mu/4", {"block_0": (4, 4, 32), "block_1": (4, 4, 32), "pre_logits": (4, 32)}),
+        ("vit_mu/4_token", {"block_0": (4, 5, 32), "block_1": (4, 5, 32), "pre_logits": (4, 32)}),
+        ("resnet18", {**RESNET_BLOCKS, "pre_logits": (4, 512)}),
     ],
 )
 def test_features_in_forward_order_and_the_head_on_the_last(name, shapes, weights, images):
@@ -139,16 +175,17 @@ def test_features_in_forward_order_and_the_head_on_the_last(name, shapes, weight
     )
 
 
+@pytest.mark.parametrize("token", ["", "_token"])
 @pytest.mark.parametrize("name", [f"vit_{variant}/4" for variant in VARIANTS])
-def test_every_variant_has_the_width_depth_and_heads_of_its_row(name):
-    model = create(name, num_classes=10, image_shape=(8, 12, 3))
+def test_every_variant_has_the_width_depth_and_heads_of_its_row(name, token):
+    model = create(name + token, num_classes=10, image_shape=(8, 12, 3))
     params = jax.eval_shape(model.init, jax.random.key(0))
     dim, depth, heads = VARIANTS[name.removeprefix("vit_").removesuffix("/4")]
     assert dim % heads == 0
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     norm, attention, mlp = 2 * dim, 4 * dim * (dim + 1), 8 * dim * dim + 5 * dim
     wanted = (4 * 4 * 3 + 1) * dim + 6 * dim + depth * (2 * norm + attention + mlp) + norm
-    assert size == wanted + 10 * (dim + 1)
+    assert size == wanted + 10 * (dim + 1) + (2 * dim if token else 0)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +194,61 @@ def test_every_variant_has_the_width_depth_and_heads_of_its_row(name):
 )
 def test_variants_of_the_papers(variant, row):
     assert VARIANTS[variant] == row
+
+
+@pytest.mark.parametrize(
+    ("side", "num_classes", "size"),
+    [(32, 10, 11_173_962), (64, 10, 11_173_962), (224, 1000, 11_689_512)],
+)
+def test_resnet18_has_the_size_of_the_literature(side, num_classes, size):
+    """11.17M with the stem of CIFAR, 11.69M for ImageNet, as with batch normalisation."""
+    model = create("resnet18", num_classes=num_classes, image_shape=(side, side, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == size
+    x = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+    last = jax.eval_shape(model.features, params, x)["block_7"]
+    assert last.shape == (2, (side // (32 if side > 64 else 8)) ** 2, 512)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [16, 70])
+def test_resnet18_and_its_gradient_agree_with_pytorch(side):
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    model = create("resnet18", image_shape=(side, side, 3))
+    params = jax.tree.map(lambda a, noise: a + 0.1 * noise, model.init(KEY), drawn(model.init))
+    x = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    leaves = lambda leaf: torch.tensor(np.asarray(leaf), requires_grad=True)  # noqa: E731
+    weights = jax.tree.map(leaves, params)
+
+    def conv(x, weights, stride=1):
+        kernel = weights["kernel"].permute(3, 2, 0, 1)
+        return functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+    def norm(x, weights):
+        return functional.group_norm(x, 32, weights["scale"], weights["bias"])
+
+    y = conv(torch.tensor(x).permute(0, 3, 1, 2), weights["conv"], 2 if side > 64 else 1)
+    y = functional.relu(norm(y, weights["norm"]))
+    y = functional.max_pool2d(y, 3, 2, padding=1) if side > 64 else y
+    for i in range(8):
+        block, stride = weights[f"block_{i}"], 2 if i in (2, 4, 6) else 1
+        z = functional.relu(norm(conv(y, block["conv_1"], stride), block["norm_1"]))
+        z = norm(conv(z, block["conv_2"]), block["norm_2"])
+        if i in (2, 4, 6):
+            y = norm(conv(y, block["conv_shortcut"], stride), block["norm_shortcut"])
+        y = functional.relu(y + z)
+    logits = y.mean((2, 3)) @ weights["head"]["kernel"] + weights["head"]["bias"]
+    logits.logsumexp(-1).mean().backward()
+
+    def loss(params):
+        logits = model.apply(params, x)
+        return jnp.mean(jax.nn.logsumexp(logits, axis=-1)), logits
+
+    (_, mine), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    np.testing.assert_allclose(mine, logits.detach(), rtol=1e-5, atol=1e-5)
+    for leaf, weight in zip(jax.tree.leaves(gradients), jax.tree.leaves(weights), strict=True):
+        assert np.abs(leaf - weight.grad.numpy()).max() < 1e-4 * np.abs(leaf).max()
 
 
 @pytest.mark.parametrize("name", ["mlp_6x5", "vit_mu/4"])
@@ -196,6 +288,11 @@ def test_the_same_arguments_give_the_same_object():
         ("vit_XL/4", {}, "got 'vit_XL/4'"),
         ("vit_mu", {}, "got 'vit_mu'"),
         ("vit_mu/4 ", {}, "got 'vit_mu/4 '"),
+        ("vit_mu/4_tokens", {}, "got 'vit_mu/4_tokens'"),
+        ("vit_mu/4_tanh_token", {}, "got 'vit_mu/4_tanh_token'"),
+        ("vit_mu/4_eps", {}, "got 'vit_mu/4_eps'"),
+        ("vit_mu/4_eps0", {}, "`epsilon` must be finite and > 0, got 0.0"),
+        ("resnet34", {}, "got 'resnet34'"),
         ("mlp_", {}, "got 'mlp_'"),
         ("mlp_8x", {}, "got 'mlp_8x'"),
         ("mlp_8x0", {}, "`hidden size` must be an integer >= 1, got 0"),

@@ -214,7 +214,7 @@ def _checked(file: File, model: Model, fresh: bool) -> dict[str, np.ndarray]:
     if any(faults.values()):
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
         if any(head.match(name) for name in faults["missing"] + list(left)):
-            listed += " (another `num_classes` gives a new head)"
+            listed += " (a `num_classes` that the file has not gives a new head)"
         raise file.error(f"hold {model.name} by the names of {file.family.title}, got {listed}")
     return flat
 

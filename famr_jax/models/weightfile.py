@@ -47,8 +47,8 @@ def read(source: Path | str) -> File:
     weights, config = _download(str(source)[3:]) if hub else _local(Path(source))
     try:
         if weights.suffix == ".npz":
-            with np.load(weights) as opened:
-                arrays = dict(opened)
+            with weights.open("rb") as opened:  # NumPy leaves a damaged file open
+                arrays = dict(np.load(opened))
         else:
             import safetensors.numpy
 

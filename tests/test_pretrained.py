@@ -1,0 +1,543 @@
+"""Weight files: parity of logits and gradients, all families of names, errors, and the way back."""
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import flax.linen as nn
+import flax.traverse_util as tree
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from conftest import assert_same, drawn, to_float64
+from safetensors.numpy import load_file, save_file
+
+from famr_jax import models
+from famr_jax.models import pretrained
+
+FROZEN = Path(__file__).parent / "data" / "vit.npz"
+TOKEN = {"num_classes": 3, "image_shape": (8, 8, 2)}
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    """What tests/frozen_vit.py wrote: weights, gradients and logits of transformers' ViT."""
+    with np.load(FROZEN) as opened:
+        return dict(opened)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(3).normal(size=(3, 8, 8, 2)).astype(np.float32)
+
+
+def part(frozen, kind):
+    cut = f"{kind}/"
+    return {
+        name.removeprefix(cut): array.astype(np.float32)
+        for name, array in frozen.items()
+        if name.startswith(cut)
+    }
+
+
+def written(directory, arrays, config=None):
+    """A directory with the arrays, and the configuration as text."""
+    directory.mkdir(exist_ok=True)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    save_file(contiguous, directory / "model.safetensors", metadata={"format": "pt"})
+    if config is not None:
+        (directory / "config.json").write_text(str(config))
+    return directory
+
+
+def token_model():
+    """A ViT with a class token, all of its weights random."""
+    model = models.create("vit_mu/4_token", **TOKEN)
+    return model, drawn(model.init)
+
+
+def loss_and_logits(model):
+    def loss(params, x, labels):
+        logits = model.apply(params, x)
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)
+        return -jnp.mean(picked), logits
+
+    return jax.jit(jax.grad(loss, has_aux=True))
+
+
+def assert_close(tree_, other, tolerance):
+    """Each leaf to a tolerance relative to the largest entry of the other's."""
+    assert jax.tree.structure(tree_) == jax.tree.structure(other)
+    for leaf, same in zip(jax.tree.leaves(tree_), jax.tree.leaves(other), strict=True):
+        assert np.abs(np.asarray(leaf) - same).max() <= tolerance * np.abs(same).max()
+
+
+@pytest.fixture(scope="module")
+def hugging_face(frozen, tmp_path_factory):
+    """The frozen ViT as transformers 4 and 5 name it: `directory(kind, newest)`."""
+    newest = json.loads(str(frozen["newest"]))
+
+    def directory(kind, new):
+        arrays = part(frozen, kind)
+        if new:
+            arrays = {newest[name]: array for name, array in arrays.items()}
+        return written(tmp_path_factory.mktemp(kind), arrays, frozen["config"])
+
+    return directory
+
+
+def test_transformers_logits_and_gradients(hugging_face, frozen):
+    model, params = pretrained.load(hugging_face("weights", True))
+    assert model.name == "vit_mu/4_token_eps1e-12"
+    assert model is models.create(model.name, num_classes=3, image_shape=(8, 12, 2))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+    older, same = pretrained.load(hugging_face("weights", False))
+    assert older is model
+    assert_same(same, params)
+    _, gradients = pretrained.load(hugging_face("gradients", True))
+    mine, logits = loss_and_logits(model)(params, frozen["x"], frozen["labels"])
+    np.testing.assert_allclose(logits, frozen["logits"], atol=1e-5)
+    assert_close(mine, gradients, 1e-5)
+
+
+def test_transformers_logits_and_gradients_in_float64(hugging_face, frozen, x64):
+    model, params = pretrained.load(hugging_face("weights", False))
+    _, gradients = pretrained.load(hugging_face("gradients", False))
+    params, x = to_float64((params, frozen["x"]))
+    mine, logits = loss_and_logits(model)(params, x, frozen["labels"])
+    assert logits.dtype == np.float64
+    np.testing.assert_allclose(logits, frozen["logits"], rtol=1e-12)
+    assert_close(mine, jax.tree.map(np.asarray, gradients), 2e-7)  # which float32 stores
+
+
+class Encoder(nn.Module):
+    """The blocks of vit_jax and big_vision, whose own names Linen gives."""
+
+    positions: bool
+
+    @nn.compact
+    def __call__(self, x):
+        if self.positions:
+            x = x + self.param("pos_embedding", nn.initializers.zeros, (1, *x.shape[1:]))
+        for i in range(2):
+            x = EncoderBlock(name=f"encoderblock_{i}")(x)
+        return nn.LayerNorm(name="encoder_norm")(x)
+
+
+class EncoderBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = nn.LayerNorm()(x)
+        x = x + nn.MultiHeadDotProductAttention(num_heads=2)(y, y)
+        return x + MlpBlock()(nn.LayerNorm()(x))
+
+
+class MlpBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = nn.gelu(nn.Dense(4 * x.shape[-1])(x))
+        return nn.Dense(x.shape[-1])(y)
+
+
+class GoogleViT(nn.Module):
+    """vit_jax adds positions after the class token, big_vision before it or without one."""
+
+    pool: str
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(32, (4, 4), (4, 4), "VALID", name="embedding")(x)
+        x = x.reshape(len(x), -1, 32)
+        if self.pool != "augreg":
+            x = x + self.param("pos_embedding", nn.initializers.zeros, (1, *x.shape[1:]))
+        if self.pool != "gap":
+            token = self.param("cls", nn.initializers.zeros, (1, 1, 32))
+            x = jnp.concatenate([jnp.tile(token, (len(x), 1, 1)), x], axis=1)
+        x = Encoder(self.pool == "augreg", name="Transformer")(x)
+        return nn.Dense(3, name="head")(x.mean(1) if self.pool == "gap" else x[:, 0])
+
+
+def google_file(pool, path, *, prefix="", old=False):
+    """Random weights of a Google ViT, saved as these are; the module and its parameters."""
+    module = GoogleViT(pool)
+    params = drawn(lambda key: module.init(key, jnp.zeros((1, 8, 8, 2)))["params"])
+    flat = tree.flatten_dict(params, sep="/")
+    position = "Transformer/pos_embedding"
+    if position in flat:
+        flat["Transformer/posembed_input/pos_embedding"] = flat.pop(position)
+    if old:  # as modules were numbered before Linen, and in the files of AugReg
+        renamed = {
+            name.replace("LayerNorm_1/", "LayerNorm_2/")
+            .replace("Attention_0/", "Attention_1/")
+            .replace("MlpBlock_0/", "MlpBlock_3/"): array
+            for name, array in flat.items()
+        }
+        assert renamed.keys() != flat.keys()
+        flat = renamed
+    np.savez(path, **{prefix + name: array for name, array in flat.items()})
+    return module, params
+
+
+@pytest.mark.parametrize(
+    ("pool", "prefix", "old", "name"),
+    [
+        ("augreg", "", True, "vit_mu/4_token_tanh"),
+        ("augreg", "", False, "vit_mu/4_token_tanh"),
+        ("gap", "params/", False, "vit_mu/4"),
+        ("tok", "", False, "vit_mu/4_token_tanh"),
+    ],
+)
+def test_logits_of_googles_npz(pool, prefix, old, name, tmp_path, images):
+    module, theirs = google_file(pool, tmp_path / "vit.npz", prefix=prefix, old=old)
+    model, params = pretrained.load(tmp_path / "vit.npz")
+    assert (model.name, model.image_shape, model.num_classes) == (name, (8, 8, 2), 3)
+    both = jax.jit(
+        lambda params, theirs: (model.apply(params, images), module.apply(theirs, images))
+    )
+    logits, wanted = both(params, {"params": theirs})
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
+    if pool == "tok":
+        assert not np.any(params["position"][0])
+
+
+def timm_arrays(params):
+    """Our weights as timm names and lays them out, written out."""
+    dense = lambda name, layer: {  # noqa: E731
+        f"{name}.weight": np.asarray(layer["kernel"]).T,
+        f"{name}.bias": np.asarray(layer["bias"]),
+    }
+    norm = lambda name, layer: {  # noqa: E731
+        f"{name}.weight": np.asarray(layer["scale"]),
+        f"{name}.bias": np.asarray(layer["bias"]),
+    }
+    kernel = np.asarray(params["patches"]["kernel"]).reshape(4, 4, 2, 32)
+    arrays = {
+        "pos_embed": np.asarray(params["position"])[None],
+        "patch_embed.proj.weight": np.einsum("ijcd->dcij", kernel),
+        "patch_embed.proj.bias": np.asarray(params["patches"]["bias"]),
+        **norm("norm", params["norm"]),
+        **dense("head", params["head"]),
+    }
+    if "class_token" in params:
+        arrays["cls_token"] = np.asarray(params["class_token"])[None, None]
+    for i in range(2):
+        block = params[f"block_{i}"]
+        arrays |= norm(f"blocks.{i}.norm1", block["norm_attention"])
+        arrays |= dense(f"blocks.{i}.attn.qkv", block["qkv"])
+        arrays |= dense(f"blocks.{i}.attn.proj", block["out"])
+        arrays |= norm(f"blocks.{i}.norm2", block["norm_mlp"])
+        arrays |= dense(f"blocks.{i}.mlp.fc1", block["up"])
+        arrays |= dense(f"blocks.{i}.mlp.fc2", block["down"])
+    return arrays
+
+
+@pytest.mark.parametrize(("name", "pool"), [("vit_mu/4_token", "token"), ("vit_mu/4_exact", "avg")])
+def test_arrays_of_timm(name, pool, tmp_path):
+    params = drawn(models.create(name, **TOKEN).init)
+    config = json.dumps({"architecture": "vit", "global_pool": pool})
+    loaded, same = pretrained.load(written(tmp_path / "a", timm_arrays(params), config))
+    assert loaded.name == name
+    assert_same(same, params)
+    other = json.dumps({"global_pool": "map"})
+    with pytest.raises(ValueError, match=r"pool as its arrays do, by .*, got global_pool 'map'"):
+        pretrained.load(written(tmp_path / "b", timm_arrays(params), other))
+
+
+@pytest.mark.parametrize("name", ["vit_mu/4_token", "vit_mu/2_token_tanh_eps1e-05"])
+def test_save_and_load_give_the_same_model_and_bits(name, tmp_path):
+    model = models.create(name, num_classes=4, image_shape=(8, 12, 1))
+    params = drawn(model.init)
+    pretrained.save(tmp_path / "new" / "here", model, params)
+    loaded, same = pretrained.load(tmp_path / "new" / "here")
+    assert loaded is model
+    assert_same(same, params)
+    assert_same(
+        pretrained.load(tmp_path / "new" / "here" / "model.safetensors", image_shape=(8, 12, 1))[1],
+        params,
+    )
+
+
+def test_save_writes_the_names_that_transformers_writes(hugging_face, tmp_path):
+    source = hugging_face("weights", True)
+    pretrained.save(tmp_path, *pretrained.load(source))
+    theirs = load_file(hugging_face("weights", False) / "model.safetensors")
+    assert_same(load_file(tmp_path / "model.safetensors"), theirs)
+    mine, config = (json.loads((at / "config.json").read_text()) for at in (tmp_path, source))
+    assert mine == {name: config[name] for name in mine}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_dtypes_become_float32(dtype, tmp_path):
+    params = token_model()[1]
+    rounded = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), params)
+    _, loaded = pretrained.load(written(tmp_path, timm_arrays(rounded)))
+    assert_same(loaded, jax.tree.map(lambda leaf: jnp.asarray(leaf.astype(np.float32)), rounded))
+
+
+def test_another_number_of_classes_gets_a_head_of_zeros(tmp_path):
+    params = token_model()[1]
+    source = written(tmp_path, timm_arrays(params))
+    same, kept = pretrained.load(source, num_classes=3)
+    model, fresh = pretrained.load(source, num_classes=7)
+    assert (same.num_classes, model.num_classes) == (3, 7)
+    assert_same(kept, params)
+    assert {key: leaf.shape for key, leaf in fresh["head"].items()} == {
+        "kernel": (32, 7),
+        "bias": (7,),
+    }
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(fresh["head"]))
+    assert_same({**fresh, "head": 0}, {**params, "head": 0})
+
+
+def test_a_file_without_a_head_needs_a_number_of_classes(frozen, tmp_path):
+    arrays = {
+        name.removeprefix("vit."): array
+        for name, array in part(frozen, "weights").items()
+        if not name.startswith("classifier.")
+    }
+    pooler = {"pooler.dense.weight": np.eye(32, dtype="f"), "pooler.dense.bias": np.ones(32, "f")}
+    source = written(tmp_path, arrays | pooler, frozen["config"])
+    model, params = pretrained.load(source, num_classes=5)
+    assert model.num_classes == 5
+    assert not np.any(params["head"]["kernel"])
+    message = r"missing: classifier.bias, classifier.weight; surplus: pooler.*`num_classes`"
+    with pytest.raises(ValueError, match=message):
+        pretrained.load(source)
+
+
+def test_resize_to_the_same_size_is_the_identity():
+    model, params = token_model()
+    same, kept = pretrained.resize(model, params, (8, 8, 2))
+    assert same is model
+    assert_same(kept, params)
+
+
+def test_resize_keeps_the_class_token_a_constant_and_a_ramp():
+    model = models.create("vit_mu/4_token", num_classes=3, image_shape=(16, 24, 2))
+    ramp = np.add.outer(2 * np.arange(4.0), np.arange(6.0))[..., None] * np.ones(32)
+    params = drawn(model.init)
+    token = params["position"][:1]
+    params["position"] = jnp.concatenate([token, ramp.reshape(-1, 32).astype(np.float32)])
+    larger, resized = pretrained.resize(model, params, (32, 48, 2))
+    assert larger is models.create(model.name, num_classes=3, image_shape=(32, 48, 2))
+    assert_same({**resized, "position": 0}, {**params, "position": 0})
+    np.testing.assert_array_equal(resized["position"][:1], token)
+    # A cubic kernel reproduces lines: pixel i of 2n stands at (i + 1/2) / 2 - 1/2. Borders differ.
+    wanted = np.add.outer(2 * ((np.arange(8) + 0.5) / 2 - 0.5), (np.arange(12) + 0.5) / 2 - 0.5)
+    grid = np.asarray(resized["position"][1:]).reshape(8, 12, 32)
+    inside = (slice(3, -3), slice(3, -3))
+    np.testing.assert_allclose(grid[..., 5][inside], wanted[inside], atol=1e-5)
+    constant = {**params, "position": jnp.full_like(params["position"], 0.7)}
+    for shape in ((8, 12, 2), (20, 28, 2)):
+        _, resized = pretrained.resize(model, constant, shape)
+        np.testing.assert_allclose(resized["position"], 0.7, rtol=1e-6)
+
+
+def test_downsampling_averages_with_the_stretched_kernel():
+    model = models.create("vit_mu/4", num_classes=3, image_shape=(4, 16, 1))
+    params = drawn(model.init)
+    _, resized = pretrained.resize(model, params, (4, 8, 1))
+    cubic = lambda t: np.where(  # noqa: E731
+        t < 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0)
+    )
+    weights = cubic(abs(np.subtract.outer([0.5, 2.5], np.arange(4))) / 2)
+    weights /= weights.sum(1, keepdims=True)
+    np.testing.assert_allclose(
+        resized["position"], weights @ params["position"], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_load_at_another_size_is_load_and_resize(tmp_path):
+    google_file("gap", tmp_path / "vit.npz")
+    loaded = pretrained.load(tmp_path / "vit.npz", image_shape=(12, 16, 2))
+    wanted = pretrained.resize(*pretrained.load(tmp_path / "vit.npz"), (12, 16, 2))
+    assert loaded[0] is wanted[0]
+    assert_same(loaded[1], wanted[1])
+    assert loaded[1]["position"].shape == (12, 32)
+
+
+def test_a_grid_that_is_not_square_is_what_was_asked_for(tmp_path):
+    model = models.create("vit_mu/4_token", num_classes=3, image_shape=(8, 12, 2))
+    params = drawn(model.init)
+    source = written(tmp_path, timm_arrays(params))
+    assert_same(pretrained.load(source, image_shape=(8, 12, 2))[1], params)
+    for shape in (None, (8, 8, 2)):
+        with pytest.raises(ValueError, match=r"square grid of positions, .*got 6 positions"):
+            pretrained.load(source, image_shape=shape)
+
+
+def test_all_that_is_wrong_is_listed_at_once(tmp_path):
+    arrays = timm_arrays(token_model()[1])
+    del arrays["blocks.1.attn.proj.bias"], arrays["norm.weight"]
+    arrays["blocks.0.ls1.gamma"] = np.ones(32, "f")
+    arrays["blocks.0.mlp.fc1.weight"] = np.ones((64, 32), "f")
+    arrays["norm.bias"] = np.full(32, np.nan, "f")
+    with pytest.raises(ValueError, match="hold vit_mu/4_token by the names of timm") as caught:
+        pretrained.load(written(tmp_path, arrays))
+    for words in (
+        "missing: blocks.1.attn.proj.bias, norm.weight",
+        "surplus: blocks.0.ls1.gamma",
+        "of another shape: blocks.0.mlp.fc1.weight [64, 32] for [128, 32]",
+        "not finite: norm.bias",
+    ):
+        assert words in str(caught.value)
+
+
+def test_a_prelogits_layer_is_surplus_unless_the_head_is_new(tmp_path):
+    google_file("augreg", tmp_path / "vit.npz")
+    with np.load(tmp_path / "vit.npz") as opened:
+        arrays = {**opened, "pre_logits/kernel": np.eye(32), "pre_logits/bias": np.ones(32)}
+    np.savez(tmp_path / "vit.npz", **arrays)
+    with pytest.raises(ValueError, match="surplus: pre_logits/kernel, pre_logits/bias"):
+        pretrained.load(tmp_path / "vit.npz")
+    assert pretrained.load(tmp_path / "vit.npz", num_classes=5)[0].num_classes == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act of gelu, .*got 'relu'"),
+        ({"num_attention_heads": 4}, "variants mu, .*got width 32, 2 blocks, 4 heads"),
+        ({"layer_norm_eps": 0}, "`epsilon` must be finite and > 0"),
+    ],
+)
+def test_configurations_that_no_variant_has(change, message, frozen, tmp_path):
+    config = json.dumps(json.loads(str(frozen["config"])) | change)
+    with pytest.raises(ValueError, match=message):
+        pretrained.load(written(tmp_path, part(frozen, "weights"), config))
+
+
+def test_load_refuses_what_is_no_vit(tmp_path):
+    arrays = timm_arrays(token_model()[1])
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04 torn")
+    (tmp_path / "torn.safetensors").write_bytes(b"torn" * 9)
+    save_file({"conv1.weight": np.ones(3, "f")}, tmp_path / "other.safetensors")
+    np.savez(tmp_path / "empty.npz")
+    twice = {"vit.embeddings.cls_token": np.ones(1), "embeddings.cls_token": np.ones(1)}
+    save_file(twice, tmp_path / "twice.safetensors")
+    flat = arrays | {"patch_embed.proj.weight": np.ones((32, 32), "f")}
+    no_position = {name: array for name, array in arrays.items() if name != "pos_embed"}
+    for source, message in [
+        (tmp_path / "nowhere.npz", "`source` must be a .npz or .safetensors file, .*nowhere.npz"),
+        (tmp_path, "directory with model.safetensors"),
+        (FROZEN.parent.parent / "conftest.py", "`source` must be a .npz"),
+        (tmp_path / "torn.npz", "must be whole files, got"),
+        (tmp_path / "torn.safetensors", "must be whole files, got"),
+        (tmp_path / "other.safetensors", "names of AugReg or big_vision, .*got conv1.weight"),
+        (tmp_path / "empty.npz", "got no array"),
+        (tmp_path / "twice.safetensors", "hold each array once, got .*cls_token and"),
+        (written(tmp_path / "flat", flat), "patch kernel of square patches, got"),
+        (written(tmp_path / "none", no_position), "hold position embeddings of 3 dimensions"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            pretrained.load(source)
+
+
+def test_resize_and_save_refuse(tmp_path):
+    model, params = token_model()
+    other = models.create("mlp_8", **TOKEN)
+    mean = models.create("vit_mu/4", **TOKEN)
+    with pytest.raises(ValueError, match="`model` must be a ViT, got 'mlp_8'"):
+        pretrained.resize(other, {}, (8, 8, 2))
+    with pytest.raises(ValueError, match="`image_shape` must have 2 channels"):
+        pretrained.resize(model, params, (8, 8, 3))
+    with pytest.raises(ValueError, match="patch divides"):
+        pretrained.resize(model, params, (9, 8, 2))
+    for wrong in (other, mean):
+        with pytest.raises(ValueError, match="`model` must be a ViT with a class token"):
+            pretrained.save(tmp_path / "x", wrong, params)
+    with pytest.raises(ValueError, match="`params` must have the names and shapes"):
+        pretrained.save(tmp_path / "x", model, {**params, "position": params["position"][1:]})
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_hub_is_asked_only_for_hf(hugging_face, frozen, tmp_path, monkeypatch):
+    class NoEntry(OSError):
+        pass
+
+    asked, files = [], hugging_face("weights", True)
+
+    def download(repository, name):
+        asked.append((repository, name))
+        if not (files / name).exists():
+            raise NoEntry(f"no {name} in {repository}")
+        return str(files / name)
+
+    errors = types.SimpleNamespace(RemoteEntryNotFoundError=NoEntry)
+    hub = types.SimpleNamespace(hf_hub_download=download, errors=errors)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    pretrained.load(files)
+    assert asked == []
+    model, _ = pretrained.load("hf:owner/name")
+    assert asked == [("owner/name", "model.safetensors"), ("owner/name", "config.json")]
+    (files / "config.json").unlink()
+    assert pretrained.load("hf:owner/name", image_shape=(8, 12, 2))[0] is model
+    (files / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"`source` hf:owner/name must be a repository .*got: no"):
+        pretrained.load("hf:owner/name")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match="needs the package huggingface_hub"):
+        pretrained.load("hf:owner/name")
+
+
+def transformers_vit(variant, patch, side):
+    """A ViT of transformers with random weights, larger than its own so that all of them count."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    dim, depth, heads = variant
+    config = transformers.ViTConfig(
+        hidden_size=dim,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=4 * dim,
+        image_size=side,
+        patch_size=patch,
+        num_labels=10,
+    )
+    torch.manual_seed(0)
+    theirs = transformers.ViTForImageClassification(config).eval()
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    return torch, theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "patch", "side"), [("Ti", 4, 32), ("S", 16, 64)])
+def test_parity_with_transformers_and_back(name, patch, side, tmp_path):
+    torch, theirs = transformers_vit(models.vit.VARIANTS[name], patch, side)
+    theirs.save_pretrained(tmp_path / "weights")
+    x, labels = torch.randn(4, 3, side, side), torch.tensor([0, 3, 6, 9])
+    logits = theirs(x).logits
+    torch.nn.functional.cross_entropy(logits, labels).backward()
+    model, params = pretrained.load(tmp_path / "weights")
+    assert model.name == f"vit_{name}/{patch}_token_eps1e-12"
+    pretrained.save(tmp_path / "back", model, params)
+    again = type(theirs).from_pretrained(tmp_path / "back").eval()
+    with torch.no_grad():
+        assert torch.equal(again(x).logits, logits)
+        for weight in theirs.parameters():
+            weight.copy_(weight.grad)
+    theirs.save_pretrained(tmp_path / "gradients")
+    _, gradients = pretrained.load(tmp_path / "gradients")
+    images = jnp.asarray(x.permute(0, 2, 3, 1).numpy())
+    mine, same = loss_and_logits(model)(params, images, jnp.asarray(labels.numpy()))
+    np.testing.assert_allclose(same, logits.detach(), atol=1e-5)
+    assert_close(mine, gradients, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(16, 24, 2), (4, 8, 2), (12, 20, 2)])
+def test_resize_agrees_with_pytorch(shape):
+    torch = pytest.importorskip("torch")
+    model = models.create("vit_mu/2", num_classes=3, image_shape=(8, 12, 2))
+    params = drawn(model.init)
+    _, resized = pretrained.resize(model, params, shape)
+    grid = torch.tensor(np.asarray(params["position"])).reshape(1, 4, 6, 32).permute(0, 3, 1, 2)
+    sides = (shape[0] // 2, shape[1] // 2)
+    wanted = torch.nn.functional.interpolate(grid, sides, mode="bicubic", antialias=True)
+    wanted = wanted.permute(0, 2, 3, 1).reshape(-1, 32)
+    np.testing.assert_allclose(resized["position"], wanted, rtol=1e-4, atol=1e-5)
