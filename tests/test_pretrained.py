@@ -429,6 +429,7 @@ def test_load_refuses_what_is_no_vit(tmp_path):
         (tmp_path / "other.safetensors", "names of AugReg or big_vision, .*got conv1.weight"),
         (tmp_path / "empty.npz", "got no array"),
         (tmp_path / "twice.safetensors", "hold each array once, got .*cls_token and"),
+        (written(tmp_path / "list", arrays, "[1, 2]"), "must be whole files, got"),
         (written(tmp_path / "flat", flat), "patch kernel of square patches, got"),
         (written(tmp_path / "none", no_position), "hold position embeddings of 3 dimensions"),
     ]:

@@ -129,16 +129,15 @@ def _architecture(file: File, num_classes, image_shape) -> tuple[Model, bool]:
     block = re.compile(re.escape(file.family.block).replace(r"\#", r"(\d+)\b"))
     depth = len({match[1] for name in file.arrays if (match := block.match(name))})
     pooling, gelu, epsilon, heads = _style(file)
-    rows = {name: row for name, row in VARIANTS.items() if heads in (None, row.heads)}
-    variant = next((name for name in rows if rows[name][:2] == (dim, depth)), None)
-    if variant is None:
-        sizes = f"width {dim}, {depth} blocks, {heads or 'unknown'} heads"
-        raise file.error(f"be one of the variants {', '.join(VARIANTS)}, got {sizes}")
+    alike = [name for name, row in VARIANTS.items() if row == (dim, depth, heads or row.heads)]
+    if not alike:
+        got = f"width {dim}, {depth} blocks, {heads or 'unknown'} heads"
+        raise file.error(f"be one of the variants {', '.join(VARIANTS)}, got {got}")
     rows, columns = _grid(file, pooling, patch, image_shape)
     bias = file.get("head/bias")
     classes = None if bias is None else bias.size
     model = create(
-        name_of(variant, patch, pooling, gelu, epsilon),
+        name_of(alike[0], patch, pooling, gelu, epsilon),
         num_classes=num_classes or classes or 2,
         image_shape=(rows * patch, columns * patch, channels),
     )
@@ -151,7 +150,7 @@ def _style(file: File) -> tuple[str, str, float, int | None]:
     pooling = "token" if token else "mean"
     if file.family is NPZ:
         query = file.get("block_0/qkv/bias")
-        return pooling, "tanh", 1e-6, None if query is None else query.shape[0]
+        return pooling, "tanh", 1e-6, None if query is None else len(np.atleast_1d(query))
     if file.family is TIMM:
         said = file.config.get("global_pool", pooling)
         if said not in (pooling, {"token": "token", "mean": "avg"}[pooling]):

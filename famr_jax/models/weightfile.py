@@ -53,7 +53,7 @@ def read(source: Path | str) -> File:
             import safetensors.numpy
 
             arrays = safetensors.numpy.load_file(weights)
-        settings = json.loads(config.read_text(encoding="utf-8")) if config else {}
+        settings = dict(json.loads(config.read_text(encoding="utf-8"))) if config else {}
     except Exception as error:  # zipfile, NumPy and safetensors raise many types
         raise ValueError(f"`source` {source} must be whole files, got: {error}") from error
     for family in layouts.FAMILIES:
