@@ -1,0 +1,135 @@
+"""Solve (A + damping I) X = B for many right-hand sides in one Krylov space: block CG."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from famr_jax.curvature.algebra import linearized, precise
+from famr_jax.curvature.solve import CONVERGED, INDEFINITE, OUT_OF_STEPS, STALLED, Solution
+from famr_jax.types import as_pytree, check_count, check_number
+
+
+@precise
+def solve_block(
+    matvec: Callable,
+    b: Any,
+    *,
+    damping: float | Array = 0.0,
+    tol: float | Array = 1e-5,
+    max_steps: int | Array = 100,
+) -> Solution:
+    """Solves (A + damping I) x_j = b_j for all j at once, by block conjugate gradients.
+
+    Every x_j is sought in the Krylov space of all b together, so that c of them cost far fewer
+    products than c solves: the space soon holds the leading c eigenvectors. The products of a step
+    are one `vmap`. Restarts from the true residuals until they are small or no longer halve.
+
+    Args:
+        matvec: A, symmetric, a callable pytree `v -> A v`; A + damping I positive definite.
+        b: Right-hand sides, a pytree of arrays with a leading axis of at most the dimension of A.
+        damping: Shift of the matrix, which biases the answer.
+        tol: Wanted relative residual of each.
+        max_steps: Products of each with A after which to give up.
+
+    Returns:
+        A `Solution` whose fields have one entry for each right-hand side.
+
+    Raises:
+        ValueError: A number out of range, or more right-hand sides than dimensions.
+
+    Source: O'Leary (1980), in Dubrulle's form (2001) that keeps the residuals' factors by QR.
+    """
+    check_number("damping", damping)
+    check_number("tol", tol, above=0)
+    if isinstance(max_steps, int):
+        check_count("max_steps", max_steps)
+    leaves = jax.tree.leaves(b)
+    columns, size = leaves[0].shape[0], sum(leaf.size for leaf in leaves)
+    if columns * columns > size:
+        raise ValueError(f"`b` must hold at most {size // columns} columns, got {columns}.")
+    return _solve_block(as_pytree(matvec), b, damping, tol, max_steps)
+
+
+class _Outer(NamedTuple):
+    x: Array
+    residual: Array
+    norms: Array
+    num_steps: Array
+    negative: Array
+    reason: Array
+
+
+@jax.jit
+def _solve_block(matvec, b, damping, tol, max_steps):
+    product, unravel = linearized(matvec), ravel_pytree(jax.tree.map(lambda leaf: leaf[0], b))[1]
+    flat = lambda tree: ravel_pytree(tree)[0]  # noqa: E731
+    damped = jax.vmap(lambda row: flat(product(unravel(row))) + damping * row)
+    rows = jax.vmap(flat)(b)
+    scale = jnp.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / jnp.where(scale > 0, scale, 1)
+
+    def body(outer):
+        budget = max_steps - outer.num_steps - 1
+        step, used, negative = _block_cg(damped, outer.residual, tol, budget)
+        x = outer.x + step
+        residual = rows - damped(x)
+        norms = jnp.linalg.norm(residual, axis=1)
+        better = norms < outer.norms
+        x = jnp.where(better[:, None], x, outer.x)
+        residual = jnp.where(better[:, None], residual, outer.residual)
+        kept = jnp.minimum(norms, outer.norms)
+        num_steps = outer.num_steps + used + 1
+        # Of the columns that are still open, one that halves is reason enough to go on.
+        stalled = jnp.all((kept <= tol) | (norms > outer.norms / 2))
+        stop_here = (jnp.all(kept <= tol), negative, num_steps + 1 >= max_steps, stalled)
+        reason = jnp.select(stop_here, (CONVERGED, INDEFINITE, OUT_OF_STEPS, STALLED), -1)
+        return _Outer(x, residual, kept, num_steps, outer.negative | negative, reason)
+
+    norms = jnp.linalg.norm(rows, axis=1)
+    start = _Outer(jnp.zeros_like(rows), rows, norms, 0, jnp.asarray(False), -1)
+    end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
+    converged = end.norms <= tol
+    every = lambda value: jnp.broadcast_to(value, converged.shape)  # noqa: E731
+    return Solution(
+        jax.vmap(unravel)(end.x * scale),
+        end.norms,
+        every(end.num_steps),
+        converged,
+        every(end.negative),
+        jnp.where(converged, CONVERGED, end.reason),
+    )
+
+
+def _block_cg(damped, b, tol, max_steps):
+    """From zero until the recursive residuals, of unit rows b, are below tol."""
+
+    def factor(rows):
+        q, r = jnp.linalg.qr(rows.T)
+        return q.T, r
+
+    def going_on(carry):
+        _, _, c, _, _, num_steps, broken = carry
+        return jnp.any(jnp.linalg.norm(c, axis=0) > tol) & (num_steps < max_steps) & ~broken
+
+    def body(carry):
+        x, q, c, s, _, num_steps, _ = carry
+        image = damped(s)
+        curvature = s @ image.T
+        lower = jnp.linalg.cholesky((curvature + curvature.T) / 2)
+        broken = ~jnp.all(jnp.isfinite(lower))
+        both = jax.scipy.linalg.cho_solve((lower, True), jnp.concatenate([s, image], axis=1))
+        along, image = jnp.split(both, 2, axis=1)
+        x = jnp.where(broken, x, x + c.T @ along)
+        q, turn = factor(q - image)
+        return x, q, turn @ c, q + turn @ s, curvature, num_steps + 1, broken
+
+    # The residuals are c^T q throughout, with orthonormal rows q.
+    q, c = factor(b)
+    carry = (jnp.zeros_like(b), q, c, q, jnp.eye(len(b), dtype=b.dtype), 0, jnp.asarray(False))
+    x, _, _, _, curvature, num_steps, broken = jax.lax.while_loop(going_on, body, carry)
+    negative = broken & (jnp.linalg.eigvalsh((curvature + curvature.T) / 2)[0] <= 0)
+    return x, num_steps, negative

@@ -1,0 +1,316 @@
+"""Influence: what removing training examples does to weights, losses and logits, and how sure.
+
+    removal(loss_fn, params, forget, retain, *, l2, normaliser, key) -> Removal
+    influence(loss_fn, params, data, queries, *, l2, normaliser, key) -> Influence
+
+`removal` moves the weights by one Newton step on the retained objective. `influence` predicts, to
+first order and for all pairs at once, the change of a query's loss (or logits, by `query_fn`) when
+a training example or a group of them is removed. The objective is a mean loss plus a ridge,
+
+    L(params) = (1/N) sum_i l_i(params) + l2/2 ||params||^2,
+
+and there are two retained ones, up to half a step apart: `normaliser` "n" keeps N = n when m of n
+examples go, "n-m" takes the mean over what is left. Write g_T for the sum of gradients over the
+removed examples. The step solves (H + l2 I + damping I) step = b with
+
+    "n":    b = g_T / n                   H = (1/n) sum_retain d^2 l_i
+    "n-m":  b = (g_T - m g_mean) / (n-m)  H = (1/(n-m)) sum_retain d^2 l_i
+
+which is the change of the gradient, grad L_all - grad L_retain, so it needs no stationary start.
+`l2` belongs to the objective and to the matrix; `damping` is the solver's, and biases the answer.
+On nets pass `curvature=lambda data: GaussNewton(outputs_fn, output_loss, params, data)`, whose
+matrix is positive definite, with damping = l2; their Hessian is usually indefinite.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from famr_jax.curvature import Hessian, Identity, Jacobian, Solution, eigenvalues, solve
+from famr_jax.curvature.algebra import precise
+from famr_jax.curvature.block import solve_block
+from famr_jax.curvature.conditioning import Estimate
+from famr_jax.curvature.operators import LossFn, OutputsFn
+from famr_jax.curvature.solve import WORDS
+from famr_jax.types import Params, check_number
+
+Normaliser: TypeAlias = Literal["n", "n-m"]
+
+COLUMNS = 128
+"""Most right-hand sides that share a Krylov space, which bounds the memory."""
+
+Curvature: TypeAlias = Callable[[Any], Callable]
+"""`curvature(data) -> operator`: the mean curvature of the loss over a data set, without ridge."""
+
+
+class Removal(NamedTuple):
+    """The weights after a removal, and what a judge needs.
+
+    Attributes:
+        params: Predicted weights.
+        step: What was added to the trained ones.
+        solution: How the solve went; its `value` is `step`.
+        lambda_min: Smallest eigenvalue of the matrix, l2 and damping in it, by Lanczos.
+        leftover: ||grad L_all|| / ||b|| at the trained weights: training left unfinished, in units
+            of what the removal asks for.
+    """
+
+    params: Params
+    step: Params
+    solution: Solution
+    lambda_min: Estimate
+    leftover: Array
+
+    @property
+    def why(self) -> str:
+        """How far the answer may be trusted, in words."""
+        return _why(self)
+
+
+class Influence(NamedTuple):
+    """Predicted changes for all pairs, and what a judge needs.
+
+    Attributes:
+        values: `[n, q, ...]`, change of query j's output when example i is removed; `[groups, q,
+            ...]` with groups. Positive for a loss: the query gets worse.
+        solution: How each solve went, one entry for each column of the smaller side; its `value`
+            holds the inverse-Hessian-vector products.
+        lambda_min: Smallest eigenvalue of the matrix, l2 and damping in it, by Lanczos.
+    """
+
+    values: Array
+    solution: Solution
+    lambda_min: Estimate
+
+    @property
+    def why(self) -> str:
+        """How far the answer may be trusted, in words."""
+        return _why(self)
+
+
+def removal(
+    loss_fn: LossFn,
+    params: Params,
+    forget: Any,
+    retain: Any,
+    *,
+    l2: float,
+    normaliser: Normaliser,
+    curvature: Curvature | None = None,
+    over: Literal["retain", "all"] = "retain",
+    damping: float | Array = 0.0,
+    tol: float = 1e-5,
+    max_steps: int = 1000,
+    method: Literal["cg", "minres"] = "cg",
+    batch_size: int | None = None,
+    key: Array,
+) -> Removal:
+    """Predicts the weights after removal by one Newton step; exact for a quadratic loss.
+
+    Args:
+        loss_fn: `(params, data) -> [n]`, one value per example.
+        params: The trained weights.
+        forget: What is removed, any pytree with a leading axis of examples.
+        retain: What is left.
+        l2: Ridge of the training objective.
+        normaliser: Which retained objective; see above.
+        curvature: `data -> operator`; `Hessian(loss_fn, params, data)` if not given.
+        over: Whose curvature; "all" is the classical form, which does not subtract the forget part.
+        damping: Shift in the solve.
+        tol: Wanted relative residual.
+        max_steps: Products after which to give up.
+        method: Of `curvature.solve`.
+        batch_size: Micro-batch of gradients and of the default curvature; None for all at once.
+        key: PRNG key of Lanczos.
+
+    Raises:
+        ValueError: A number out of range, an unknown word, or an empty set.
+    """
+    _check(l2, damping, normaliser)
+    if over not in ("retain", "all"):
+        raise ValueError(f"`over` must be 'retain' or 'all', got {over!r}.")
+    m, kept = _size("forget", forget), _size("retain", retain)
+    n = m + kept
+    curvature = curvature or partial(Hessian, loss_fn, params, batch_size=batch_size)
+    if over == "all":
+        matrix = (m / n) * curvature(forget) + (kept / n) * curvature(retain)
+    else:
+        matrix = (kept / n if normaliser == "n" else 1.0) * curvature(retain)
+    matrix = matrix + l2 * Identity()
+    parts = loss_fn, params, forget, retain, l2
+    b, leftover = _change(*parts, normaliser=normaliser, batch_size=batch_size)
+    settings = {"damping": damping, "tol": tol, "max_steps": max_steps, "method": method}
+    found = solve(matrix, b, **settings)
+    after = optax.tree.add(params, found.value)
+    return Removal(after, found.value, found, _smallest(matrix, params, damping, key), leftover)
+
+
+@partial(jax.jit, static_argnames=("loss_fn", "normaliser", "batch_size"))
+def _change(loss_fn, params, forget, retain, l2, *, normaliser, batch_size):
+    """b = grad L_all - grad L_retain, and ||grad L_all|| / ||b||."""
+    m, kept = _size("forget", forget), _size("retain", retain)
+    share = m / (m + kept)
+    of_forget, of_retain = (
+        Jacobian(loss_fn, params, data, batch_size).transpose()(jnp.full(size, 1 / size))
+        for data, size in ((forget, m), (retain, kept))
+    )
+    b = of_forget if normaliser == "n" else optax.tree.sub(of_forget, of_retain)
+    b = optax.tree.scale(share, b)
+    everything = lambda t, r, w: share * t + (1 - share) * r + l2 * w  # noqa: E731
+    left = jax.tree.map(everything, of_forget, of_retain, params)
+    return b, optax.tree.norm(left) / optax.tree.norm(b)
+
+
+def influence(
+    loss_fn: LossFn,
+    params: Params,
+    data: Any,
+    queries: Any,
+    *,
+    l2: float,
+    normaliser: Normaliser,
+    query_fn: OutputsFn | None = None,
+    groups: Array | None = None,
+    curvature: Curvature | None = None,
+    damping: float | Array = 0.0,
+    tol: float = 1e-5,
+    max_steps: int = 1000,
+    batch_size: int | None = None,
+    key: Array,
+) -> Influence:
+    """Predicts, to first order, each query's change when each example (or group) is removed.
+
+        values[i, j] = d query_j . (H + l2 I + damping I)^-1 b_i,    H over all the data
+
+    One solve for each column of the smaller side, training examples or query outputs, by block CG;
+    the gradients of the other side are formed and used up a block at a time.
+
+    Args:
+        loss_fn: `(params, data) -> [n]`, one value per example.
+        params: The trained weights.
+        data: The training set, n examples.
+        queries: q examples.
+        l2: Ridge of the training objective.
+        normaliser: Which retained objective; see above.
+        query_fn: `(params, queries) -> [q, ...]`: what is asked of a query; `loss_fn` by default.
+        groups: `[groups, n]` boolean; removes groups in place of single examples.
+        curvature: `data -> operator`; `Hessian(loss_fn, params, data)` if not given.
+        damping: Shift in the solve.
+        tol: Wanted relative residual of each column.
+        max_steps: Products a column after which to give up.
+        batch_size: Examples whose gradients are in memory at a time, and micro-batch of the default
+            curvature; None for all at once.
+        key: PRNG key of Lanczos.
+
+    Raises:
+        ValueError: A number out of range, an unknown word, an empty set or a wrong mask.
+    """
+    _check(l2, damping, normaliser)
+    n, _ = _size("data", data), _size("queries", queries)
+    if groups is not None and (groups.shape[1:] != (n,) or groups.dtype != bool):
+        got = f"{groups.dtype} {list(groups.shape)}"
+        raise ValueError(f"`groups` must be bool of shape [groups, {n}], got {got}.")
+    asked, learnt = (query_fn or loss_fn, queries), (loss_fn, data)
+    shape = jax.eval_shape(asked[0], params, queries).shape
+    by_data = n < math.prod(shape)
+    near, far = (learnt, asked) if by_data else (asked, learnt)
+    curvature = curvature or partial(Hessian, loss_fn, params, batch_size=batch_size)
+    matrix = curvature(data) + l2 * Identity()
+    columns = _gradients(near[0], params, near[1], batch_size=batch_size)
+    solution = _solve_all(matrix, columns, damping=damping, tol=tol, max_steps=max_steps)
+    products = _products(far[0], params, far[1], solution.value, batch_size=batch_size)
+    products = products.T if by_data else products
+    values = _values(products, groups, normaliser=normaliser).reshape(-1, *shape)
+    return Influence(values, solution, _smallest(matrix, params, damping, key))
+
+
+@partial(jax.jit, static_argnames=("function", "batch_size"))
+@precise
+def _gradients(function, params, data, *, batch_size):
+    """The gradient of every output of every example: a pytree with a leading axis of them all."""
+    one = partial(_jacobian, function, params)
+    rows = jax.lax.map(one, data, batch_size=batch_size or _size("data", data))
+    return jax.tree.map(lambda leaf, like: leaf.reshape(-1, *like.shape), rows, params)
+
+
+@partial(jax.jit, static_argnames=("function", "batch_size"))
+@precise
+def _products(function, params, data, columns, *, batch_size):
+    """The gradient of every output of every example times every column, `[outputs, columns]`."""
+    flat = lambda tree: [leaf.reshape(-1, like.size) for leaf, like in _pairs(tree, params)]  # noqa: E731
+    columns = flat(columns)
+
+    def one(example):
+        rows = flat(_jacobian(function, params, example))
+        return sum(row @ column.T for row, column in zip(rows, columns, strict=True))
+
+    products = jax.lax.map(one, data, batch_size=batch_size or _size("data", data))
+    return products.reshape(-1, products.shape[-1])
+
+
+def _jacobian(function, params, example):
+    """Gradients of one example's outputs: each leaf `[*outputs, *leaf]`."""
+    batch = jax.tree.map(lambda leaf: leaf[None], example)
+    return jax.jacrev(lambda params: function(params, batch)[0])(params)
+
+
+def _pairs(tree, params):
+    return zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
+
+
+def _solve_all(matrix, columns, **settings):
+    """All columns, in blocks of equal size that each share a Krylov space."""
+    leaves = jax.tree.leaves(columns)
+    count = len(leaves[0])
+    most = min(COLUMNS, sum(leaf[0].size for leaf in leaves))
+    size = math.ceil(count / math.ceil(count / most))
+    blocks = [slice(start, start + size) for start in range(0, count, size)]
+    part = lambda block: jax.tree.map(lambda leaf: leaf[block], columns)  # noqa: E731
+    solutions = [solve_block(matrix, part(block), **settings) for block in blocks]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *solutions)
+
+
+def _smallest(matrix, like, damping, key):
+    least = eigenvalues(matrix, like, k=1, which="smallest", key=key)
+    return Estimate(least.values[0] + damping, least.residuals[0])
+
+
+@partial(jax.jit, static_argnames="normaliser")
+def _values(products, groups, normaliser):
+    """From g_i . H^-1 q_j to what removing i, or a group, changes."""
+    n = products.shape[0]
+    m = jnp.ones((n, 1), int) if groups is None else jnp.sum(groups, axis=1, keepdims=True)
+    total = products if groups is None else groups.astype(products.dtype) @ products
+    if normaliser == "n":
+        return total / n
+    return (total - m * jnp.mean(products, axis=0)) / (n - m)
+
+
+def _check(l2, damping, normaliser):
+    check_number("l2", l2, least=0)
+    check_number("damping", damping, least=0)
+    if normaliser not in ("n", "n-m"):
+        raise ValueError(f"`normaliser` must be 'n' or 'n-m', got {normaliser!r}.")
+
+
+def _size(name, data):
+    size = jax.tree.leaves(data)[0].shape[0]
+    if size == 0:
+        raise ValueError(f"`{name}` must hold at least one example, got 0.")
+    return size
+
+
+def _why(result):
+    solution = result.solution
+    open_ = int(jnp.sum(~solution.converged))
+    solved = f"{open_} of {solution.converged.size} solves unconverged: " if open_ else ""
+    solved += WORDS[int(jnp.max(solution.reason))]
+    low, error = map(float, result.lambda_min)
+    definite = "indefinite" if low < 0 else "definite" if low > error else "not resolved"
+    return f"{solved}; lambda_min + damping = {low:.2g} +- {error:.1g}: {definite}"

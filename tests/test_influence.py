@@ -1,0 +1,262 @@
+"""Removal and influence against dense float64 references and true retraining."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dense import columns, hessian, jacobian, problem
+from jax.flatten_util import ravel_pytree
+
+from famr_jax import losses
+from famr_jax.curvature import GaussNewton
+from famr_jax.influence import influence, removal
+from famr_jax.types import Batch
+
+KEY = jax.random.key(0)
+N, M, L2 = 200, 20, 1e-2
+EXACT = {"l2": L2, "tol": 1e-10, "key": KEY}
+
+
+@pytest.fixture(autouse=True)
+def _x64(x64):
+    """Everything here is float64."""
+
+
+def flat(tree):
+    return np.asarray(ravel_pytree(tree)[0])
+
+
+def softmax_loss(params, batch):
+    return losses.cross_entropy(batch.x @ params["w"] + params["b"], batch.labels)
+
+
+def squared_loss(params, batch):
+    outputs = batch.x @ params["w"] + params["b"]
+    return jnp.sum((outputs - jax.nn.one_hot(batch.labels, 5)) ** 2, axis=-1)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """A linear problem of 5 classes, which no loss fits exactly."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, 8))
+    labels = np.argmax(x @ rng.normal(size=(8, 5)) + rng.gumbel(size=(N, 5)), axis=1)
+    return x, labels
+
+
+@pytest.fixture
+def linear(drawn):
+    return Batch(jnp.asarray(drawn[0]), jnp.asarray(drawn[1]))
+
+
+@partial(jax.jit, static_argnames="loss_fn")
+def fit(loss_fn, batch, weights):
+    """Newton's method to the minimum of sum_i weights_i l_i + L2/2 ||params||^2."""
+    start, unravel = ravel_pytree({"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)})
+
+    def objective(vector):
+        ridge = L2 / 2 * jnp.vdot(vector, vector)
+        return jnp.vdot(weights, loss_fn(unravel(vector), batch)) + ridge
+
+    step = lambda _, v: v - jnp.linalg.solve(jax.hessian(objective)(v), jax.grad(objective)(v))  # noqa: E731
+    return unravel(jax.lax.fori_loop(0, 12, step, start))
+
+
+def retrained(loss_fn, batch, keep, normaliser):
+    return fit(loss_fn, batch, keep / (N if normaliser == "n" else jnp.sum(keep)))
+
+
+FORGET, RETAIN = slice(0, M), slice(M, N)
+KEPT = jnp.arange(N) >= M
+
+
+@pytest.mark.parametrize("normaliser", ["n", "n-m"])
+def test_newton_on_the_retained_data_predicts_retraining_best(linear, normaliser):
+    """The table of relative errors, in its order: each wrong turn costs what it should."""
+    original = fit(softmax_loss, linear, jnp.full(N, 1 / N))
+    true = flat(retrained(softmax_loss, linear, KEPT, normaliser)) - flat(original)
+    sets = softmax_loss, original, linear[FORGET], linear[RETAIN]
+
+    def error(normaliser=normaliser, sign=1, **settings):
+        found = removal(*sets, normaliser=normaliser, **EXACT | settings)
+        assert found.solution.converged
+        return np.linalg.norm(sign * flat(found.step) - true) / np.linalg.norm(true)
+
+    newton = error()
+    assert newton < 0.06
+    other = "n-m" if normaliser == "n" else "n"
+    assert 2.5 * newton < error(over="all") < 0.5
+    assert 2.5 * newton < error(normaliser=other)
+    assert error(sign=-1) > 1.9
+    assert error(l2=0.0, damping=1e-3) > 20 * newton
+    assert removal(*sets, normaliser=normaliser, **EXACT).leftover < 1e-10
+
+
+@pytest.mark.parametrize("normaliser", ["n", "n-m"])
+def test_removal_is_exact_for_a_quadratic_loss(linear, normaliser):
+    original = fit(squared_loss, linear, jnp.full(N, 1 / N))
+    settings = {"normaliser": normaliser, **EXACT}
+    found = removal(squared_loss, original, linear[FORGET], linear[RETAIN], **settings)
+    wanted = retrained(squared_loss, linear, KEPT, normaliser)
+    np.testing.assert_allclose(flat(found.params), flat(wanted), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(flat(original) + flat(found.step), flat(wanted), atol=1e-9)
+
+
+def net(n=13):
+    """A trained-looking net, its derivatives as matrices, and both curvatures."""
+    params, batch, loss_fn, outputs_fn, output_loss = problem("mlp_5", n)
+    gauss_newton = lambda data: GaussNewton(outputs_fn, output_loss, params, data)  # noqa: E731
+    return params, batch, loss_fn, outputs_fn, gauss_newton
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("kind", ["hessian", "gauss-newton"])
+@pytest.mark.parametrize("over", ["retain", "all"])
+@pytest.mark.parametrize("normaliser", ["n", "n-m"])
+def test_removal_is_the_dense_step(kind, over, normaliser, batch_size):
+    params, batch, loss_fn, _, gauss_newton = net()
+    forget, retain, n, m = batch[:3], batch[3:], 13, 3
+    given = gauss_newton if kind == "gauss-newton" else None
+
+    def curvature(data):
+        if given:
+            return columns(given(data), params)
+        return hessian(lambda p: jnp.mean(loss_fn(p, data)), params)
+
+    gradients = jacobian(lambda p: loss_fn(p, batch), params)
+    kept = n if normaliser == "n" else n - m
+    b = gradients.sum(0) / n - gradients[3:].sum(0) / kept
+    matrix = curvature(batch) if over == "all" else (n - m) / kept * curvature(retain)
+    matrix = matrix + (L2 + 1.0) * np.eye(len(matrix))
+    found = removal(
+        *(loss_fn, params, forget, retain),
+        **{"normaliser": normaliser, "curvature": given, "over": over, "batch_size": batch_size},
+        **{"damping": 1.0, **EXACT},
+    )
+    np.testing.assert_allclose(flat(found.step), np.linalg.solve(matrix, b), rtol=1e-7, atol=1e-11)
+    np.testing.assert_allclose(
+        flat(found.params), flat(params) + np.linalg.solve(matrix, b), rtol=1e-8
+    )
+    low, error = found.lambda_min
+    assert abs(low - np.linalg.eigvalsh(matrix)[0]) <= error + 1e-9
+    left = np.linalg.norm(gradients.mean(0) + L2 * flat(params)) / np.linalg.norm(b)
+    np.testing.assert_allclose(found.leftover, left, rtol=1e-8)
+    assert "converged" in found.why
+    assert "definite" in found.why
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("what", ["loss", "logits"])
+@pytest.mark.parametrize("normaliser", ["n", "n-m"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_influence_is_the_dense_one_from_either_side(what, normaliser, grouped, batch_size):
+    """Logits of 5 queries are 15 columns, more than 13 examples: the solves change sides."""
+    params, batch, loss_fn, outputs_fn, gauss_newton = net()
+    queries = problem("mlp_5", 18)[1][13:]
+    query_fn = None if what == "loss" else outputs_fn
+    asked = jacobian(lambda p: (query_fn or loss_fn)(p, queries), params)
+    gradients, n = jacobian(lambda p: loss_fn(p, batch), params), 13
+    groups = np.arange(26).reshape(2, 13) % 4 == 1 if grouped else np.eye(13, dtype=bool)
+    m = groups.sum(axis=1, keepdims=True)
+    kept = n if normaliser == "n" else n - m
+    b = gradients.sum(0) / n - (~groups @ gradients) / kept
+    matrix = columns(gauss_newton(batch), params) + (L2 + 1e-3) * np.eye(len(flat(params)))
+    wanted = np.tensordot(b @ np.linalg.inv(matrix), asked, axes=(1, asked.ndim - 1))
+    if normaliser == "n":
+        wanted = np.tensordot(
+            groups @ gradients / n @ np.linalg.inv(matrix), asked, axes=(1, asked.ndim - 1)
+        )
+    found = influence(
+        *(loss_fn, params, batch, queries),
+        **{"normaliser": normaliser, "query_fn": query_fn, "curvature": gauss_newton},
+        **{"groups": jnp.asarray(groups) if grouped else None, "batch_size": batch_size},
+        **{"damping": 1e-3, **EXACT},
+    )
+    assert found.values.shape == wanted.shape
+    np.testing.assert_allclose(found.values, wanted, rtol=1e-6, atol=1e-10)
+    assert found.solution.converged.shape == (5 if what == "loss" else 13,)
+    low, error = found.lambda_min
+    assert abs(low - np.linalg.eigvalsh(matrix)[0]) <= error + 1e-9
+    assert found.why.startswith("converged")
+
+
+def test_leave_one_out_is_predicted_on_a_convex_problem(linear):
+    original = fit(softmax_loss, linear, jnp.full(N, 1 / N))
+    queries = linear[: N // 2]
+    settings = {"normaliser": "n-m", **EXACT}
+    predicted = influence(softmax_loss, original, linear, queries, **settings).values[:40]
+    keep = ~jnp.eye(N, dtype=bool)[:40]
+    refit = jax.vmap(lambda keep: retrained(softmax_loss, linear, keep, "n-m"))(keep)
+    after = jax.vmap(softmax_loss, in_axes=(0, None))(refit, queries)
+    true = after - softmax_loss(original, queries)
+    assert np.corrcoef(predicted.ravel(), true.ravel())[0, 1] > 0.99
+    slope = np.vdot(predicted, true) / np.vdot(predicted, predicted)
+    assert 0.98 < slope < 1.1
+    # An example's own loss rises when it goes.
+    assert (np.diag(predicted) > 0).all()
+
+
+def test_many_columns_are_solved_in_blocks(linear):
+    params = fit(softmax_loss, linear, jnp.full(N, 1 / N))
+    settings = {"normaliser": "n", **EXACT}
+    all_at_once = influence(softmax_loss, params, linear, linear[:150], **settings)
+    some = influence(softmax_loss, params, linear, linear[:7], **settings)
+    assert all_at_once.values.shape == (N, 150)
+    np.testing.assert_allclose(all_at_once.values[:, :7], some.values, atol=1e-9)
+
+
+def test_indefinite_hessian_is_said_so():
+    params, batch, loss_fn, *_ = net()
+    dense = hessian(lambda p: jnp.mean(loss_fn(p, batch)), params)
+    low = np.linalg.eigvalsh(dense)[0]
+    assert low < -1e-3
+    settings = {"normaliser": "n", "l2": 0.0, "key": KEY}
+    for found in (
+        removal(loss_fn, params, batch[:1], batch[1:], over="all", **settings),
+        influence(loss_fn, params, batch, batch[:5], **settings),
+    ):
+        np.testing.assert_allclose(found.lambda_min.value, low, atol=found.lambda_min.error)
+        assert "indefinite" in found.why.split(";")[-1]
+        assert not found.solution.converged.all() or found.solution.negative_curvature.any()
+
+
+def test_new_numbers_do_not_retrace():
+    params, batch, loss_fn, *_ = net()
+    traces = []
+
+    def counted(params, batch):
+        traces.append(1)
+        return loss_fn(params, batch)
+
+    def both(params, l2, damping):
+        settings = {"l2": l2, "damping": damping, "normaliser": "n", "key": KEY}
+        removal(counted, params, batch[:3], batch[3:], **settings)
+        influence(counted, params, batch, batch[:5], **settings)
+
+    both(params, 1e-2, 1.0)
+    seen = len(traces)
+    both(jax.tree.map(lambda leaf: 2 * leaf, params), 2e-2, 3.0)
+    # One abstract evaluation asks for the shape of the queries' outputs.
+    assert len(traces) <= seen + 1
+
+
+def test_bad_arguments_are_named(linear):
+    params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
+    good = {"l2": L2, "normaliser": "n", "key": KEY}
+    remove = partial(removal, softmax_loss, params, linear[FORGET], linear[RETAIN])
+    ask = partial(influence, softmax_loss, params, linear, linear[:3])
+    for bad in ({"l2": -1.0}, {"damping": -1.0}, {"normaliser": "m"}, {"tol": 0.0}):
+        for function in (remove, ask):
+            with pytest.raises(ValueError, match=next(iter(bad))):
+                function(**good | bad)
+    with pytest.raises(ValueError, match="over"):
+        remove(**good, over="forget")
+    with pytest.raises(ValueError, match="`forget` must hold at least one"):
+        removal(softmax_loss, params, linear[:0], linear, **good)
+    with pytest.raises(ValueError, match="`queries` must hold at least one"):
+        influence(softmax_loss, params, linear, linear[:0], **good)
+    for groups in (jnp.ones((2, 3), bool), jnp.ones((2, N))):
+        with pytest.raises(ValueError, match=r"bool of shape \[groups, 200\]"):
+            ask(**good, groups=groups)
