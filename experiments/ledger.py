@@ -100,6 +100,14 @@ PAPERS = (
             "with TrivialAugment.",
         ),
     ),
+    Paper(
+        "Influence functions (arXiv 1703.04730)",
+        (
+            "Influence predicts the test losses of a convex model retrained without a few "
+            "examples.",
+            "Influence predicts the test losses of a network retrained without a few examples.",
+        ),
+    ),
 )
 
 

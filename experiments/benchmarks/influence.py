@@ -1,0 +1,170 @@
+"""Is the influence of 1000 training on 100 test examples faster than with any correct peer?
+
+    python -m experiments.benchmarks.influence
+
+Needs torch, dattri and kronfluence. TIME
+
+EXPECT
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from experiments import common
+from experiments.benchmarks import influence_peers as peers
+from experiments.benchmarks.step import interleave
+from famr_jax import data, losses, models
+from famr_jax.influence import influence
+from famr_jax.types import Batch, Pair, Params, check_count, check_number
+from famr_jax.unlearn import minimise
+
+GOALS = {"logistic": 3.0, "mlp_32": 8.0}
+CORRECT = 1e-3  # relative error of all scores; an approximation is not a peer to beat
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings of the benchmark."""
+
+    models: tuple[str, ...] = ("logistic", "mlp_32")
+    """Perceptrons on digits: logistic or mlp_SIZE."""
+    train: int = 1000
+    """Training examples."""
+    queries: int = 100
+    """Test examples."""
+    l2: float = 1e-2
+    """Ridge of the objective; the matrix is Hessian + l2."""
+    tol: float = 1e-5
+    """Wanted relative residual of our solves."""
+    repeats: int = 3
+    """Interleaved rounds; best and median are over them."""
+    data_dir: Path | None = None
+    """Where TFDS keeps its data sets; its own default if not given."""
+    out: Path = Path("experiments/results/benchmark-influence.json")
+    """The JSON to write."""
+
+
+SMALL = Flags(models=("logistic", "mlp_4"), train=60, queries=7, repeats=1)
+
+
+def run(flags: Flags) -> None:
+    """Checks that all compute the same, times them in turns, writes the JSON."""
+    started = time.perf_counter()
+    torch = peers.import_peers()
+    for name in ("train", "queries", "repeats"):
+        check_count(name, getattr(flags, name))
+    check_number("l2", flags.l2, above=0)
+    digits = data.load("digits", data_dir=flags.data_dir)
+    train, queries = digits.train.batch()[: flags.train], digits.test.batch()[: flags.queries]
+    results = {}
+    for name in flags.models:
+        model = models.create(name, num_classes=10, image_shape=digits.image_shape)
+        results[name] = measure(torch, model, train, queries, flags)
+    config = common.describe("benchmarks.influence", flags)
+    for package in ("torch", "dattri", "kronfluence"):
+        config["environment"]["versions"][package] = common.metadata.version(package)
+    config["environment"]["load_average"] = os.getloadavg()
+    compiling = sum(result["first_call_seconds"] for result in results.values())
+    config["seconds"] = {"run": time.perf_counter() - started - compiling, "compile": compiling}
+    common.write_json(flags.out, {"config": config, "results": results})
+    for line in headline(common.plain(results)):
+        print(line)
+
+
+def trained(model: models.Model, train: Batch, l2: float) -> tuple[Params, Callable]:
+    """Weights near the minimum of the mean loss plus ridge, and the loss of each example."""
+
+    def loss_fn(params, batch):
+        return losses.cross_entropy(model.apply(params, batch.x), batch.labels)
+
+    def objective(params, anchor, pair, key):
+        del anchor, key
+        ridge = l2 / 2 * optax.tree.norm(params, squared=True)
+        return jnp.mean(loss_fn(params, pair.forget)) + ridge, {}
+
+    flat, unravel = ravel_pytree(model.init(jax.random.key(0)))
+    start = unravel(flat + 0.1 * jax.random.normal(jax.random.key(1), flat.shape))
+    found = minimise(
+        objective, start, start, Pair(train, None), key=jax.random.key(2), max_steps=300
+    )
+    return found.params, loss_fn
+
+
+def measure(torch: Any, model: models.Model, train: Batch, queries: Batch, flags: Flags):
+    """One model: errors of all methods, their times in turns, and ratios to ours."""
+    params, loss_fn = trained(model, train, flags.l2)
+    settings = {"l2": flags.l2, "normaliser": "n", "tol": flags.tol, "key": jax.random.key(3)}
+    ours = partial(influence, loss_fn, params, train, queries, **settings)
+    begun = time.perf_counter()
+    answer = jax.block_until_ready(ours())
+    cold = time.perf_counter() - begun
+
+    sides = peers.torch_data(torch, train), peers.torch_data(torch, queries)
+    net = lambda: peers.torch_mlp(torch, params)  # noqa: E731
+    calls = {
+        "ours": lambda: len(train) * np.asarray(ours().values),
+        "dattri explicit": peers.by_dattri(torch, net(), *sides, flags.l2, "explicit"),
+        "dattri cg": peers.by_dattri(torch, net(), *sides, flags.l2, "cg"),
+        "torch by hand": peers.by_hand(torch, net(), *sides, flags.l2),
+        "kronfluence ekfac": peers.by_kronfluence(torch, net(), *sides, flags.l2),
+    }
+    truth, residual = peers.reference(loss_fn, params, train, queries, flags.l2)
+    accuracy = {}
+    for name, call in calls.items():
+        scores = call()
+        accuracy[name] = {
+            "error": float(np.linalg.norm(scores - truth) / np.linalg.norm(truth)),
+            "correlation": float(np.corrcoef(scores.ravel(), truth.ravel())[0, 1]),
+        }
+    columns = np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(answer.solution.value))
+    accuracy["ours"]["residual"] = residual(columns)
+    times = interleave({name: partial(_once, call) for name, call in calls.items()}, flags.repeats)
+    correct = [name for name in calls if accuracy[name]["error"] <= CORRECT and name != "ours"]
+    best = min(correct, key=lambda name: times[name]["wall_ms"]["best"]) if correct else None
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return {
+        "num_params": size,
+        "solved": answer.why,
+        "block_products": answer.solution.num_steps[0],
+        "first_call_seconds": cold,
+        "accuracy": accuracy,
+        "times": times,
+        "best_correct_peer": best,
+        "speedup": {
+            name: times[name]["wall_ms"]["best"] / times["ours"]["wall_ms"]["best"]
+            for name in calls
+            if name != "ours"
+        },
+        "goal": GOALS.get(model.name),
+    }
+
+
+def _once(call: Callable[[], Any]) -> int:
+    call()
+    return 1
+
+
+def headline(results: dict[str, Any]) -> list[str]:
+    """One line a model and method, for the docstring, from the JSON."""
+    lines = []
+    for model, result in results.items():
+        for name, clocks in result["times"].items():
+            wall, error = clocks["wall_ms"]["best"], result["accuracy"][name]["error"]
+            ratio = f"{wall / result['times']['ours']['wall_ms']['best']:.1f}x"
+            lines.append(f"{model:<9} {name:<18} {wall:>7.0f} ms  {ratio:>6}  error {error:.1e}")
+    return lines
+
+
+if __name__ == "__main__":
+    common.main(Flags, run)

@@ -1,0 +1,97 @@
+"""The experiment at its SMALL size, its scores on known answers, and its prose."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import influence_vs_retraining as experiment
+from experiments import ledger
+from experiments.removals import open_subject, retrain
+from famr_jax.types import Batch
+
+RESULTS = sorted(ledger.RESULTS.glob("influence_vs_retraining*.json"))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One SMALL run: its flags and its JSON."""
+    root = tmp_path_factory.mktemp("run")
+    chosen = replace(experiment.SMALL, out=root / "out", data_dir=root / "tfds")
+    experiment.run(chosen)
+    return chosen, json.loads((chosen.out / "metrics.json").read_text())
+
+
+def test_small_run_predicts_the_convex_model_and_judges_both(done):
+    chosen, content = done
+    convex, net = content["results"]["cases"]
+    for kind in experiment.KINDS:
+        scores = convex["scores"][kind]
+        assert scores["newton"]["error"]["max"] < 0.3
+        assert scores["newton"]["rank"]["mean"] > 0.9
+        # A convex model forgets its start.
+        assert scores["null"]["rank"]["min"] > 0.99
+        assert scores["null"]["n"] == 2
+        assert "first order, of training on" in net["scores"][kind]
+    assert all(each["gradient_norm"] < 1e-8 for each in convex["status"])
+    assert {claim["claim"] for claim in content["claims"]} == set(experiment.SENTENCES.values())
+    ledger.ledger({"x": content})
+    page = (chosen.out / "report.html").read_text()
+    assert page.count("<svg") == 4
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_score_of_known_answers():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(20, 5))
+    assert experiment.score(2 * truth, truth) == pytest.approx(
+        {"rank": 1, "slope": 0.5, "error": 1}
+    )
+    assert experiment.score(-truth, truth)["rank"] == pytest.approx(-1)
+    monotone = experiment.score(np.exp(truth), truth)
+    assert monotone["rank"] == pytest.approx(1)
+
+
+def test_verdicts_follow_the_numbers():
+    def case(convex, rank, slope):
+        spread = lambda value: {"mean": value, "min": value, "max": value}  # noqa: E731
+        scores = {"first order": {"rank": spread(rank), "slope": spread(slope), "n": 1}}
+        return {"model": "m", "convex": convex, "scores": dict.fromkeys(experiment.KINDS, scores)}
+
+    judged = lambda *cases: [  # noqa: E731
+        claim["verdict"] for claim in experiment.judge(list(cases), experiment.SMALL)
+    ]
+    assert judged(case(True, 0.95, 1.0), case(False, 0.5, 1.0)) == ["holds", "fails"]
+    assert judged(case(True, 0.95, 1.0), case(True, 0.95, 2.0)) == ["mixed"]
+
+
+def test_retraining_drops_what_it_is_told_to():
+    """Weights of one and zero give what training on the rest alone gives."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        batch = Batch(jnp.asarray(rng.normal(size=(12, 4, 4, 1))), jnp.arange(12) % 10)
+        recipe = {"l2": 1e-2, "num_steps": 20, "lr": 1e-2}
+        for name in ("logistic", "mlp_4", "linearised:mlp_4"):
+            subject = open_subject(name, (4, 4, 1), jax.random.key(0))
+            masked = retrain(subject, subject.start, batch, jnp.arange(12.0) > 2.0, **recipe)
+            alone = retrain(subject, subject.start, batch[3:], jnp.ones(9), **recipe)
+            gap = optax.tree.norm(optax.tree.sub(masked, alone))
+            assert gap < 1e-6 * optax.tree.norm(alone)
+
+
+def test_bad_flags_are_named(tmp_path):
+    small = replace(experiment.SMALL, out=tmp_path)
+    for bad in ({"removals": 0}, {"l2": 0.0}, {"group": 30}, {"models": ("ridge:mlp_4",)}):
+        with pytest.raises(ValueError, match="train" if "group" in bad else next(iter(bad))):
+            experiment.run(replace(small, data_dir=tmp_path, **bad))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_numbers_in_the_docstring_are_those_of_the_results(path: Path):
+    for line in experiment.headline(json.loads(path.read_text())):
+        assert line in experiment.__doc__
