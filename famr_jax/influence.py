@@ -16,10 +16,11 @@ removed examples. The step solves (H + l2 I + damping I) step = b with
     "n":    b = g_T / n                   H = (1/n) sum_retain d^2 l_i
     "n-m":  b = (g_T - m g_mean) / (n-m)  H = (1/(n-m)) sum_retain d^2 l_i
 
-which is the change of the gradient, grad L_all - grad L_retain, so it needs no stationary start.
-`l2` belongs to the objective and to the matrix; `damping` is the solver's, and biases the answer.
-On nets pass `curvature=lambda data: GaussNewton(outputs_fn, output_loss, params, data)`, whose
-matrix is positive definite, with damping = l2; their Hessian is usually indefinite.
+which is grad L_all - grad L_retain: Newton's step on the retained objective from a stationary start.
+From any other it leaves out the step that training had still to make, and `leftover` says how large
+that is. `l2` belongs to the objective and to the matrix; `damping` is the solver's, and biases the answer.
+On nets pass `curvature=partial(GaussNewton, outputs_fn, output_loss, params)`: with the ridge alone
+it is positive definite, where the Hessian is usually not; a result's `why` says which it was.
 """
 
 import math
@@ -54,15 +55,13 @@ class Removal(NamedTuple):
 
     Attributes:
         params: Predicted weights.
-        step: What was added to the trained ones.
-        solution: How the solve went; its `value` is `step`.
+        solution: How the solve went; its `value` is the step.
         lambda_min: Smallest eigenvalue of the matrix, l2 and damping in it, by Lanczos.
         leftover: ||grad L_all|| / ||b|| at the trained weights: training left unfinished, in units
             of what the removal asks for.
     """
 
     params: Params
-    step: Params
     solution: Solution
     lambda_min: Estimate
     leftover: Array
@@ -148,7 +147,7 @@ def removal(
     settings = {"damping": damping, "tol": tol, "max_steps": max_steps, "method": method}
     found = solve(matrix, b, **settings)
     after = optax.tree.add(params, found.value)
-    return Removal(after, found.value, found, _smallest(matrix, params, damping, key), leftover)
+    return Removal(after, found, _smallest(matrix, params, damping, key), leftover)
 
 
 @partial(jax.jit, static_argnames=("loss_fn", "normaliser", "batch_size"))
@@ -157,7 +156,7 @@ def _change(loss_fn, params, forget, retain, l2, *, normaliser, batch_size):
     m, kept = _size("forget", forget), _size("retain", retain)
     share = m / (m + kept)
     of_forget, of_retain = (
-        Jacobian(loss_fn, params, data, batch_size).transpose()(jnp.full(size, 1 / size))
+        Jacobian(loss_fn, params, data, batch_size).transpose()(jnp.full(size, 1 / size, float))
         for data, size in ((forget, m), (retain, kept))
     )
     b = of_forget if normaliser == "n" else optax.tree.sub(of_forget, of_retain)

@@ -1,6 +1,6 @@
 """Removal and influence against dense float64 references and true retraining."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def test_newton_on_the_retained_data_predicts_retraining_best(linear, normaliser
     def error(normaliser=normaliser, sign=1, **settings):
         found = removal(*sets, normaliser=normaliser, **EXACT | settings)
         assert found.solution.converged
-        return np.linalg.norm(sign * flat(found.step) - true) / np.linalg.norm(true)
+        return np.linalg.norm(sign * flat(found.solution.value) - true) / np.linalg.norm(true)
 
     newton = error()
     assert newton < 0.1
@@ -101,46 +101,59 @@ def test_removal_is_exact_for_a_quadratic_loss(linear, normaliser):
     found = removal(squared_loss, original, linear[FORGET], linear[RETAIN], **settings)
     wanted = retrained(squared_loss, linear, KEPT, normaliser)
     np.testing.assert_allclose(flat(found.params), flat(wanted), rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(flat(original) + flat(found.step), flat(wanted), atol=1e-9)
+    np.testing.assert_allclose(flat(original) + flat(found.solution.value), flat(wanted), atol=1e-9)
 
 
-def net(n=13):
-    """A trained-looking net, its derivatives as matrices, and both curvatures."""
-    params, batch, loss_fn, outputs_fn, output_loss = problem("mlp_5", n)
+TRACES = []
+
+
+@cache
+def net():
+    """Generic weights of a net, 13 examples and 5 queries; the same functions for every test."""
+    params, batch, plain_loss, outputs_fn, output_loss = problem("mlp_5", 18)
+
+    def loss_fn(params, batch):
+        TRACES.append(len(batch))
+        return plain_loss(params, batch)
+
     gauss_newton = lambda data: GaussNewton(outputs_fn, output_loss, params, data)  # noqa: E731
-    return params, batch, loss_fn, outputs_fn, gauss_newton
+    return params, batch[:13], batch[13:], loss_fn, outputs_fn, gauss_newton
+
+
+def dense_curvature(given, data):
+    params, _, _, loss_fn, *_ = net()
+    if given:
+        return columns(given(data), params)
+    return hessian(lambda p: jnp.mean(loss_fn(p, data)), params)
 
 
 @pytest.mark.parametrize(
     ("kind", "over", "normaliser", "batch_size"),
     [
         ("hessian", "retain", "n", None),
-        ("hessian", "all", "n-m", 4),
-        ("gauss-newton", "retain", "n-m", None),
-        ("gauss-newton", "all", "n", 4),
+        ("gauss-newton", "all", "n-m", 4),
     ],
 )
 def test_removal_is_the_dense_step(kind, over, normaliser, batch_size):
-    params, batch, loss_fn, _, gauss_newton = net()
+    params, batch, _, loss_fn, _, gauss_newton = net()
     forget, retain, n, m = batch[:3], batch[3:], 13, 3
     given = gauss_newton if kind == "gauss-newton" else None
-
-    def curvature(data):
-        if given:
-            return columns(given(data), params)
-        return hessian(lambda p: jnp.mean(loss_fn(p, data)), params)
-
     gradients = jacobian(lambda p: loss_fn(p, batch), params)
     kept = n if normaliser == "n" else n - m
     b = gradients.sum(0) / n - gradients[3:].sum(0) / kept
-    matrix = curvature(batch) if over == "all" else (n - m) / kept * curvature(retain)
+    if over == "all":
+        matrix = dense_curvature(given, batch)
+    else:
+        matrix = (n - m) / kept * dense_curvature(given, retain)
     matrix = matrix + (L2 + 1.0) * np.eye(len(matrix))
     found = removal(
         *(loss_fn, params, forget, retain),
         **{"normaliser": normaliser, "curvature": given, "over": over, "batch_size": batch_size},
         **{"damping": 1.0, **EXACT},
     )
-    np.testing.assert_allclose(flat(found.step), np.linalg.solve(matrix, b), rtol=1e-7, atol=1e-11)
+    np.testing.assert_allclose(
+        flat(found.solution.value), np.linalg.solve(matrix, b), rtol=1e-7, atol=1e-11
+    )
     np.testing.assert_allclose(
         flat(found.params), flat(params) + np.linalg.solve(matrix, b), rtol=1e-8
     )
@@ -153,37 +166,33 @@ def test_removal_is_the_dense_step(kind, over, normaliser, batch_size):
 
 
 @pytest.mark.parametrize(
-    ("what", "normaliser", "grouped", "batch_size"),
+    ("what", "kind", "normaliser", "grouped", "batch_size"),
     [
-        ("loss", "n", False, 4),
-        ("loss", "n-m", True, None),
-        ("logits", "n-m", False, 4),
-        ("logits", "n", True, None),
+        ("loss", "hessian", "n", False, None),
+        ("logits", "gauss-newton", "n-m", True, 4),
     ],
 )
-def test_influence_is_the_dense_one_from_either_side(what, normaliser, grouped, batch_size):
+def test_influence_is_the_dense_one_from_either_side(what, kind, normaliser, grouped, batch_size):
     """Logits of 5 queries are 15 columns, more than 13 examples: the solves change sides."""
-    params, batch, loss_fn, outputs_fn, gauss_newton = net()
-    queries = problem("mlp_5", 18)[1][13:]
+    params, batch, queries, loss_fn, outputs_fn, gauss_newton = net()
     query_fn = None if what == "loss" else outputs_fn
-    asked = jacobian(lambda p: (query_fn or loss_fn)(p, queries), params)
-    gradients, n = jacobian(lambda p: loss_fn(p, batch), params), 13
+    given = gauss_newton if kind == "gauss-newton" else None
     groups = np.arange(26).reshape(2, 13) % 4 == 1 if grouped else np.eye(13, dtype=bool)
-    m = groups.sum(axis=1, keepdims=True)
-    kept = n if normaliser == "n" else n - m
-    b = gradients.sum(0) / n - (~groups @ gradients) / kept
-    matrix = columns(gauss_newton(batch), params) + (L2 + 1e-3) * np.eye(len(flat(params)))
-    wanted = np.tensordot(b @ np.linalg.inv(matrix), asked, axes=(1, asked.ndim - 1))
-    if normaliser == "n":
-        wanted = np.tensordot(
-            groups @ gradients / n @ np.linalg.inv(matrix), asked, axes=(1, asked.ndim - 1)
-        )
     found = influence(
         *(loss_fn, params, batch, queries),
-        **{"normaliser": normaliser, "query_fn": query_fn, "curvature": gauss_newton},
+        **{"normaliser": normaliser, "query_fn": query_fn, "curvature": given},
         **{"groups": jnp.asarray(groups) if grouped else None, "batch_size": batch_size},
-        **{"damping": 1e-3, **EXACT},
+        **{"damping": 1.0, **EXACT},
     )
+    asked = jacobian(lambda p: (query_fn or loss_fn)(p, queries), params)
+    gradients, n = jacobian(lambda p: loss_fn(p, batch), params), 13
+    m = groups.sum(axis=1, keepdims=True)
+    if normaliser == "n":
+        b = groups @ gradients / n
+    else:  # the change of the gradient, written out
+        b = gradients.mean(0) - (~groups @ gradients) / (n - m)
+    matrix = dense_curvature(given, batch) + (L2 + 1.0) * np.eye(gradients.shape[1])
+    wanted = np.tensordot(np.linalg.solve(matrix, b.T).T, asked, axes=(1, asked.ndim - 1))
     assert found.values.shape == wanted.shape
     np.testing.assert_allclose(found.values, wanted, rtol=1e-6, atol=1e-10)
     assert found.solution.converged.shape == (5 if what == "loss" else 13,)
@@ -194,7 +203,7 @@ def test_influence_is_the_dense_one_from_either_side(what, normaliser, grouped, 
 
 def test_leave_one_out_is_predicted_on_a_convex_problem(linear):
     original = fit(softmax_loss, linear, jnp.full(N, 1 / N))
-    queries = linear[: N // 2]
+    queries = linear[:150]  # two blocks of columns
     settings = {"normaliser": "n-m", **EXACT}
     predicted = influence(softmax_loss, original, linear, queries, **settings).values[:40]
     keep = ~jnp.eye(N, dtype=bool)[:40]
@@ -203,53 +212,42 @@ def test_leave_one_out_is_predicted_on_a_convex_problem(linear):
     true = after - softmax_loss(original, queries)
     assert np.corrcoef(predicted.ravel(), true.ravel())[0, 1] > 0.99
     slope = np.vdot(predicted, true) / np.vdot(predicted, predicted)
-    assert 0.98 < slope < 1.1
+    assert 1 < slope < 1.3  # first order leaves out the factor 1 / (1 - leverage)
     # An example's own loss rises when it goes.
     assert (np.diag(predicted) > 0).all()
 
 
-def test_many_columns_are_solved_in_blocks(linear):
-    params = fit(softmax_loss, linear, jnp.full(N, 1 / N))
-    settings = {"normaliser": "n", **EXACT}
-    all_at_once = influence(softmax_loss, params, linear, linear[:150], **settings)
-    some = influence(softmax_loss, params, linear, linear[:7], **settings)
-    assert all_at_once.values.shape == (N, 150)
-    np.testing.assert_allclose(all_at_once.values[:, :7], some.values, atol=1e-9)
-
-
 def test_indefinite_hessian_is_said_so():
-    params, batch, loss_fn, *_ = net()
-    dense = hessian(lambda p: jnp.mean(loss_fn(p, batch)), params)
-    low = np.linalg.eigvalsh(dense)[0]
-    assert low < -1e-3
+    params, batch, queries, loss_fn, *_ = net()
     settings = {"normaliser": "n", "l2": 0.0, "key": KEY}
-    for found in (
-        removal(loss_fn, params, batch[:1], batch[1:], over="all", **settings),
-        influence(loss_fn, params, batch, batch[:5], **settings),
-    ):
+    lows = [
+        scale * np.linalg.eigvalsh(dense_curvature(None, data))[0]
+        for data, scale in ((batch[3:], 10 / 13), (batch, 1))
+    ]
+    assert max(lows) < -1e-3
+    answers = (
+        removal(loss_fn, params, batch[:3], batch[3:], **settings),
+        influence(loss_fn, params, batch, queries, **settings),
+    )
+    for found, low in zip(answers, lows, strict=True):
         np.testing.assert_allclose(found.lambda_min.value, low, atol=found.lambda_min.error)
         assert "indefinite" in found.why.split(";")[-1]
         assert not found.solution.converged.all() or found.solution.negative_curvature.any()
 
 
 def test_new_numbers_do_not_retrace():
-    params, batch, loss_fn, *_ = net()
-    traces = []
-
-    def counted(params, batch):
-        traces.append(1)
-        return loss_fn(params, batch)
+    params, batch, queries, loss_fn, *_ = net()
 
     def both(params, l2, damping):
         settings = {"l2": l2, "damping": damping, "normaliser": "n", "key": KEY}
-        removal(counted, params, batch[:3], batch[3:], **settings)
-        influence(counted, params, batch, batch[:5], **settings)
+        removal(loss_fn, params, batch[:3], batch[3:], **settings)
+        influence(loss_fn, params, batch, queries, **settings)
 
     both(params, 1e-2, 1.0)
-    seen = len(traces)
+    seen = len(TRACES)
     both(jax.tree.map(lambda leaf: 2 * leaf, params), 2e-2, 3.0)
     # One abstract evaluation asks for the shape of the queries' outputs.
-    assert len(traces) <= seen + 1
+    assert len(TRACES) <= seen + 1
 
 
 def test_bad_arguments_are_named(linear):
