@@ -16,11 +16,11 @@ removed examples. The step solves (H + l2 I + damping I) step = b with
     "n":    b = g_T / n                   H = (1/n) sum_retain d^2 l_i
     "n-m":  b = (g_T - m g_mean) / (n-m)  H = (1/(n-m)) sum_retain d^2 l_i
 
-which is grad L_all - grad L_retain: Newton's step on the retained objective from a stationary start.
-From any other it leaves out the step that training had still to make, and `leftover` says how large
-that is. `l2` belongs to the objective and to the matrix; `damping` is the solver's, and biases the answer.
-On nets pass `curvature=partial(GaussNewton, outputs_fn, output_loss, params)`: with the ridge alone
-it is positive definite, where the Hessian is usually not; a result's `why` says which it was.
+that is grad L_all - grad L_retain: Newton's step on the retained objective, if training ended at
+its minimum. If not, it leaves out the step that training had still to make, of relative size `leftover`. `l2`
+belongs to the objective and to the matrix; `damping` is the solver's, and biases the answer. On nets
+pass `curvature=partial(GaussNewton, outputs_fn, output_loss, params)`: with the ridge alone it is
+positive definite, where the Hessian is usually not; a result's `why` says which it was.
 """
 
 import math
