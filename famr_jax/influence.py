@@ -17,10 +17,10 @@ removed examples. The step solves (H + l2 I + damping I) step = b with
     "n-m":  b = (g_T - m g_mean) / (n-m)  H = (1/(n-m)) sum_retain d^2 l_i
 
 that is grad L_all - grad L_retain: Newton's step on the retained objective, if training ended at
-its minimum. If not, it leaves out the step that training had still to make, of relative size `leftover`. `l2`
-belongs to the objective and to the matrix; `damping` is the solver's, and biases the answer. On nets
-pass `curvature=partial(GaussNewton, outputs_fn, output_loss, params)`: with the ridge alone it is
-positive definite, where the Hessian is usually not; a result's `why` says which it was.
+its minimum. If not, the step that training had still to make is left out; `leftover` says its size.
+`l2` belongs to the objective and to the matrix; `damping` is the solver's, and biases the answer.
+On nets pass `curvature=partial(GaussNewton, outputs_fn, output_loss, params)`: with the ridge alone
+it is positive definite, where the Hessian is usually not; a result's `why` says which it was.
 """
 
 import math
