@@ -29,10 +29,17 @@ import scipy.stats
 from jax import Array
 
 from experiments import common, influence_page
-from experiments.removals import Subject, open_subject, retrain
-from famr_jax import data, losses
-from famr_jax.curvature import GaussNewton, Hessian, Identity, eigenvalues
-from famr_jax.influence import influence, removal
+from experiments.removals import (
+    Recipe,
+    Subject,
+    newton_losses,
+    open_subject,
+    retrain,
+    retrained_losses,
+)
+from famr_jax import data
+from famr_jax.curvature import Hessian, Identity, eigenvalues
+from famr_jax.influence import influence
 from famr_jax.types import Batch, check_count, check_number
 
 SOURCE = "Influence functions (arXiv 1703.04730)"
@@ -77,7 +84,14 @@ class Flags:
 
 
 SMALL = Flags(
-    models=("logistic", "mlp_4"), removals=4, group=3, train=30, queries=5, starts=2, steps=60
+    models=("logistic", "mlp_4"),
+    removals=4,
+    group=3,
+    train=40,
+    queries=5,
+    starts=2,
+    steps=60,
+    l2=1e-2,
 )
 """The configuration that the test suite runs."""
 
@@ -88,51 +102,46 @@ def measure(subject: Subject, train: Batch, queries: Batch, masks: Array, flags:
     Returns:
         Arrays `[removals, queries]` by name; a dictionary of numbers about the original.
     """
-    recipe = {"l2": flags.l2, "num_steps": flags.steps, "lr": flags.lr}
-    ask = lambda params: subject.loss_fn(params, queries)  # noqa: E731
-    keeps = 1.0 - masks
-
-    @jax.jit
-    def losses_without(start):
-        one = lambda keep: ask(retrain(subject, start, train, keep, **recipe))  # noqa: E731
-        return jax.lax.map(one, keeps, batch_size=flags.at_once)
-
-    everything = jnp.ones(len(train))
-    original = jax.jit(lambda: retrain(subject, subject.start, train, everything, **recipe))()
-    before = ask(original)
-    found = {"truth": losses_without(subject.start) - before}
+    recipe = Recipe(flags.l2, flags.steps, flags.lr)
+    start_key, lanczos_key = jax.random.split(key)
+    start, prepare = subject.begin(start_key)
+    train, queries = (Batch(prepare(batch.x), batch.labels) for batch in (train, queries))
+    loss_fn = subject.loss_fn
+    without = partial(retrained_losses, subject, batch=train, queries=queries, recipe=recipe)
+    original = retrain(subject, start, train, jnp.ones(len(train)), recipe)
+    before = loss_fn(original, queries)
+    found = {"truth": without(start=start, keeps=1.0 - masks, at_once=flags.at_once)}
     if not subject.convex:
-        found["continued"] = losses_without(original) - before
+        found["continued"] = without(start=original, keeps=1.0 - masks, at_once=flags.at_once)
 
-    output_loss = lambda outputs, batch: losses.cross_entropy(outputs, batch.labels)  # noqa: E731
-    curvature = partial(GaussNewton, subject.outputs_fn, output_loss, original)
-    settings = {"l2": flags.l2, "normaliser": "n-m", "curvature": curvature, "key": key}
-    answer = influence(subject.loss_fn, original, train, queries, groups=masks, **settings)
+    settings = {"l2": flags.l2, "key": lanczos_key}
+    orders = jnp.argsort(~masks, axis=1, stable=True)
+    parts = (orders[: flags.removals], 1), (orders[flags.removals :], flags.group)
+    found["newton"] = jnp.concatenate(
+        [
+            newton_losses(subject, original, train, queries, rows, num_gone=count, **settings)
+            for rows, count in parts
+        ]
+    )
+    found = {name: values - before for name, values in found.items()}
+    curvature = partial(subject.curvature, original)
+    answer = influence(
+        *(loss_fn, original, train, queries),
+        **{"groups": masks, "normaliser": "n-m", "curvature": curvature, **settings},
+    )
     found["first order"] = answer.values
 
-    @partial(jax.jit, static_argnames="m")
-    def newton(orders, *, m):
-        def one(order):
-            gone, left = train[order[:m]], train[order[m:]]
-            return ask(removal(subject.loss_fn, original, gone, left, **settings).params) - before
-
-        return jax.lax.map(one, orders)
-
-    orders = jnp.argsort(~masks, axis=1, stable=True)
-    singles, groups = orders[: flags.removals], orders[flags.removals :]
-    found["newton"] = jnp.concatenate([newton(singles, m=1), newton(groups, m=flags.group)])
-
-    gradient = jax.grad(lambda params: jnp.mean(subject.loss_fn(params, train)))(original)
-    gradient = optax.tree.add_scale(gradient, flags.l2, original)
-    hessian = Hessian(subject.loss_fn, original, train) + flags.l2 * Identity()
-    least = eigenvalues(hessian, original, k=1, which="smallest", key=key)
+    gradient = jax.grad(lambda params: jnp.mean(loss_fn(params, train)))(original)
+    hessian = Hessian(loss_fn, original, train) + flags.l2 * Identity()
+    least = eigenvalues(hessian, original, k=1, which="smallest", key=lanczos_key)
     status = {
-        "train_loss": jnp.mean(subject.loss_fn(original, train)),
+        "train_loss": jnp.mean(loss_fn(original, train)),
         "test_loss": jnp.mean(before[: flags.queries]),
-        "gradient_norm": optax.tree.norm(gradient),
+        "gradient_norm": optax.tree.norm(optax.tree.add_scale(gradient, flags.l2, original)),
         "solved": answer.why,
         "block_products": answer.solution.num_steps[0],
         "lambda_min_of_hessian": least.values[0],
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(original)),
     }
     return {name: np.asarray(values) for name, values in found.items()}, status
 
@@ -255,19 +264,14 @@ def run(flags: Flags) -> None:
     with jax.enable_x64(True):
         image_shape, train, queries, masks = sets(flags)
         for model in flags.models:
-            starts, status = [], []
+            subject, starts, status = open_subject(model, image_shape), [], []
             for key in jax.random.split(jax.random.key(flags.seed), flags.starts):
-                start_key, lanczos_key = jax.random.split(key)
-                subject = open_subject(model, image_shape, start_key)
-                work = partial(measure, subject, train, queries, masks, flags, lanczos_key)
+                work = partial(measure, subject, train, queries, masks, flags, key)
                 found, words = clock.show(f"{model}, start {len(starts)}", work)
                 starts.append(by_kind(found, flags))
                 status.append(words)
-            case = {"model": model, "convex": subject.convex, "status": status}
-            case["num_params"] = sum(leaf.size for leaf in jax.tree.leaves(subject.start))
-            case["scores"] = {
-                kind: compare([found[kind] for found in starts]) for kind in starts[0]
-            }
+            scores = {kind: compare([found[kind] for found in starts]) for kind in starts[0]}
+            case = {"model": model, "convex": subject.convex, "scores": scores, "status": status}
             cases.append(case)
             drawn.append({kind: starts[0][kind] for kind in KINDS})
     config = common.describe("influence_vs_retraining", flags)

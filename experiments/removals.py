@@ -1,6 +1,7 @@
 """Models from which examples are removed, and their retraining: deterministic, under `vmap`."""
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -10,95 +11,165 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from famr_jax import losses, models
-from famr_jax.curvature import Hessian, Identity, solve
+from famr_jax.curvature import GaussNewton, Hessian, Identity, solve
+from famr_jax.influence import removal
 from famr_jax.types import Batch, Params
 
-NEWTON_STEPS, STATIONARY = 30, 1e-9
+NEWTON_STEPS, STATIONARY = 50, 1e-9
+HALVINGS = 12
+LINEARISED = "linearised:"
 
 
 class Subject(NamedTuple):
-    """A model to remove examples from: where it starts, and its functions on a `Batch`."""
+    """A model to remove examples from; the same object for every start, which jit relies on.
 
-    start: Params
+    Attributes:
+        convex: Whether its objective is, so that it has one minimum.
+        outputs_fn: `(params, batch) -> [n, num_classes]`.
+        loss_fn: `(params, batch) -> [n]`.
+        begin: `key -> (start, prepare)`: weights in float64, and what the images become.
+    """
+
     convex: bool
     outputs_fn: Callable[[Params, Batch], Array]
     loss_fn: Callable[[Params, Batch], Array]
+    begin: Callable[[Array], tuple[Params, Callable[[Array], Array]]]
+
+    def curvature(self, params: Params, data: Batch) -> GaussNewton:
+        """The Gauss-Newton matrix, which is the Hessian where the outputs are linear."""
+        return GaussNewton(self.outputs_fn, _output_loss, params, data)
 
 
-def open_subject(name: str, image_shape: tuple[int, int, int], key: Array) -> Subject:
-    """A model in float64 at a random start; a linearised one is f(start) + J params."""
-    kind, _, base = name.rpartition(":")
-    if kind not in ("", "linearised"):
-        raise ValueError(f"`models` must be NAME or linearised:NAME, got {name!r}.")
-    model = models.create(base, num_classes=10, image_shape=image_shape)
-    init_key, move_key = jax.random.split(key)
-    flat, unravel = ravel_pytree(model.init(init_key))
-    # Off the fresh weights, whose head of zeros hides the layers below from a linearisation.
-    flat = flat + 0.1 * jax.random.normal(move_key, flat.shape, flat.dtype)
-    start = jax.tree.map(lambda leaf: leaf.astype(float), unravel(flat))
+def _output_loss(outputs, batch):
+    return losses.cross_entropy(outputs, batch.labels)
+
+
+@cache
+def open_subject(name: str, image_shape: tuple[int, int, int]) -> Subject:
+    """logistic, mlp_SIZE, vit_V/PATCH; or linearised:NAME, f(start) + J (params - start).
+
+    A linearised model is a linear one of other images: the outputs at the start and their
+    Jacobian, `[n, num_classes, 1 + P]`.
+    """
+    base = models.create(name.removeprefix(LINEARISED), num_classes=10, image_shape=image_shape)
+    linearised = name.startswith(LINEARISED)
 
     def outputs_fn(params, batch):
-        if not kind:
-            return model.apply(params, batch.x)
-        return sum(jax.jvp(lambda p: model.apply(p, batch.x), (start,), (params,)))
+        return (
+            batch.x[..., 0] + batch.x[..., 1:] @ params
+            if linearised
+            else base.apply(params, batch.x)
+        )
 
     def loss_fn(params, batch):
-        return losses.cross_entropy(outputs_fn(params, batch), batch.labels)
+        return _output_loss(outputs_fn(params, batch), batch)
 
-    start = optax.tree.zeros_like(start) if kind else start
-    return Subject(start, bool(kind) or base == "logistic", outputs_fn, loss_fn)
+    def begin(key):
+        init_key, move_key = jax.random.split(key)
+        flat, unravel = ravel_pytree(base.init(init_key))
+        # Off the fresh weights, whose head of zeros hides the layers below from a linearisation.
+        flat = flat + 0.1 * jax.random.normal(move_key, flat.shape, flat.dtype)
+        flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(float), unravel(flat)))
+        if not linearised:
+            return unravel(flat), lambda x: x
+        outputs = jax.jit(lambda flat, x: base.apply(unravel(flat), x))
+        rows = jax.jit(jax.jacrev(outputs))
+        return jnp.zeros_like(flat), lambda x: jnp.concatenate(
+            [outputs(flat, x)[..., None], rows(flat, x)], axis=-1
+        )
+
+    return Subject(linearised or name == "logistic", outputs_fn, loss_fn, begin)
 
 
-def retrain(
-    subject: Subject,
-    start: Params,
-    batch: Batch,
-    keep: Array,
-    *,
-    l2: float,
-    num_steps: int,
-    lr: float,
-) -> Params:
-    """The weights of one training, on all examples of `keep` at every step.
+class Recipe(NamedTuple):
+    """How a model is trained: ridge; steps and peak step of Adam where it is not convex."""
+
+    l2: float
+    num_steps: int
+    lr: float
+
+
+@partial(jax.jit, static_argnames=("subject", "recipe"))
+def retrain(subject: Subject, start: Params, batch: Batch, keep: Array, recipe: Recipe) -> Params:
+    """The weights of one training, on all the examples it keeps at every step.
 
         (1/k) sum_{i kept} l_i(params) + l2/2 ||params||^2,    k examples kept
 
-    Convex objectives go to their minimum by Newton's method, whose solves are inexact; others take
-    `num_steps` of Adam, its step falling from `lr` to zero as a cosine.
+    A convex objective goes to its minimum by Newton's method, each step halved until the gradient
+    is smallest; another takes Adam, its step falling to zero as a cosine.
 
     Args:
         subject: What is trained.
         start: From where.
         batch: All examples.
         keep: Which stay, `[n]` of 0 and 1.
-        l2: Ridge.
-        num_steps: Of Adam.
-        lr: Peak step of Adam.
+        recipe: How.
     """
     weighted = lambda params, sets: sets[1] * subject.loss_fn(params, sets[0])  # noqa: E731
     sets = batch, keep * keep.size / jnp.sum(keep)
 
-    def objective(params):
-        return jnp.mean(weighted(params, sets)) + l2 / 2 * optax.tree.norm(params, squared=True)
-
-    def newton(carry):
-        params, grad, i = carry
-        matrix = Hessian(weighted, params, sets) + l2 * Identity()
-        step = solve(matrix, grad, tol=1e-3, max_steps=1000).value
-        params = optax.tree.sub(params, step)
-        return params, jax.grad(objective)(params), i + 1
-
-    def adam(carry, _):
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(objective)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
+    @jax.grad
+    def gradient(params):
+        ridge = recipe.l2 / 2 * optax.tree.norm(params, squared=True)
+        return jnp.mean(weighted(params, sets)) + ridge
 
     def going_on(carry):
         _, grad, i = carry
         return (optax.tree.norm(grad) > STATIONARY) & (i < NEWTON_STEPS)
 
+    def newton(carry):
+        params, grad, i = carry
+        matrix = Hessian(weighted, params, sets) + recipe.l2 * Identity()
+        step = solve(matrix, grad, tol=1e-3, max_steps=1000).value
+        moved = lambda size: optax.tree.add_scale(params, -size, step)  # noqa: E731
+        sizes = 0.5 ** jnp.arange(HALVINGS)
+        norms = jax.lax.map(lambda size: optax.tree.norm(gradient(moved(size))), sizes)
+        params = moved(sizes[jnp.argmin(norms)])
+        return params, gradient(params), i + 1
+
+    def adam(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(gradient(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
     if subject.convex:
-        carry = start, jax.grad(objective)(start), 0
-        return jax.lax.while_loop(going_on, newton, carry)[0]
-    optimizer = optax.adam(optax.cosine_decay_schedule(lr, num_steps))
-    return jax.lax.scan(adam, (start, optimizer.init(start)), length=num_steps)[0][0]
+        return jax.lax.while_loop(going_on, newton, (start, gradient(start), 0))[0]
+    optimizer = optax.adam(optax.cosine_decay_schedule(recipe.lr, recipe.num_steps))
+    return jax.lax.scan(adam, (start, optimizer.init(start)), length=recipe.num_steps)[0][0]
+
+
+@partial(jax.jit, static_argnames=("subject", "recipe", "at_once"))
+def retrained_losses(subject, start, batch, queries, keeps, recipe, *, at_once):
+    """The queries' losses after each of many retrainings, `at_once` of them in one `vmap`."""
+
+    def one(keep):
+        return subject.loss_fn(retrain(subject, start, batch, keep, recipe), queries)
+
+    return jax.lax.map(one, keeps, batch_size=at_once)
+
+
+@partial(jax.jit, static_argnames=("subject", "num_gone"))
+def newton_losses(subject, params, batch, queries, orders, *, num_gone, l2, key):
+    """The queries' losses after one Newton step for each removal.
+
+    Args:
+        subject: The model.
+        params: The trained weights.
+        batch: All examples.
+        queries: What is asked.
+        orders: Row numbers of all examples, `[removals, n]`, those that go first.
+        num_gone: How many go.
+        l2: Ridge.
+        key: PRNG key of the removals.
+    """
+    curvature = partial(subject.curvature, params)
+
+    def one(order):
+        gone, left = batch[order[:num_gone]], batch[order[num_gone:]]
+        found = removal(
+            *(subject.loss_fn, params, gone, left),
+            **{"l2": l2, "normaliser": "n-m", "curvature": curvature, "key": key},
+        )
+        return subject.loss_fn(found.params, queries)
+
+    return jax.lax.map(one, orders)
