@@ -34,7 +34,7 @@ def write(content: dict[str, Any], drawn: Sequence[Mapping[str, Changes]]) -> st
     solves = [
         (
             case["model"],
-            case["num_params"],
+            each["num_params"],
             each["solved"],
             *(number(each[name]) for name in STATUS),
         )
