@@ -168,7 +168,7 @@ def newton_losses(subject, params, batch, queries, orders, *, num_gone, l2, key)
         gone, left = batch[order[:num_gone]], batch[order[num_gone:]]
         found = removal(
             *(subject.loss_fn, params, gone, left),
-            **{"l2": l2, "normaliser": "n-m", "curvature": curvature, "key": key},
+            **{"l2": l2, "normaliser": "n-m", "curvature": curvature, "tol": 1e-4, "key": key},
         )
         return subject.loss_fn(found.params, queries)
 
