@@ -63,7 +63,7 @@ SMALL = Flags(
     ascent_epochs=1,
     ascent_lrs=(0.1,),
     descent_ascent_lrs=(0.1,),
-    bench=workbench.Flags(model="mlp_8", train_epochs=4, batch_size=64, oracles=2),
+    bench=workbench.Flags(model="logistic", train_epochs=2, batch_size=64, oracles=2),
 )
 """The configuration that the test suite runs."""
 

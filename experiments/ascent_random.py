@@ -164,7 +164,7 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
 
     Too low is below the oracles' mean test accuracy by more than Hoeffding's bound on the
     difference. `chosen` is the point that a search by For-Acc would choose. The control, which only
-    fine-tunes, counts in none of them; `least` is the least distance on the paths of each method.
+    fine-tunes, counts nowhere.
     """
     oracles, original = result["oracles"], result["original"]
     mean = {name: float(np.mean([oracle[name] for oracle in oracles])) for name in oracles[0]}
@@ -190,12 +190,4 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
         "nearer": {name: nearer(points, name) for name in DISTANCES},
         "too_low_nearer": {name: nearer(too_low, name) for name in DISTANCES},
         "chosen": min(points, key=distance, default=None),
-        "least": {
-            method: {
-                name: min(min(p[name]) for p in result["paths"] if p["method"] == method)
-                for name in DISTANCES
-                if name in original
-            }
-            for method in dict.fromkeys(path["method"] for path in result["paths"])
-        },
     }
