@@ -213,8 +213,6 @@ def test_leave_one_out_is_predicted_on_a_convex_problem(linear):
     assert np.corrcoef(predicted.ravel(), true.ravel())[0, 1] > 0.99
     slope = np.vdot(predicted, true) / np.vdot(predicted, predicted)
     assert 1 < slope < 1.3  # first order leaves out the factor 1 / (1 - leverage)
-    # An example's own loss rises when it goes.
-    assert (np.diag(predicted) > 0).all()
 
 
 def test_indefinite_hessian_is_said_so():

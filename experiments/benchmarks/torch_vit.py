@@ -1,14 +1,19 @@
-"""The peer of the step benchmark: our Vision Transformer and its two steps in PyTorch."""
+"""Our networks in PyTorch, with the same weights, and the two steps of the step benchmark.
+
+Imports no JAX, whose start would count as the peers' in cold runs.
+"""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
-from famr_jax import models
-from famr_jax.types import Batch, Params
+if TYPE_CHECKING:
+    from famr_jax import models
+    from famr_jax.types import Batch, Params
 
 CALL_STEPS = 3
 LAM, WEIGHT_DECAY = 0.1, 0.05
@@ -76,8 +81,15 @@ def torch_loss(torch: Any, case: str, net: Any, batch: Batch) -> Callable[[Any],
 
 def torch_vit(torch: Any, model: models.Model, params: Params) -> Any:
     """The same ViT as a PyTorch module, with the same weights."""
-    dim, depth, heads = model.module.variant
-    patch, (height, width, channels) = model.module.patch, model.image_shape
+    module = model.module
+    net = vit(torch, module.variant, module.patch, model.image_shape, model.num_classes)
+    return with_weights(torch, net, params)
+
+
+def vit(torch: Any, variant: Any, patch: int, image_shape: Any, num_classes: int) -> Any:
+    """A ViT as a PyTorch module: `(dim, depth, heads)`, patch, `(height, width, channels)`."""
+    dim, depth, heads = variant
+    height, width, channels = image_shape
     rows, columns = height // patch, width // patch
     linear, functional = torch.nn.Linear, torch.nn.functional
 
@@ -105,7 +117,7 @@ def torch_vit(torch: Any, model: models.Model, params: Params) -> Any:
             for i in range(depth):
                 setattr(self, f"block_{i}", Block())
             self.norm = torch.nn.LayerNorm(dim, eps=1e-6)
-            self.head = linear(dim, model.num_classes)
+            self.head = linear(dim, num_classes)
 
         def forward(self, x):
             n = x.shape[0]
@@ -115,17 +127,43 @@ def torch_vit(torch: Any, model: models.Model, params: Params) -> Any:
                 x = getattr(self, f"block_{i}")(x)
             return self.head(self.norm(x).mean(1))
 
-    net = ViT()
-    weights = {name: torch.from_numpy(leaf.copy()) for name, leaf in torch_layout(params).items()}
-    net.load_state_dict(weights)
+    return ViT()
+
+
+def mlp(torch: Any, sizes: Any) -> Any:
+    """A tanh network on flattened images, as a PyTorch module: sizes from pixels to classes."""
+
+    class MLP(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            for i in range(len(sizes) - 2):
+                setattr(self, f"layer_{i}", torch.nn.Linear(sizes[i], sizes[i + 1]))
+            self.head = torch.nn.Linear(sizes[-2], sizes[-1])
+
+        def forward(self, x):
+            x = x.flatten(1)
+            for i in range(len(sizes) - 2):
+                x = torch.tanh(getattr(self, f"layer_{i}")(x))
+            return self.head(x)
+
+    return MLP()
+
+
+def with_weights(torch: Any, net: Any, params: Params) -> Any:
+    """The module with our weights in it."""
+    named = torch_layout(params).items()
+    net.load_state_dict({name: torch.from_numpy(leaf.copy()) for name, leaf in named})
     return net
 
 
 def torch_layout(params: Params) -> dict[str, np.ndarray]:
     """Weights, or their gradients, under PyTorch's names: kernels transposed, scales weights."""
     named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *parents, last = (entry.key for entry in path)
-        name = {"kernel": "weight", "scale": "weight"}.get(last, last)
-        named[".".join([*parents, name])] = np.array(leaf).T if last == "kernel" else np.array(leaf)
+    for name, part in params.items():
+        if isinstance(part, Mapping):
+            named |= {f"{name}.{inner}": leaf for inner, leaf in torch_layout(part).items()}
+        else:
+            name = {"kernel": "weight", "scale": "weight"}.get(name, name)
+            leaf = np.array(part)
+            named[name] = leaf.T if name == "weight" and leaf.ndim == 2 else leaf
     return named

@@ -18,6 +18,9 @@ from famr_jax.curvature.algebra import linearized, precise
 from famr_jax.types import as_pytree, check_count, check_number
 
 
+STEPS_BETWEEN_CHECKS = 5
+
+
 class Lanczos(NamedTuple):
     """A Krylov basis and the operator in it: A V^T = V^T T up to the last vector.
 
@@ -68,18 +71,15 @@ def lanczos(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
 def _lanczos(matvec, start, *, num_steps):
     product = flat_product(matvec, start)
     v = ravel_pytree(start)[0]
-    basis = jnp.zeros((num_steps, v.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
+    basis = jnp.zeros((num_steps + 1, v.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
 
     def body(basis, i):
-        w = product(basis[i])
-        alpha = jnp.vdot(basis[i], w)
-        w, _ = orthogonalise(basis, w)
+        w, column = orthogonalise(basis, product(basis[i]))
         beta = jnp.linalg.norm(w)
-        basis = basis.at[i + 1].set(w / jnp.where(beta > 0, beta, 1), mode="drop")
-        return basis, (alpha, beta)
+        return put(basis, i + 1, w / jnp.where(beta > 0, beta, 1)), (column[i], beta)
 
     basis, (alphas, betas) = jax.lax.scan(body, basis, jnp.arange(num_steps))
-    return Lanczos(alphas, betas[:-1], betas[-1], basis)
+    return Lanczos(alphas, betas[:-1], betas[-1], basis[:-1])
 
 
 @precise
@@ -130,46 +130,62 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
 
     def extend(i, carry):
         """Adds A v_i to the basis; its Gram-Schmidt coefficients are a column of the matrix."""
-        basis, matrix, key = carry
+        basis, matrix, _, exhausted = carry
         w, column = orthogonalise(basis, product(basis[i]))
         beta = jnp.linalg.norm(w)
         # An exhausted Krylov space goes on from a fresh direction.
-        key, fresh_key = jax.random.split(key)
-        fresh, _ = orthogonalise(basis, jax.random.normal(fresh_key, flat.shape, flat.dtype))
-        exhausted = beta <= 10 * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(column)
-        w = jnp.where(exhausted, fresh, w / jnp.where(exhausted, 1, beta))
+        ended = beta <= 10 * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(column)
+        beta = jnp.where(ended, 0, beta)
+        draw = lambda: jax.random.normal(jax.random.fold_in(key, i), w.shape, w.dtype)  # noqa: E731
+        w = jax.lax.cond(ended, lambda: orthogonalise(basis, draw())[0], lambda: w)
         w = jnp.where(i + 1 < flat.size, w / jnp.linalg.norm(w), 0)
-        return basis.at[i + 1].set(w), matrix.at[:, i].set(column), key
+        matrix = matrix.at[:, i].set(column)
+        return put(basis, i + 1, w), matrix, beta, exhausted | ended
 
-    def cycle(carry):
-        basis, matrix, start, num_products, restarts, key, _, scale = carry
-        basis, matrix, key = jax.lax.fori_loop(start, size, extend, (basis, matrix, key))
+    def ritz(matrix, filled):
+        """Eigenpairs of A in the first vectors of the basis, the wanted ones first."""
         # The columns of kept vectors lack their coupling, which stands in the rows: use those.
-        upper = jnp.triu(matrix[:size])
-        values, vectors = jnp.linalg.eigh(sign * (upper + jnp.triu(upper, 1).T))
-        values, vectors = sign * values[::-1], vectors[:, ::-1]
-        last = product(basis[size - 1])
-        coupling = jnp.vdot(basis[size], last)
-        estimates = jnp.abs(coupling * vectors[-1, :k])
-        scale = jnp.maximum(scale, jnp.max(jnp.abs(values)))
-        open_ = jnp.max(estimates) > tol * scale
-        ritz = vectors[:, :kept].T @ basis[:size]
-        basis = jnp.zeros_like(basis).at[:kept].set(ritz).at[kept].set(basis[size])
-        matrix = jnp.zeros_like(matrix).at[jnp.arange(kept), jnp.arange(kept)].set(values[:kept])
-        products = num_products + size - start + 1
-        return basis, matrix, kept, products, restarts + 1, key, open_, scale
+        upper = sign * jnp.triu(matrix[:size])
+        last = jnp.where(jnp.arange(size) < filled, 0, -2 * jnp.linalg.norm(upper) - 1)
+        values, vectors = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T + jnp.diag(last))
+        return sign * values[::-1], vectors[:, ::-1]
+
+    def restart(basis, matrix, values, vectors):
+        best = vectors[:, :kept].T @ basis[:size]
+        basis = jnp.zeros_like(basis).at[:kept].set(best).at[kept].set(basis[size])
+        diagonal = jnp.arange(kept)
+        return basis, jnp.zeros_like(matrix).at[diagonal, diagonal].set(values[:kept]), kept
+
+    def body(carry):
+        basis, matrix, filled, num_products, restarts, _, scale = carry
+        stop = jnp.minimum(jnp.maximum(filled, k) + STEPS_BETWEEN_CHECKS, size)
+        start = (basis, matrix, jnp.zeros((), flat.dtype), jnp.asarray(False))
+        basis, matrix, beta, exhausted = jax.lax.fori_loop(filled, stop, extend, start)
+        values, vectors = ritz(matrix, stop)
+        estimates = jnp.abs(beta * vectors[stop - 1, :k])
+        scale = jnp.maximum(scale, jnp.max(jnp.abs(jnp.where(jnp.arange(size) < stop, values, 0))))
+        full = stop == size
+        # A space exhausted early may lack copies of a multiple eigenvalue.
+        is_open = (jnp.max(estimates) > tol * scale) | (exhausted & ~full)
+        num_products += stop - filled
+        basis, matrix, filled = jax.lax.cond(
+            is_open & full,
+            lambda: restart(basis, matrix, values, vectors),
+            lambda: (basis, matrix, stop),
+        )
+        return basis, matrix, filled, num_products, restarts + full, is_open, scale
 
     def going_on(carry):
-        *_, restarts, _, is_open, _ = carry
+        *_, restarts, is_open, _ = carry
         return is_open & (restarts <= max_restarts)
 
-    key, start_key = jax.random.split(key)
+    start_key, key = jax.random.split(key)
     v = jax.random.normal(start_key, flat.shape, flat.dtype)
     basis = jnp.zeros((size + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
     matrix = jnp.zeros((size + 1, size), flat.dtype)
-    carry = (basis, matrix, 0, 0, 0, key, jnp.asarray(True), jnp.zeros((), flat.dtype))
-    basis, _, _, num_products, *_, scale = jax.lax.while_loop(going_on, cycle, carry)
-    vectors = basis[:k]
+    carry = (basis, matrix, 0, 0, 0, jnp.asarray(True), jnp.zeros((), flat.dtype))
+    basis, matrix, filled, num_products, *_, scale = jax.lax.while_loop(going_on, body, carry)
+    vectors = ritz(matrix, filled)[1][:, :k].T @ basis[:size]
     images = jax.lax.map(product, vectors)
     values = jnp.sum(vectors * images, axis=1)
     residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
@@ -260,6 +276,11 @@ def orthogonalise(basis: Array, w: Array) -> tuple[Array, Array]:
     w = w - first @ basis
     second = basis @ w
     return w - second @ basis, first + second
+
+
+def put(basis: Array, i: Array, v: Array) -> Array:
+    """The basis with row i replaced, in place under jit."""
+    return jax.lax.dynamic_update_index_in_dim(basis, v, i, 0)
 
 
 def check_memory(num_vectors: int, like: Any) -> None:

@@ -3,7 +3,8 @@
 Layout chosen for speed on CPU, with the mathematics of the textbook: tokens stay flattened to
 `[batch * tokens, dim]` outside attention, queries, keys and values are one product, patches are cut
 by a reshape instead of a strided convolution, heads move in front of tokens before they are split,
-and layer normalisation is written out. `experiments/benchmarks/step.py` measures the result.
+and GELU and normalisation have their derivatives written out (`smooth.py`).
+`experiments/benchmarks/step.py` and `curvature.py` measure the result.
 Attention is written out: `jax.nn.dot_product_attention` takes its softmax in float32 even for
 float64 inputs, and its cuDNN kernel has no second derivative.
 """
@@ -15,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from famr_jax.models.smooth import gelu, standardise
 from famr_jax.types import check_number
 
 
@@ -55,9 +57,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        variance = jnp.mean(x * x, axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+        return standardise(x, self.epsilon) * scale + bias
 
 
 class Block(nn.Module):
@@ -76,7 +76,8 @@ class Block(nn.Module):
         y = attention(qkv.reshape(-1, tokens, 3 * dim), self.heads).reshape(-1, dim)
         x = x + dense(dim, "out")(y)
         y = dense(4 * dim, "up")(LayerNorm(self.epsilon, name="norm_mlp")(x))
-        return x + dense(dim, "down")(nn.gelu(y, approximate=self.gelu == "tanh"))
+        y = gelu(y) if self.gelu == "tanh" else nn.gelu(y, approximate=False)
+        return x + dense(dim, "down")(y)
 
 
 XAVIER = nn.initializers.xavier_uniform()
