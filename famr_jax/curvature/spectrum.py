@@ -17,7 +17,6 @@ from jax.flatten_util import ravel_pytree
 from famr_jax.curvature.algebra import linearized, precise
 from famr_jax.types import as_pytree, check_count, check_number
 
-
 STEPS_BETWEEN_CHECKS = 5
 
 
