@@ -23,14 +23,14 @@ class Certificate(NamedTuple):
 
     Attributes:
         name: Of the statement.
-        measured: The side that was measured.
+        measured: The side that was measured; None where vacuous and not measured.
         bound: The side that the statement puts above it; None where vacuous.
         verdict: Whether measured <= bound.
         why: What is missing, where vacuous.
     """
 
     name: str
-    measured: float
+    measured: float | None
     bound: float | None
     verdict: Literal["holds", "violated", "vacuous"]
     why: str = ""
@@ -104,14 +104,20 @@ def step_rule(step: float, highest: float, lam: float) -> Certificate:
 
 
 def linear_rate(
-    distances: Sequence[float], step: float, lowest: float, highest: float, lam: float
+    distances: Sequence[float],
+    step: float,
+    lowest: float,
+    highest: float,
+    lam: float,
+    *,
+    error: float = 0.0,
 ) -> Certificate:
     """Gradient descent comes nearer to the minimum by a constant factor each step.
 
         d_{k+1} / d_k <= max(|1 - step (lowest + lam)|, |1 - step (highest + lam)|)
 
-    With step <= 1/(highest + lam) that is 1 - step mu, mu = lowest + lam. The measured side is the
-    worst step.
+    With step <= 1/(highest + lam) that is 1 - step (lowest + lam). The measured side is the worst
+    step, (d_{k+1} - error) / (d_k + error).
 
     Args:
         distances: |params_k - minimum| of each iterate, at least two.
@@ -119,9 +125,11 @@ def linear_rate(
         lowest: Least eigenvalue of the forget loss's Hessian between iterates and minimum.
         highest: Largest there.
         lam: FAMR's anchor strength.
+        error: Of a distance, |grad J|/(lowest + lam) at what stands for the minimum.
 
     Source: FAMR (arXiv 2506.14515), convergence; with the modulus in place of lam.
     """
+    _check_sizes(lam=lam, error=error)
     distances = np.asarray(distances, np.float64)
     if distances.size < 2 or not np.all(np.isfinite(distances)) or np.any(distances < 0):
         raise ValueError("`distances` must be two or more finite numbers >= 0.")
@@ -130,8 +138,9 @@ def linear_rate(
     missing = "" if factor < 1 else f"the curvatures allow a factor of {factor:.3g}"
     if not np.all(distances[:-1] > 0):
         missing = "an iterate is the minimum already"
-    worst = np.max(distances[1:] / np.where(distances[:-1] > 0, distances[:-1], np.inf))
-    return _judge("linear rate", float(worst), factor, missing, lam=lam)
+    before = np.where(distances[:-1] > 0, distances[:-1] + error, np.inf)
+    worst = float(np.max((distances[1:] - error) / before))
+    return _judge("linear rate", max(worst, 0.0), factor, missing)
 
 
 def anchor_distance(
@@ -182,7 +191,13 @@ def descent_distance(
 
 
 def newton_gap(
-    gap: float, drift: float, distance: float, lowest: float, lam: float, *, residual: float = 0.0
+    gap: float | None,
+    drift: float,
+    distance: float,
+    lowest: float,
+    lam: float,
+    *,
+    residual: float = 0.0,
 ) -> Certificate:
     """FAMR's step is one damped Newton step on the forget loss, up to how far its Hessian drifts.
 
@@ -191,7 +206,8 @@ def newton_gap(
     mu = lam + lambda_min. The paper's identity has 0 on the right: true of a quadratic loss only.
 
     Args:
-        gap: The left side, H the forget loss's Hessian at the anchor and g its gradient there.
+        gap: The left side, H the forget loss's Hessian at the anchor and g its gradient there;
+            None where H + lam is not positive definite.
         drift: |H(t) - H(anchor)|, a spectral norm averaged along the segment.
         distance: |end - anchor|.
         lowest: lambda_min of H.
@@ -207,13 +223,13 @@ def newton_gap(
     return _judge("Newton step", gap, bound, missing, **sizes)
 
 
-def resolvent(gap: float, grad_norm: float, lowest: float, lam: float) -> Certificate:
+def resolvent(gap: float | None, grad_norm: float, lowest: float, lam: float) -> Certificate:
     """Damping a solve by lam moves its answer by little, if the matrix is definite.
 
         |(H + lam)^-1 g - H^-1 g| <= lam |g| / (lambda_min (lambda_min + lam))
 
     Args:
-        gap: The left side; 0 where H^-1 g does not exist.
+        gap: The left side; None where H is not positive definite.
         grad_norm: |g|.
         lowest: lambda_min of H.
         lam: The damping.
@@ -297,7 +313,10 @@ def _check_sizes(**sizes):
 
 def _judge(name, measured, bound, missing="", **sizes):
     """The certificate; `missing` says what the statement presumes and the numbers deny."""
-    _check_sizes(measured=measured, **sizes)
+    _check_sizes(**sizes)
+    if missing and measured is None:
+        return Certificate(name, None, None, "vacuous", missing)
+    _check_sizes(measured=measured)
     if missing:
         return Certificate(name, float(measured), None, "vacuous", missing)
     check_number("bound", bound)

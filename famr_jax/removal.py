@@ -292,7 +292,7 @@ def _fit(x, signs, b, retained, l2):
 @partial(jax.jit, static_argnames="settle")
 def _remove(fitted, x, signs, rows, *, settle):
     keep = fitted.retained & ~rows
-    norm = jnp.linalg.norm(x * keep[:, None], ord=2)
+    norm = jnp.sqrt(jnp.linalg.eigvalsh((x.T * keep) @ x)[-1])
 
     def head(w, b, s):
         whole = -_gradient(w, x, s, keep, fitted.l2) - b

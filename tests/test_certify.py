@@ -1,5 +1,6 @@
 """Each certificate where it must hold, where it is made to fail, and where it says nothing."""
 
+import functools
 import math
 
 import jax
@@ -119,6 +120,10 @@ def test_linear_rate(convex):
     is_vacuous(certify.linear_rate([1.0, 0.5], 0.1, -1.0, 5.0, LAM), "factor")
     is_vacuous(certify.linear_rate([1.0, 0.5], 1.0, 1.0, 5.0, LAM), "factor")
     is_vacuous(certify.linear_rate([0.0, 0.0], 0.1, 1.0, 5.0, LAM), "minimum")
+    # What looks like a violation may be the error of the minimum.
+    late = ([1e-3, 9e-4], 0.1, 2.0, 5.0, LAM)
+    assert certify.linear_rate(*late).verdict == "violated"
+    assert certify.linear_rate(*late, error=1e-4).verdict == "holds"
 
 
 def test_linear_rate_is_tight_on_a_quadratic():
@@ -175,7 +180,7 @@ def test_newton_gap(convex):
     holds(certify.newton_gap(gap, drifted.mean, *given, residual=residual))
     # The paper's identity leaves the drift out.
     assert certify.newton_gap(gap, 0.0, *given, residual=residual).verdict == "violated"
-    is_vacuous(certify.newton_gap(gap, 0.1, 1.0, -0.2, LAM), "definite")
+    is_vacuous(certify.newton_gap(None, 0.1, 1.0, -0.2, LAM), "definite")
 
 
 def test_resolvent():
@@ -192,7 +197,7 @@ def test_resolvent():
     flat = np.linalg.eigh(h)[1][:, 0]
     gap = np.linalg.norm(np.linalg.solve(h + np.eye(9), flat) - np.linalg.solve(h, flat))
     holds(certify.resolvent(gap, 1.0, lowest, 1.0), ratio=1 + 1e-8)
-    is_vacuous(certify.resolvent(0.0, 1.0, 0.0, LAM), "definite")
+    is_vacuous(certify.resolvent(None, 1.0, 0.0, LAM), "definite")
 
 
 def test_influence_distance():
@@ -211,7 +216,7 @@ def test_minimum_distance(convex):
 
 
 def test_output_divergence(convex):
-    outputs = lambda params, x: convex.model.apply(params, x)  # noqa: E731
+    outputs = convex.model.apply
     ends = [convex.unravel(flat) for flat in (convex.anchor, convex.end)]
     gap = segment.output_gap(*(outputs(params, convex.forget.x) for params in ends))
     slope = segment.output_slope(outputs, ends[0], convex.forget.x, tol=1e-9, key=KEY)
@@ -223,6 +228,8 @@ def test_output_divergence(convex):
 def test_numbers_that_are_none_are_refused():
     with pytest.raises(ValueError, match="measured"):
         certify.stationarity(math.nan, 1.0, tol=0.1)
+    with pytest.raises(ValueError, match="measured"):
+        certify.resolvent(None, 1.0, 1.0, LAM)
     with pytest.raises(ValueError, match="start_norm"):
         certify.stationarity(1.0, -1.0, tol=0.1)
     with pytest.raises(ValueError, match="distances"):
@@ -243,6 +250,7 @@ def test_along_integrates_polynomials_exactly(points):
     assert (cube.low, cube.high) == pytest.approx(((-1.0) ** power, 3.0**power))
 
 
+@functools.cache
 def problem(model):
     params, batch = to_float64((drawn(model.init), random_batch(10, seed=5)))
 
