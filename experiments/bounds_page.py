@@ -4,6 +4,24 @@ from typing import Any
 
 from famr_jax.report import page, plot
 
+STATEMENTS = {
+    "stationarity": "|grad J(end)| ≤ 0.001 |g|",
+    "strong convexity": "−lambda_min ≤ lam, along the way from anchor to end",
+    "step rule": "0.0001, the paper's step, ≤ 1/(L + lam)",
+    "linear rate": "each step of descent comes nearer by 1 − step (lam + lambda_min)",
+    "distance, as if convex": "|end − anchor| ≤ |g|/lam, the paper's",
+    "distance, convex": "|end − anchor| ≤ |g|/(lam + lambda_min)",
+    "distance, descent": "|end − anchor| ≤ √(2 (L(anchor) − L(end))/lam), needs no convexity",
+    "Newton step": "|end − damped Newton step| ≤ drift |end − anchor|/(lam + lambda_min)",
+    "resolvent": "|(H + lam)⁻¹g − H⁻¹g| ≤ lam |g|/(m (m + lam)), H of the retained data, m least",
+    "distance to influence": "|end − w*| ≤ lam |g|/m², the paper's, H of the retained data",
+    "distance to influence, H of forget": "the same with the forget loss's Hessian",
+    "distance, gradients": "|end − w*| ≤ (|grad J(end)| + |grad J(w*)|)/(lam + lambda_min)",
+    "output divergence": "rms |f(end) − f(w*)| ≤ |Jacobian|/√N |end − w*|",
+    "output divergence, paper's": "the same with the paper's bound on |end − w*|",
+}
+"""What each row of the tables compares; lambda_min and L are of the forget loss's Hessian."""
+
 
 def report(content: dict[str, Any]) -> str:
     """The page: every certificate at every lam, the paper's bound in a plot, and the stream."""
@@ -27,7 +45,7 @@ def certificates(case: dict[str, Any]) -> page.Html:
     lams = sorted({row["lam"] for row in case["rows"]})
     names = list(dict.fromkeys(row["certificate"] for row in case["rows"]))
     found = {(row["certificate"], row["lam"]): row for row in case["rows"]}
-    rows = [[name, *(cell(found[name, lam]) for lam in lams)] for name in names]
+    rows = [[named(name), *(cell(found[name, lam]) for lam in lams)] for name in names]
     pairs = [
         ("weights", page.number(case["num_params"])),
         ("forgotten, retained", f"{case['num_forget']}, {case['num_retain']}"),
@@ -49,6 +67,11 @@ def certificates(case: dict[str, Any]) -> page.Html:
         drawing(case) if len(lams) > 1 else "",
         page.paragraph("Vacuous: ", "; ".join(reasons), ".", kind="note") if reasons else "",
     )
+
+
+def named(certificate: str) -> page.Html:
+    """The name of a certificate over its statement."""
+    return page.html(certificate, page.element("small", STATEMENTS[certificate]))
 
 
 def cell(row: dict[str, Any]) -> object:

@@ -1,0 +1,142 @@
+"""The experiment on certificates at its SMALL size, its verdicts on made-up rows, and its prose."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from experiments import bound_tightness, bounds_page, ledger
+from experiments.bound_tightness import SMALL
+
+RESULTS = {
+    name: result
+    for name, result in ledger.read_results().items()
+    if name.startswith("bound_tightness")
+}
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bounds")
+    places = {"out": root / "out", "cache": root / "cache", "data_dir": root / "tfds"}
+    bound_tightness.run(replace(SMALL, bench=replace(SMALL.bench, **places)))
+    assert "<html" in (root / "out" / "report.html").read_text()
+    return json.loads((root / "out" / "metrics.json").read_text())
+
+
+def rows_of(content, lam):
+    (case,) = content["results"]["cases"]
+    return {row["certificate"]: row for row in case["rows"] if row["lam"] == lam}
+
+
+def test_on_a_convex_problem_every_true_statement_holds(content):
+    untrue = {"distance to influence", bound_tightness.CHAIN}
+    for lam in SMALL.lams:
+        for name, row in rows_of(content, lam).items():
+            if name not in untrue and row["verdict"] != "vacuous":
+                assert row["verdict"] == "holds", row
+        assert rows_of(content, lam)["distance to influence, H of forget"]["verdict"] == "vacuous"
+    # At a large lam the objective is all but quadratic, and the bounds are tight.
+    tight = rows_of(content, 100.0)
+    for name in ("distance, convex", "distance, descent", "Newton step", "linear rate"):
+        assert 1 <= tight[name]["ratio"] < 2
+
+
+def test_the_papers_bound_breaks_as_lam_falls(content):
+    assert rows_of(content, 1e-4)["distance to influence"]["verdict"] == "violated"
+    assert rows_of(content, 100.0)["distance to influence"]["verdict"] == "holds"
+    (claim,) = content["claims"]  # SMALL does not run at the paper's lam
+    assert claim["claim"] == bound_tightness.DIVERGENCE
+    assert claim["verdict"] == "fails"
+    ledger.ledger({"small": content})
+
+
+def test_influence_is_nearer_to_the_oracle_than_famr(content):
+    (case,) = content["results"]["cases"]
+    to = case["to_oracle"]
+    assert to["influence"] < to["do_nothing"]
+    assert to["influence"] < min(to["famr"].values())
+
+
+def test_removals_are_counted_and_priced(content):
+    removal = content["results"]["removal"]
+    assert removal["distance"]["removed"] <= removal["distance"]["bound"]
+    assert removal["distance"]["settled"] <= removal["distance"]["bound_settled"]
+    assert removal["bound_over_residual"]["last"] >= 1
+    for row in removal["rows"]:
+        counts = row["removals"]
+        assert 0 <= counts["guo"] <= counts["spent"] <= counts["residual"] <= SMALL.removals
+    losses = removal["privacy_losses"]
+    assert losses["largest"] < removal["epsilon"]
+
+
+def row(verdict, problem="softmax", lam=0.1, certificate=bound_tightness.CHAIN, measured=1.0):
+    bound = None if verdict == "vacuous" else {"holds": 2.0, "violated": 0.5}[verdict]
+    ratio = None if bound is None or not measured else bound / measured
+    numbers = {"measured": measured, "bound": bound, "ratio": ratio, "verdict": verdict}
+    return {"lam": lam, "certificate": certificate, "why": "", **numbers}
+
+
+def case(rows, problem="softmax"):
+    return {"problem": problem, "forget": "class:3", "rows": rows}
+
+
+@pytest.mark.parametrize(
+    ("chain", "convex", "wanted"),
+    [
+        (["violated", "holds"], ["holds", "violated"], ["fails", "mixed"]),
+        (["holds", "holds"], ["holds", "holds"], ["holds", "holds"]),
+        (["vacuous", "vacuous"], ["violated", "violated"], ["not testable here", "fails"]),
+    ],
+)
+def test_claims_follow_the_verdicts(chain, convex, wanted):
+    cases = [
+        case(
+            [
+                row(first),
+                row("holds", certificate=bound_tightness.SLOPE),
+                row("holds", certificate="distance to influence"),
+                row("vacuous", certificate="distance to influence, H of forget"),
+                row(second, certificate="strong convexity"),
+            ],
+            problem,
+        )
+        for problem, first, second in zip(("softmax", "perceptron"), chain, convex, strict=True)
+    ]
+    assert [claim["verdict"] for claim in bound_tightness.claims(cases)] == wanted
+
+
+def test_every_certificate_is_explained(content):
+    assert set(rows_of(content, 100.0)) == set(bounds_page.STATEMENTS)
+
+
+def test_a_cell_says_what_is_wrong():
+    assert bounds_page.cell(row("vacuous")) == "vacuous"
+    assert bounds_page.cell(row("holds")) == "2"
+    assert "bad" in bounds_page.cell(row("violated"))
+    assert bounds_page.cell(row("holds", measured=0.0)) == "0 to bound"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"problems": ("resnet",)}, "problems"),
+        ({"lams": ()}, "lams"),
+        ({"sigmas": (-1.0,)}, "sigmas"),
+        ({"removals": 0}, "removals"),
+        ({"l2": 0.0}, "l2"),
+        ({"delta": 2.0}, "delta"),
+    ],
+)
+def test_flags_are_checked_before_anything_is_computed(change, word, tmp_path, monkeypatch):
+    monkeypatch.setattr(bound_tightness, "measure", lambda *_: pytest.fail("computed"))
+    bench = replace(SMALL.bench, out=tmp_path / "out", data_dir=tmp_path / "tfds")
+    with pytest.raises(ValueError, match=word):
+        bound_tightness.run(replace(SMALL, bench=bench, **change))
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_numbers_in_the_docstring_are_those_of_the_result(name):
+    for line in bound_tightness.headline(RESULTS[name]):
+        assert line in bound_tightness.__doc__
+    assert bound_tightness.claims(RESULTS[name]["results"]["cases"]) == RESULTS[name]["claims"]
