@@ -126,12 +126,19 @@ class Workbench:
         everything = np.ones(len(self.train), bool)
         return self._fit("original", everything, self.key("init"), self.key("train"))
 
-    def oracles(self, case: Case) -> list[Params]:
-        """Models trained from fresh weights without the forget set: seeds, in one program."""
-        uses = ("oracle init", "oracle train")
-        keys = [jax.random.split(self.key(use), self.flags.oracles) for use in uses]
-        stacked = self._fit(f"oracles {case.name}", ~case.mask, *keys).params
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(self.flags.oracles)]
+    def oracles(self, case: Case, *, same_start: bool = False) -> list[Params]:
+        """Models trained without the forget set: seeds, in one program.
+
+        From fresh weights; with `same_start`, from those that the original started from.
+        """
+        members, name = self.flags.oracles, f"oracles {case.name}"
+        init_keys, keys = (
+            jax.random.split(self.key(use), members) for use in ("oracle init", "oracle train")
+        )
+        if same_start:
+            init_keys, name = jax.numpy.stack([self.key("init")] * members), f"{name} same start"
+        stacked = self._fit(name, ~case.mask, init_keys, keys).params
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(members)]
 
     def clear(self) -> None:
         """Removes what an earlier run left in `out`, but for what `--original` names."""
