@@ -1,19 +1,21 @@
-"""Exact minimisers of small models in float64: L-BFGS comes near, Newton goes to the floor."""
+"""Exact minimisers and dense derivatives of small models in float64, by damped Newton steps."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from famr_jax.curvature.operators import LossFn
 from famr_jax.losses import cross_entropy
 from famr_jax.types import ApplyFn, Batch, Objective, Pair, Params, pytree, static
-from famr_jax.unlearn import minimise
 
-NEWTON_STEPS = 8
-FLOOR = 1e-10
-"""Gradient norm, relative to that at the start, below which a minimiser counts as exact."""
+NEWTON_STEPS, HALVINGS = 200, 30
+FLOOR = 1e-12
+"""Gradient norm, relative to that at the start, from which a minimiser counts as exact."""
 
 
 @pytree
@@ -33,7 +35,7 @@ class Ridge:
 
     def __call__(self, params, anchor, pair, key):
         del anchor, key
-        losses = cross_entropy(self.apply_fn(params, pair.retain.x), pair.retain.labels)
+        losses = loss_fn(self.apply_fn)(params, pair.retain)
         norm = jnp.sum(ravel_pytree(params)[0] ** 2)
         return jnp.sum(losses) / self.n + self.l2 / 2 * norm, {}
 
@@ -44,57 +46,82 @@ class Exact(NamedTuple):
     Attributes:
         params: The point.
         grad_norm: Norm of the gradient there, relative to that at the start.
+        num_steps: Newton steps taken.
         converged: Whether `grad_norm` is at most `FLOOR`.
     """
 
     params: Params
-    grad_norm: float
-    converged: bool
-
-
-def minimum(
-    objective: Objective, params: Params, anchor: Params, pair: Pair, *, tol: float = 1e-6
-) -> Exact:
-    """The minimiser that L-BFGS reaches from `params`, polished by Newton steps: float64 only."""
-    near = minimise(objective, params, anchor, pair, key=None, tol=tol, max_steps=20_000)
-    point, norm = _polish(objective, near.params, anchor, pair)
-    start = gradient(objective, params, anchor, pair)
-    relative = float(norm / jnp.linalg.norm(start))
-    return Exact(point, relative, relative <= FLOOR)
+    grad_norm: Array
+    num_steps: Array
+    converged: Array
 
 
 @jax.jit
-def _polish(objective, params, anchor, pair):
+def minimum(objective: Objective, params: Params, anchor: Params, pair: Pair) -> Exact:
+    """The minimiser of a convex objective: Newton steps, halved until the objective falls enough.
+
+    Goes on below `FLOOR` for as long as steps still halve the gradient. Float64 only.
+    """
+    flat, unravel = ravel_pytree(params)
+    value = lambda flat: objective(unravel(flat), anchor, pair, None)[0]  # noqa: E731
+    grad = jax.grad(value)
+    norm = jnp.linalg.norm
+
+    def going_on(carry):
+        _, slope, before, count = carry
+        far = (norm(slope) > FLOOR * start) | (norm(slope) < before / 2)
+        return far & (norm(slope) > 0) & (count < NEWTON_STEPS)
+
+    def body(carry):
+        flat, slope, _, count = carry
+        step = -jnp.linalg.solve(jax.jacfwd(grad)(flat), slope)
+        here, fall = value(flat), jnp.vdot(slope, step)
+        # Near the floor the fall drowns in the rounding of the value: a full step is right there.
+        drowned = -fall < 1e-12 * jnp.abs(here)
+
+        def too_long(carry):
+            size, halvings = carry
+            enough = value(flat + size * step) <= here + 1e-4 * size * fall
+            return ~enough & ~drowned & (halvings < HALVINGS)
+
+        half = lambda carry: (carry[0] / 2, carry[1] + 1)  # noqa: E731
+        size, _ = jax.lax.while_loop(too_long, half, (1.0, 0))
+        new = flat + size * step
+        return new, grad(new), norm(slope), count + 1
+
+    slope = grad(flat)
+    start = norm(slope)
+    carry = (flat, slope, jnp.inf, 0)
+    flat, slope, _, count = jax.lax.while_loop(going_on, body, carry)
+    relative = norm(slope) / start
+    return Exact(unravel(flat), relative, count, relative <= FLOOR)
+
+
+@jax.jit
+def derivatives(
+    objective: Objective, params: Params, anchor: Params, pair: Pair
+) -> tuple[Array, Array]:
+    """The flat gradient, `[dim]`, and the dense Hessian, `[dim, dim]`, of an objective."""
     flat, unravel = ravel_pytree(params)
     grad = jax.grad(lambda flat: objective(unravel(flat), anchor, pair, None)[0])
-    step = lambda _, flat: flat - jnp.linalg.solve(jax.jacfwd(grad)(flat), grad(flat))  # noqa: E731
-    flat = jax.lax.fori_loop(0, NEWTON_STEPS, step, flat)
-    return unravel(flat), jnp.linalg.norm(grad(flat))
+    return grad(flat), jax.jacfwd(grad)(flat)
 
 
 @jax.jit
-def gradient(objective: Objective, params: Params, anchor: Params, pair: Pair) -> jax.Array:
-    """The flat gradient of an objective."""
-    return ravel_pytree(jax.grad(lambda p: objective(p, anchor, pair, None)[0])(params))[0]
-
-
-@jax.jit
-def hessian(objective: Objective, params: Params, anchor: Params, pair: Pair) -> jax.Array:
-    """The dense Hessian of an objective, `[dim, dim]`."""
-    flat, unravel = ravel_pytree(params)
-    return jax.hessian(lambda flat: objective(unravel(flat), anchor, pair, None)[0])(flat)
-
-
-@jax.jit
-def hessian_on_path(objective: Objective, start: Params, end: Params, pair: Pair) -> jax.Array:
-    """H_path (end - start), the Hessian averaged on the segment by 20 Gauss-Legendre nodes."""
+def along_path(objective: Objective, start: Params, step: Array, pair: Pair) -> Array:
+    """H_path step, the Hessian averaged on the way by 20 Gauss-Legendre nodes; `step` is flat."""
     flat, unravel = ravel_pytree(start)
-    step = ravel_pytree(end)[0] - flat
     grad = jax.grad(lambda flat: objective(unravel(flat), start, pair, None)[0])
     nodes, weights = np.polynomial.legendre.leggauss(20)
     along = lambda t: jax.jvp(grad, (flat + t * step,), (step,))[1]  # noqa: E731
     products = jax.lax.map(along, jnp.asarray((1 + nodes) / 2))
     return jnp.asarray(weights / 2) @ products
+
+
+@functools.cache
+def loss_fn(apply_fn: ApplyFn) -> LossFn:
+    """Cross-entropy of each example, as curvature wants it; one object a model, as jit wants it."""
+    return lambda params, data: cross_entropy(apply_fn(params, data.x), data.labels)
 
 
 def double(tree: Any) -> Any:
