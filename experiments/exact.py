@@ -14,7 +14,7 @@ from famr_jax.losses import cross_entropy
 from famr_jax.types import ApplyFn, Batch, Objective, Pair, Params, pytree, static
 
 NEWTON_STEPS, HALVINGS = 200, 30
-FLOOR = 1e-12
+FLOOR = 1e-10
 """Gradient norm, relative to that at the start, from which a minimiser counts as exact."""
 
 

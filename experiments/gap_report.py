@@ -157,9 +157,9 @@ def _network(case: dict[str, Any], network: dict[str, Any]) -> Html:
         f"{network['model']}, {case['forget']}",
         page.paragraph(
             f"{case['num_forget']} images forgotten, {case['num_test']} test images of kept "
-            f"classes. Oracles and controls start where the original started. Retraining on "
-            f"everything in another order moves {interval([min(moved), max(moved)])} away, as far "
-            "as forgetting does: distances in weights say nothing here, outputs do."
+            "classes. Oracles and controls start where the original started: retraining without "
+            f"the set ends {number(null['moved'])} from the original, retraining on everything in "
+            f"another order {interval([min(moved), max(moved)])}."
         ),
         page.grid(
             divergence("kl_forget", "forget set"), divergence("kl_test", "test set"), width=440

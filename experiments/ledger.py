@@ -35,6 +35,8 @@ PAPERS = (
             "FAMR ends at the stationary point grad L_forget + lam (params - anchor) = 0.",
             "The anchor makes the objective locally strongly convex around the trained weights.",
             "As lam goes to 0, FAMR's end point goes to the influence (retraining) estimate.",
+            "FAMR's step obeys the influence identity (H + lam I)(params - anchor) = -sum over the "
+            "forget set of grad l.",
             "The outputs of FAMR and of the influence estimate differ by at most a constant times "
             "their distance, which is O(lam / lambda_min^2).",
             "Larger Vision Transformers forget more completely.",

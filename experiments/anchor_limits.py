@@ -1,0 +1,359 @@
+"""FAMR's stationary point against its linearisation, and how much of the way ten epochs go.
+
+Claim: FAMR ends where grad L_forget + lam (params - anchor) = 0, of an objective that the anchor
+makes locally strongly convex (FAMR, arXiv 2506.14515). In float64: the exact identity
+(H_path + lam I)(end - anchor) = -g, and how fast -(H + lam I)^-1 g and -g/lam come near its
+solution. On the demo's ViT: the steps of ten epochs along eigenvectors of the forget Hessian.
+
+    python -m experiments.anchor_limits
+
+NUMBERS
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from experiments import anchor_report, common, exact, workbench
+from experiments.gap_softmax import cosine, distance
+from experiments.workbench import Case, Workbench, make_optimizer
+from famr_jax import losses, models, unlearn
+from famr_jax.curvature import Hessian, eigenvalues
+from famr_jax.methods import famr
+from famr_jax.methods.famr import AnchoredUniform
+from famr_jax.types import Pair, Params, check_count, check_number
+
+SOURCE = "FAMR (arXiv 2506.14515)"
+STATIONARY = "FAMR ends at the stationary point grad L_forget + lam (params - anchor) = 0."
+CONVEX = "The anchor makes the objective locally strongly convex around the trained weights."
+STILL = 1e-2
+L2 = 1e-3
+FITTED_FROM = 30
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings of a run."""
+
+    forget: tuple[str, ...] = ("class:3", "random:0.05")
+    """What to forget, one case each."""
+    models: tuple[str, ...] = ("logistic", "mlp_16")
+    """Of the float64 part, trained with a ridge of 1e-3."""
+    lams: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
+    """FAMR's anchor strengths in the float64 part, mean form."""
+    lam: float = 0.1
+    """That of the network's runs: the paper's."""
+    epochs: int = 10
+    """Epochs of those."""
+    lr: float = 1e-4
+    """Step of those."""
+    eigenvectors: int = 40
+    """How many at either end of the forget Hessian's spectrum."""
+    bench: workbench.Flags = field(default_factory=workbench.Flags)
+
+
+SMALL = Flags(
+    forget=("class:2",),
+    models=("mlp_4",),
+    lams=(100.0, 1e3, 1e4),
+    epochs=3,
+    eigenvectors=8,
+    bench=workbench.Flags(classes=3, model="mlp_4", train_epochs=4, batch_size=64),
+)
+"""The configuration that the test suite runs."""
+
+
+def law(bench: Workbench, name: str, case: Case, lams: Sequence[float]) -> dict[str, Any]:
+    """One model in float64: identity on the path, errors of both linearisations, their orders."""
+    shape = {"num_classes": bench.dataset.num_classes, "image_shape": bench.dataset.image_shape}
+    model = models.create(name, **shape)
+    train = exact.double(bench.train)
+    start = exact.double(model.init(bench.key("init")))
+    ridge, everything = exact.Ridge(model.apply, L2, float(len(train))), Pair(None, train)
+    settings = {"key": bench.key("train"), "tol": 1e-3, "max_steps": 500}
+    anchor = unlearn.minimise(ridge, start, start, everything, **settings).params
+    pair = Pair(exact.split(train, case.mask).forget, None)
+    bare = AnchoredUniform(model.apply, 0.0)
+    slope, curvature = (np.asarray(d) for d in exact.derivatives(bare, anchor, anchor, pair))
+    spectrum = np.linalg.eigvalsh(curvature)
+    rows = []
+    for lam in lams:
+        end = exact.minimum(AnchoredUniform(model.apply, lam), anchor, anchor, pair)
+        step = np.asarray(ravel_pytree(end.params)[0] - ravel_pytree(anchor)[0])
+        averaged = np.asarray(exact.along_path(bare, anchor, step, pair))
+        newton = -np.linalg.solve(curvature + lam * np.eye(len(step)), slope)
+        rows.append(
+            {
+                "lam": lam,
+                "converged": bool(end.converged),
+                "identity": distance(averaged + lam * step, -slope),
+                "linearised": distance(newton, step),
+                "gradient": distance(-slope / lam, step),
+            }
+        )
+    stiffest = float(np.max(np.abs(spectrum)))
+    return {
+        "model": name,
+        "forget": case.spec,
+        "num_params": len(slope),
+        "lambda_min": float(spectrum[0]),
+        "lambda_max": float(spectrum[-1]),
+        "rows": rows,
+        "orders": {
+            kind: order([row for row in rows if row["lam"] >= FITTED_FROM * stiffest], kind)
+            for kind in ("linearised", "gradient")
+        },
+    }
+
+
+def order(rows: Sequence[dict[str, Any]], kind: str) -> float | None:
+    """Slope of log error over log lam, of errors that rounding leaves; None below two points."""
+    kept = [row for row in rows if row["converged"] and row[kind] > 100 * row["identity"]]
+    if len(kept) < 2:
+        return None
+    logs = [np.log([row[name] for row in kept]) for name in ("lam", kind)]
+    return float(np.polyfit(*logs, 1)[0])
+
+
+def network(flags: Flags, bench: Workbench, case: Case, original: Params) -> dict[str, Any]:
+    """The bench's model: steps of every run along eigenvectors of the forget Hessian."""
+    book = lambda what, function: bench.clock.show(f"{what} {case.name}", function)  # noqa: E731
+    forget, apply_fn = bench.train[np.flatnonzero(case.mask)], bench.model.apply
+    flat = lambda params: np.asarray(ravel_pytree(params)[0], np.float64)  # noqa: E731
+    anchor, m = flat(original), len(forget)
+    curvature = Hessian(_uniform_of(apply_fn), original, forget)
+    top, low = (
+        book(
+            f"{which} eigenvalues",
+            lambda w=which: eigenvalues(
+                curvature, original, k=flags.eigenvectors, which=w, key=bench.key("unlearn again")
+            ),
+        )
+        for which in ("largest", "smallest")
+    )
+    values = np.concatenate([top.values, low.values]).astype(np.float64)
+    vectors = np.concatenate([top.vectors, low.vectors]).astype(np.float64)
+    gradient = partial(_gradient, forget=forget, anchor=original)
+    slope = flat(gradient(AnchoredUniform(apply_fn, 0.0), original))
+
+    forms = {"sgd, mean": ("sgd", 1.0), "sgd, sum": ("sgd", float(m)), "adam, mean": ("adam", 1.0)}
+    runs, stationary = {}, {}
+    for name, (optimizer, weight) in forms.items():
+        transform = make_optimizer(optimizer, flags.lr)
+        method = famr(apply_fn, lam=flags.lam, forget_weight=weight, optimizer=transform)
+        sizes = {"epochs": flags.epochs, "batch_size": bench.flags.batch_size}
+        done = unlearn.run(method, original, forget, **sizes, key=bench.key("unlearn"))
+        if weight not in stationary:
+            settings = {"key": bench.key("unlearn"), "tol": 1e-3, "max_steps": 1000}
+            stationary[weight] = unlearn.minimise(
+                method.objective, original, original, Pair(forget, None), **settings
+            )
+        found = stationary[weight]
+        step, goal = flat(done.params) - anchor, flat(found.params) - anchor
+        num_steps = flags.epochs * -(-m // bench.flags.batch_size)
+        dynamics = Dynamics(flags.lr, weight, flags.lam, num_steps)
+        norms = [
+            float(np.linalg.norm(flat(gradient(method.objective, params))))
+            for params in (original, done.params)
+        ]
+        runs[name] = {
+            "num_steps": num_steps,
+            "grad_at_anchor": norms[0],
+            "grad_at_end": norms[1],
+            "moved": float(np.linalg.norm(step)),
+            "stationary": float(np.linalg.norm(goal)),
+            "stationary_converged": bool(found.converged),
+            "covered": covered(step, goal),
+            "cos": cosine(step, goal),
+            "groups": groups(values, vectors, slope, step, goal, dynamics),
+        }
+    return {
+        "forget": case.spec,
+        "num_forget": m,
+        "lambda_max": float(top.values[0]),
+        "lambda_min": float(low.values[0]),
+        "converged": bool(np.all(top.converged) and np.all(low.converged)),
+        "eigenvalues": {"largest": top.values, "smallest": low.values},
+        "residual": float(max(np.max(top.residuals), np.max(low.residuals))),
+        "gradient_below": float(np.sum((low.vectors @ slope) ** 2 / np.sum(slope**2))),
+        "runs": runs,
+    }
+
+
+class Dynamics(NamedTuple):
+    """Full-batch descent of the quadratic model of w L_forget + lam/2 ||.||^2 at the anchor."""
+
+    lr: float
+    weight: float
+    lam: float
+    num_steps: int
+
+    def rate(self, values: np.ndarray) -> np.ndarray:
+        """h = w e + lam, the objective's curvature along an eigenvector of eigenvalue e."""
+        return self.weight * values + self.lam
+
+    def share(self, values: np.ndarray) -> np.ndarray:
+        """1 - (1 - lr h)^k, of the way to the linearised stationary point after k steps."""
+        return 1 - (1 - self.lr * self.rate(values)) ** self.num_steps
+
+    def target(self, values: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        """-w g / h, the linearised stationary point; a minimum only where h > 0."""
+        return -self.weight * slopes / self.rate(values)
+
+
+def groups(
+    values: np.ndarray,
+    vectors: np.ndarray,
+    slope: np.ndarray,
+    step: np.ndarray,
+    goal: np.ndarray,
+    dynamics: Dynamics,
+) -> list[dict[str, Any]]:
+    """The step by eigenvalue: octaves of positive ones, the negative ones, the bulk between them.
+
+    `covered` is the step's share of the way to the converged point; `of_linearised` that to the
+    linearised one, beside what it should be, `predicted`, where that point is a minimum. `over` is
+    the step in units of the quadratic model's, which may also run away from a saddle.
+    """
+    g, s, c = (vectors @ vector for vector in (slope, step, goal))
+    rows = []
+    octaves = np.where(values > 0, np.floor(np.log2(np.maximum(values, 1e-12))), -np.inf)
+    for octave in np.unique(octaves)[::-1]:
+        inside = octaves == octave
+        row = {
+            "kind": "positive" if octave > -np.inf else "negative",
+            "count": int(inside.sum()),
+            "from": float(values[inside].min()),
+            "to": float(values[inside].max()),
+            "of_gradient": float(np.sum(g[inside] ** 2) / np.sum(slope**2)),
+            "of_way": float(np.sum(c[inside] ** 2) / np.sum(goal**2)),
+            "covered": covered(s[inside], c[inside]),
+        }
+        target, share = dynamics.target(values[inside], g[inside]), dynamics.share(values[inside])
+        row["over"] = covered(s[inside], share * target)
+        if np.all(dynamics.rate(values[inside]) > 0):
+            row["predicted"] = covered(share * target, target)
+            row["of_linearised"] = covered(s[inside], target)
+        rows.append(row)
+    rest = [v - vectors.T @ part for v, part in ((slope, g), (step, s), (goal, c))]
+    rows.append(
+        {
+            "kind": "bulk",
+            "count": len(slope) - len(values),
+            "of_gradient": float(np.sum(rest[0] ** 2) / np.sum(slope**2)),
+            "of_way": float(np.sum(rest[2] ** 2) / np.sum(goal**2)),
+            "covered": covered(rest[1], rest[2]),
+        }
+    )
+    return rows
+
+
+def covered(step: np.ndarray, goal: np.ndarray) -> float:
+    """How much of the way to `goal` a step goes, <step, goal> / |goal|^2."""
+    return float(np.vdot(step, goal) / np.vdot(goal, goal))
+
+
+@jax.jit
+def _gradient(objective, params, forget, anchor):
+    return jax.grad(lambda p: objective(p, anchor, Pair(forget, None), None)[0])(params)
+
+
+@functools.cache
+def _uniform_of(apply_fn):
+    return lambda params, data: losses.uniform_kl(apply_fn(params, data.x))
+
+
+def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
+    """The paper's sentences, judged by thresholds fixed here."""
+    where = f"{results['model']['name']} on {results['dataset']['name']}"
+    made = []
+    for case in results["cases"]:
+        left = {n: run["grad_at_end"] / run["grad_at_anchor"] for n, run in case["runs"].items()}
+        still = [value <= STILL for value in left.values()]
+        parts = [
+            f"{name} {left[name]:.2g} of the gradient left, {run['covered']:.1%} of the way"
+            for name, run in case["runs"].items()
+        ]
+        words = f"{where}, {case['forget']} (N={case['num_forget']}): after {flags['epochs']} "
+        words += f"epochs at lr {flags['lr']:g} and lam {flags['lam']:g}: {'; '.join(parts)}."
+        verdict = "holds" if all(still) else "mixed" if any(still) else "fails"
+        made.append(common.claim(STATIONARY, SOURCE, verdict, words))
+        least, lam = case["lambda_min"], flags["lam"]
+        needed = {"mean": -least, "sum": -least * case["num_forget"]}
+        convex = [lam > bound for bound in needed.values()]
+        verdict = "holds" if all(convex) else "mixed" if any(convex) else "fails"
+        words = (
+            f"{where}, {case['forget']}: at the trained weights the Hessian of the forget loss has "
+            f"eigenvalues from {least:.3g} to {case['lambda_max']:.3g} (mean form), so the anchor "
+            f"convexifies from lam {needed['mean']:.3g}, in the paper's sum {needed['sum']:.3g}; "
+            f"the paper's is {lam:g}. {case['gradient_below']:.0%} of the squared gradient lies "
+            f"along the {flags['eigenvectors']} lowest eigenvectors."
+        )
+        if not case["converged"]:
+            verdict = "not resolved"
+        made.append(common.claim(CONVEX, SOURCE, verdict, words))
+    return made
+
+
+def headline(content: dict[str, Any]) -> list[str]:
+    """The laws, and for each case how much of the way the runs went, for the docstring."""
+    lines = []
+    for each in content["results"]["laws"]:
+        orders = "  ".join(f"{kind} {value:.2f}" for kind, value in each["orders"].items())
+        worst = max(row["identity"] for row in each["rows"])
+        lines.append(f"{each['model']}  {each['forget']}  orders: {orders}  identity {worst:.0e}")
+    for case in content["results"]["cases"]:
+        name = content["results"]["model"]["name"]
+        parts = [f"{run} {found['covered']:.3f}" for run, found in case["runs"].items()]
+        ends = f"from {case['lambda_min']:.0f} to {case['lambda_max']:.0f}"
+        lines.append(f"{name}  {case['forget']}  curvature {ends}  of the way: {'  '.join(parts)}")
+    return lines
+
+
+def check(flags: Flags) -> None:
+    """Refuses what cannot be run, before anything is."""
+    if len(flags.lams) < 2 or list(flags.lams) != sorted(set(flags.lams)):
+        raise ValueError(f"`lams` must be ascending, at least two, got {flags.lams}.")
+    for lam in flags.lams:
+        check_number("lams", lam, above=0)
+    check_number("lam", flags.lam, least=0)
+    for name in ("epochs", "eigenvectors"):
+        check_count(name, getattr(flags, name))
+    make_optimizer("sgd", flags.lr)
+
+
+def run(flags: Flags) -> None:
+    """The whole experiment: writes metrics.json and report.html."""
+    check(flags)
+    with common.console.status("loading data"):
+        bench = workbench.open_workbench(flags.bench)
+    cases = workbench.parse_cases(flags.forget, bench.dataset, seed=flags.bench.seed)
+    out = common.usable_directory("out", flags.bench.out or Path("runs/anchor_limits"))
+    common.usable_directory("cache", flags.bench.cache)
+    config = common.describe("anchor_limits", flags)
+    original = bench.original()
+    laws = []
+    with jax.enable_x64(True):
+        for name in flags.models:
+            for case in cases:
+                made = partial(law, bench, name, case, flags.lams)
+                laws.append(bench.clock.show(f"law {name} {case.name}", made))
+    found = [network(flags, bench, case, original.params) for case in cases]
+    results = common.plain({**bench.describe(original), "laws": laws, "cases": found})
+    config["seconds"] = bench.clock.seconds()
+    made = claims(results, config["flags"])
+    content = common.plain({"claims": made, "config": config, "results": results})
+    common.write_json(out / "metrics.json", content)
+    common.write_text(out / "report.html", anchor_report.report(content))
+    print("\n".join([*headline(content), f"report: {out / 'report.html'}"]))
+
+
+if __name__ == "__main__":
+    common.main(Flags, run)
