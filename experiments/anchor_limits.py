@@ -10,25 +10,22 @@ solution. On the demo's ViT: the steps of ten epochs along eigenvectors of the f
 NUMBERS
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from experiments import anchor_report, common, exact, workbench
-from experiments.gap_softmax import cosine, distance
+from experiments import anchor_report, anchor_way, common, exact, workbench
+from experiments.gap_softmax import distance
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax import losses, models, unlearn
-from famr_jax.curvature import Hessian, eigenvalues
-from famr_jax.methods import famr
+from famr_jax import models, unlearn
 from famr_jax.methods.famr import AnchoredUniform
-from famr_jax.types import Pair, Params, check_count, check_number
+from famr_jax.types import Pair, check_count, check_number
 
 SOURCE = "FAMR (arXiv 2506.14515)"
 STATIONARY = "FAMR ends at the stationary point grad L_forget + lam (params - anchor) = 0."
@@ -122,154 +119,6 @@ def order(rows: Sequence[dict[str, Any]], kind: str) -> float | None:
     return float(np.polyfit(*logs, 1)[0])
 
 
-def network(flags: Flags, bench: Workbench, case: Case, original: Params) -> dict[str, Any]:
-    """The bench's model: steps of every run along eigenvectors of the forget Hessian."""
-    book = lambda what, function: bench.clock.show(f"{what} {case.name}", function)  # noqa: E731
-    forget, apply_fn = bench.train[np.flatnonzero(case.mask)], bench.model.apply
-    flat = lambda params: np.asarray(ravel_pytree(params)[0], np.float64)  # noqa: E731
-    anchor, m = flat(original), len(forget)
-    curvature = Hessian(_uniform_of(apply_fn), original, forget)
-    top, low = (
-        book(
-            f"{which} eigenvalues",
-            lambda w=which: eigenvalues(
-                curvature, original, k=flags.eigenvectors, which=w, key=bench.key("unlearn again")
-            ),
-        )
-        for which in ("largest", "smallest")
-    )
-    values = np.concatenate([top.values, low.values]).astype(np.float64)
-    vectors = np.concatenate([top.vectors, low.vectors]).astype(np.float64)
-    gradient = partial(_gradient, forget=forget, anchor=original)
-    slope = flat(gradient(AnchoredUniform(apply_fn, 0.0), original))
-
-    forms = {"sgd, mean": ("sgd", 1.0), "sgd, sum": ("sgd", float(m)), "adam, mean": ("adam", 1.0)}
-    runs, stationary = {}, {}
-    for name, (optimizer, weight) in forms.items():
-        transform = make_optimizer(optimizer, flags.lr)
-        method = famr(apply_fn, lam=flags.lam, forget_weight=weight, optimizer=transform)
-        sizes = {"epochs": flags.epochs, "batch_size": bench.flags.batch_size}
-        done = unlearn.run(method, original, forget, **sizes, key=bench.key("unlearn"))
-        if weight not in stationary:
-            settings = {"key": bench.key("unlearn"), "tol": 1e-3, "max_steps": 1000}
-            stationary[weight] = unlearn.minimise(
-                method.objective, original, original, Pair(forget, None), **settings
-            )
-        found = stationary[weight]
-        step, goal = flat(done.params) - anchor, flat(found.params) - anchor
-        num_steps = flags.epochs * -(-m // bench.flags.batch_size)
-        dynamics = Dynamics(flags.lr, weight, flags.lam, num_steps)
-        norms = [
-            float(np.linalg.norm(flat(gradient(method.objective, params))))
-            for params in (original, done.params)
-        ]
-        runs[name] = {
-            "num_steps": num_steps,
-            "grad_at_anchor": norms[0],
-            "grad_at_end": norms[1],
-            "moved": float(np.linalg.norm(step)),
-            "stationary": float(np.linalg.norm(goal)),
-            "stationary_converged": bool(found.converged),
-            "covered": covered(step, goal),
-            "cos": cosine(step, goal),
-            "groups": groups(values, vectors, slope, step, goal, dynamics),
-        }
-    return {
-        "forget": case.spec,
-        "num_forget": m,
-        "lambda_max": float(top.values[0]),
-        "lambda_min": float(low.values[0]),
-        "converged": bool(np.all(top.converged) and np.all(low.converged)),
-        "eigenvalues": {"largest": top.values, "smallest": low.values},
-        "residual": float(max(np.max(top.residuals), np.max(low.residuals))),
-        "gradient_below": float(np.sum((low.vectors @ slope) ** 2 / np.sum(slope**2))),
-        "runs": runs,
-    }
-
-
-class Dynamics(NamedTuple):
-    """Full-batch descent of the quadratic model of w L_forget + lam/2 ||.||^2 at the anchor."""
-
-    lr: float
-    weight: float
-    lam: float
-    num_steps: int
-
-    def rate(self, values: np.ndarray) -> np.ndarray:
-        """h = w e + lam, the objective's curvature along an eigenvector of eigenvalue e."""
-        return self.weight * values + self.lam
-
-    def share(self, values: np.ndarray) -> np.ndarray:
-        """1 - (1 - lr h)^k, of the way to the linearised stationary point after k steps."""
-        return 1 - (1 - self.lr * self.rate(values)) ** self.num_steps
-
-    def target(self, values: np.ndarray, slopes: np.ndarray) -> np.ndarray:
-        """-w g / h, the linearised stationary point; a minimum only where h > 0."""
-        return -self.weight * slopes / self.rate(values)
-
-
-def groups(
-    values: np.ndarray,
-    vectors: np.ndarray,
-    slope: np.ndarray,
-    step: np.ndarray,
-    goal: np.ndarray,
-    dynamics: Dynamics,
-) -> list[dict[str, Any]]:
-    """The step by eigenvalue: octaves of positive ones, the negative ones, the bulk between them.
-
-    `covered` is the step's share of the way to the converged point; `of_linearised` that to the
-    linearised one, beside what it should be, `predicted`, where that point is a minimum. `over` is
-    the step in units of the quadratic model's, which may also run away from a saddle.
-    """
-    g, s, c = (vectors @ vector for vector in (slope, step, goal))
-    rows = []
-    octaves = np.where(values > 0, np.floor(np.log2(np.maximum(values, 1e-12))), -np.inf)
-    for octave in np.unique(octaves)[::-1]:
-        inside = octaves == octave
-        row = {
-            "kind": "positive" if octave > -np.inf else "negative",
-            "count": int(inside.sum()),
-            "from": float(values[inside].min()),
-            "to": float(values[inside].max()),
-            "of_gradient": float(np.sum(g[inside] ** 2) / np.sum(slope**2)),
-            "of_way": float(np.sum(c[inside] ** 2) / np.sum(goal**2)),
-            "covered": covered(s[inside], c[inside]),
-        }
-        target, share = dynamics.target(values[inside], g[inside]), dynamics.share(values[inside])
-        row["over"] = covered(s[inside], share * target)
-        if np.all(dynamics.rate(values[inside]) > 0):
-            row["predicted"] = covered(share * target, target)
-            row["of_linearised"] = covered(s[inside], target)
-        rows.append(row)
-    rest = [v - vectors.T @ part for v, part in ((slope, g), (step, s), (goal, c))]
-    rows.append(
-        {
-            "kind": "bulk",
-            "count": len(slope) - len(values),
-            "of_gradient": float(np.sum(rest[0] ** 2) / np.sum(slope**2)),
-            "of_way": float(np.sum(rest[2] ** 2) / np.sum(goal**2)),
-            "covered": covered(rest[1], rest[2]),
-        }
-    )
-    return rows
-
-
-def covered(step: np.ndarray, goal: np.ndarray) -> float:
-    """How much of the way to `goal` a step goes, <step, goal> / |goal|^2."""
-    return float(np.vdot(step, goal) / np.vdot(goal, goal))
-
-
-@jax.jit
-def _gradient(objective, params, forget, anchor):
-    return jax.grad(lambda p: objective(p, anchor, Pair(forget, None), None)[0])(params)
-
-
-@functools.cache
-def _uniform_of(apply_fn):
-    return lambda params, data: losses.uniform_kl(apply_fn(params, data.x))
-
-
 def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
     """The paper's sentences, judged by thresholds fixed here."""
     where = f"{results['model']['name']} on {results['dataset']['name']}"
@@ -345,7 +194,9 @@ def run(flags: Flags) -> None:
             for case in cases:
                 made = partial(law, bench, name, case, flags.lams)
                 laws.append(bench.clock.show(f"law {name} {case.name}", made))
-    found = [network(flags, bench, case, original.params) for case in cases]
+    settings = {"lam": flags.lam, "lr": flags.lr, "epochs": flags.epochs}
+    settings["num_vectors"] = flags.eigenvectors
+    found = [anchor_way.compare(bench, case, original.params, **settings) for case in cases]
     results = common.plain({**bench.describe(original), "laws": laws, "cases": found})
     config["seconds"] = bench.clock.seconds()
     made = claims(results, config["flags"])

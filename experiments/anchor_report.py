@@ -44,7 +44,7 @@ def report(content: dict[str, Any]) -> str:
                 ],
                 numeric=range(2, 7),
                 caption="Order: slope of the logarithm of the error over that of lam, where lam is "
-                "at least 30 times the largest |eigenvalue|; none without two points above rounding.",
+                "at least 30 times the largest |eigenvalue|; none without two above rounding.",
             ),
         ),
         *(_case(case, results["model"]["name"]) for case in results["cases"]),
@@ -75,7 +75,7 @@ def _case(case: dict[str, Any], model: str) -> Html:
             number(run["num_steps"]),
             number(run["moved"]),
             number(run["stationary"]),
-            number(run["covered"], "share"),
+            _percent(run["covered"]),
             number(run["cos"]),
             number(run["grad_at_end"] / run["grad_at_anchor"]),
         )
@@ -106,7 +106,7 @@ def _shares(run: dict[str, Any], name: str) -> Html:
         "share of the way to the linearised point",
         middle,
         [
-            ("predicted", [g["predicted"] for g in positive], "blue"),
+            ("descent predicts", [g["predicted"] for g in positive], "blue"),
             ("measured", [g["of_linearised"] for g in positive], TONES[name]),
         ],
         log_y=False,
@@ -120,11 +120,10 @@ def _groups(run: dict[str, Any], name: str) -> Html:
             g["kind"],
             f"{number(g['from'])} to {number(g['to'])}" if "from" in g else "between",
             number(g["count"]),
-            number(g["of_gradient"], "share"),
-            number(g["of_way"], "share"),
-            number(g["covered"], "share"),
-            number(g.get("predicted"), "share"),
-            number(g.get("of_linearised"), "share"),
+            *(
+                _percent(g.get(part))
+                for part in ("of_gradient", "of_way", "covered", "predicted", "of_linearised")
+            ),
             number(g.get("over")),
         )
         for g in run["groups"]
@@ -137,3 +136,7 @@ def _groups(run: dict[str, Any], name: str) -> Html:
         caption=f"{name}. Covered: share of the way to the converged stationary point. Linearised: "
         "share of the way to −(H + lam)⁻¹ g, which is no minimum along negative eigenvalues.",
     )
+
+
+def _percent(share: float | None) -> str:
+    return number(None if share is None else 100 * share)

@@ -143,9 +143,8 @@ def _network(case: dict[str, Any], network: dict[str, Any]) -> Html:
 
     places = [("original (do nothing)", case["original"], "")]
     places += [(words, best[key], _setting(best[key])) for key, words in BEST.items()]
-    places += [
-        (f"exact Hessian, {key}", row, _setting(row)) for key, row in case["exact_hessian"].items()
-    ]
+    stopped = case["exact_hessian"]
+    places += [("the same, exact Hessian, as far as CG went", stopped, _setting(stopped))]
     places += [("FAMR converged", converged[0], _setting(converged[0]))]
     places += [(f"oracle among {null['n']}", null, "")]
     columns = ("moved", "to_oracle", "cos", "kl_forget", "kl_test", "logits_forget", "logits_test")

@@ -1,0 +1,202 @@
+"""A network's runs beside its stationary point, along eigenvectors of the forget Hessian."""
+
+import functools
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from experiments.gap_softmax import cosine
+from experiments.workbench import Case, Workbench, make_optimizer
+from famr_jax import losses, unlearn
+from famr_jax.curvature import Hessian, eigenvalues, linearized
+from famr_jax.methods import famr
+from famr_jax.methods.famr import AnchoredUniform
+from famr_jax.types import Pair, Params
+
+CONVERGED_TO, CONVERGED_STEPS = 1e-3, 1000
+
+
+def compare(
+    bench: Workbench,
+    case: Case,
+    original: Params,
+    *,
+    lam: float,
+    lr: float,
+    epochs: int,
+    num_vectors: int,
+) -> dict[str, Any]:
+    """One forget set: FAMR by plain descent in both forms and by Adam, each split by eigenvalue."""
+    book = lambda what, function: bench.clock.show(f"{what} {case.name}", function)  # noqa: E731
+    forget, apply_fn = bench.train[np.flatnonzero(case.mask)], bench.model.apply
+    flat = lambda params: np.asarray(ravel_pytree(params)[0], np.float64)  # noqa: E731
+    anchor, m = flat(original), len(forget)
+    curvature = Hessian(_uniform_of(apply_fn), original, forget)
+    top, low = (
+        book(
+            f"{which} eigenvalues",
+            lambda w=which: eigenvalues(
+                curvature, original, k=num_vectors, which=w, key=bench.key("unlearn again")
+            ),
+        )
+        for which in ("largest", "smallest")
+    )
+    values = np.concatenate([top.values, low.values]).astype(np.float64)
+    vectors = np.concatenate([top.vectors, low.vectors]).astype(np.float64)
+    gradient = partial(_gradient, forget=forget, anchor=original)
+    slope = flat(gradient(AnchoredUniform(apply_fn, 0.0), original))
+
+    forms = {"sgd, mean": ("sgd", 1.0), "sgd, sum": ("sgd", float(m)), "adam, mean": ("adam", 1.0)}
+    runs, stationary = {}, {}
+    for name, (optimizer, weight) in forms.items():
+        transform = make_optimizer(optimizer, lr)
+        method = famr(apply_fn, lam=lam, forget_weight=weight, optimizer=transform)
+        sizes = {"epochs": epochs, "batch_size": bench.flags.batch_size}
+        done = unlearn.run(method, original, forget, **sizes, key=bench.key("unlearn"))
+        if weight not in stationary:
+            settings = {"tol": CONVERGED_TO, "max_steps": CONVERGED_STEPS}
+            stationary[weight] = unlearn.minimise(
+                method.objective,
+                original,
+                original,
+                Pair(forget, None),
+                key=bench.key("unlearn"),
+                **settings,
+            )
+        found = stationary[weight]
+        step, goal = flat(done.params) - anchor, flat(found.params) - anchor
+        num_steps = epochs * -(-m // bench.flags.batch_size)
+        dynamics = Dynamics(lr, weight, lam, num_steps)
+        rest = slope - vectors.T @ (vectors @ slope)
+        bulk = np.asarray(_in_bulk(curvature, original, rest, vectors, dynamics), np.float64)
+        norms = [
+            float(np.linalg.norm(flat(gradient(method.objective, params))))
+            for params in (original, done.params)
+        ]
+        runs[name] = {
+            "num_steps": num_steps,
+            "grad_at_anchor": norms[0],
+            "grad_at_end": norms[1],
+            "moved": float(np.linalg.norm(step)),
+            "stationary": float(np.linalg.norm(goal)),
+            "stationary_converged": bool(found.converged),
+            "covered": covered(step, goal),
+            "cos": cosine(step, goal),
+            "groups": groups(values, vectors, slope, step, goal, dynamics, bulk),
+        }
+    return {
+        "forget": case.spec,
+        "num_forget": m,
+        "lambda_max": float(top.values[0]),
+        "lambda_min": float(low.values[0]),
+        "converged": bool(np.all(top.converged) and np.all(low.converged)),
+        "eigenvalues": {"largest": top.values, "smallest": low.values},
+        "residual": float(max(np.max(top.residuals), np.max(low.residuals))),
+        "gradient_below": float(np.sum((low.vectors @ slope) ** 2 / np.sum(slope**2))),
+        "runs": runs,
+    }
+
+
+class Dynamics(NamedTuple):
+    """Full-batch descent of the quadratic model of w L_forget + lam/2 ||.||^2 at the anchor."""
+
+    lr: float
+    weight: float
+    lam: float
+    num_steps: int
+
+    def rate(self, values: np.ndarray) -> np.ndarray:
+        """h = w e + lam, the objective's curvature along an eigenvector of eigenvalue e."""
+        return self.weight * values + self.lam
+
+    def share(self, values: np.ndarray) -> np.ndarray:
+        """1 - (1 - lr h)^k, of the way to the linearised stationary point after k steps."""
+        return 1 - (1 - self.lr * self.rate(values)) ** self.num_steps
+
+    def target(self, values: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        """-w g / h, the linearised stationary point; a minimum only where h > 0."""
+        return -self.weight * slopes / self.rate(values)
+
+
+def groups(
+    values: np.ndarray,
+    vectors: np.ndarray,
+    slope: np.ndarray,
+    step: np.ndarray,
+    goal: np.ndarray,
+    dynamics: Dynamics,
+    bulk: np.ndarray,
+) -> list[dict[str, Any]]:
+    """The step by eigenvalue: octaves of positive ones, the negative ones, the bulk between them.
+
+    `covered` is the step's share of the way to the converged point; `of_linearised` that to the
+    linearised one, beside what it should be, `predicted`, where that point is a minimum. `over` is
+    the step in units of the quadratic model's, which may also run away from a saddle; in the
+    bulk that is `bulk`.
+    """
+    g, s, c = (vectors @ vector for vector in (slope, step, goal))
+    rows = []
+    octaves = np.where(values > 0, np.floor(np.log2(np.maximum(values, 1e-12))), -np.inf)
+    for octave in np.unique(octaves)[::-1]:
+        inside = octaves == octave
+        row = {
+            "kind": "positive" if octave > -np.inf else "negative",
+            "count": int(inside.sum()),
+            "from": float(values[inside].min()),
+            "to": float(values[inside].max()),
+            "of_gradient": float(np.sum(g[inside] ** 2) / np.sum(slope**2)),
+            "of_way": float(np.sum(c[inside] ** 2) / np.sum(goal**2)),
+            "covered": covered(s[inside], c[inside]),
+        }
+        target, share = dynamics.target(values[inside], g[inside]), dynamics.share(values[inside])
+        row["over"] = covered(s[inside], share * target)
+        if np.all(dynamics.rate(values[inside]) > 0):
+            row["predicted"] = covered(share * target, target)
+            row["of_linearised"] = covered(s[inside], target)
+        rows.append(row)
+    rest = [v - vectors.T @ part for v, part in ((slope, g), (step, s), (goal, c))]
+    rows.append(
+        {
+            "kind": "bulk",
+            "count": len(slope) - len(values),
+            "of_gradient": float(np.sum(rest[0] ** 2) / np.sum(slope**2)),
+            "of_way": float(np.sum(rest[2] ** 2) / np.sum(goal**2)),
+            "covered": covered(rest[1], rest[2]),
+            "over": covered(rest[1], bulk),
+        }
+    )
+    return rows
+
+
+def covered(step: np.ndarray, goal: np.ndarray) -> float:
+    """How much of the way to `goal` a step goes, <step, goal> / |goal|^2."""
+    return float(np.vdot(step, goal) / np.vdot(goal, goal))
+
+
+@jax.jit
+def _gradient(objective, params, forget, anchor):
+    return jax.grad(lambda p: objective(p, anchor, Pair(forget, None), None)[0])(params)
+
+
+@jax.jit
+def _in_bulk(matvec, like, slope, vectors, dynamics):
+    """The quadratic model's step outside the span of `vectors`, by products with the Hessian."""
+    flat, unravel = ravel_pytree(like)
+    slope, vectors = slope.astype(flat.dtype), vectors.astype(flat.dtype)
+    product = linearized(matvec)
+
+    def body(_, step):
+        curved = ravel_pytree(product(unravel(step)))[0]
+        pull = dynamics.weight * (curved - (vectors @ curved) @ vectors + slope)
+        return step - dynamics.lr * (pull + dynamics.lam * step)
+
+    return jax.lax.fori_loop(0, dynamics.num_steps, body, jnp.zeros_like(flat))
+
+
+@functools.cache
+def _uniform_of(apply_fn):
+    return lambda params, data: losses.uniform_kl(apply_fn(params, data.x))
