@@ -158,7 +158,9 @@ def _network(case: dict[str, Any], network: dict[str, Any]) -> Html:
             f"{case['num_forget']} images forgotten, {case['num_test']} test images of kept "
             "classes. Oracles and controls start where the original started: retraining without "
             f"the set ends {number(null['moved'])} from the original, retraining on everything in "
-            f"another order {interval([min(moved), max(moved)])}."
+            f"another order {interval([min(moved), max(moved)])}. The training gradient at the "
+            f"original is {number(case['leftover'])} times the forgotten part of it; one step "
+            "supposes zero."
         ),
         page.grid(
             divergence("kl_forget", "forget set"), divergence("kl_test", "test set"), width=440

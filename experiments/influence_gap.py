@@ -124,8 +124,8 @@ def _goes_exactly(cases, where):
     parts = [
         f"{case['forget']} (N={case['num_forget']}) {values[0]:.3g}, least "
         f"{min(values):.3g}; a Newton step on the retained data "
-        f"{case['points']['newton']['to_retrained']['n']:.2g}; distance to the nearest weights "
-        f"with uniform outputs on the forget set {case['famr'][0]['to_limit']:.1%} of theirs"
+        f"{case['points']['newton']['to_retrained']['n']:.2g}; of the way to the nearest weights "
+        f"with uniform outputs on the forget set {case['famr'][0]['to_limit']:.1%} is left"
         for case, values in zip(cases, distances, strict=True)
     ]
     words = f"{where} distance to w* over the original's at lam {lam:g}: {'; '.join(parts)}."
@@ -192,7 +192,7 @@ def _bound(cases, where):
         for case, values in zip(cases, over, strict=True)
     ]
     words = f"{where} distance over lam |g| / lambda_min^2, lambda_min that of the training "
-    return verdict, f"{words}objective: {'; '.join(parts)}: no constant bounds it."
+    return verdict, f"{words}objective: {'; '.join(parts)}."
 
 
 def headline(content: dict[str, Any]) -> list[str]:
