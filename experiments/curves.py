@@ -96,9 +96,14 @@ def _logarithm(values: Sequence[float | None]) -> np.ndarray:
 
 
 def _decades(axis: Any, logarithms: np.ndarray) -> None:
-    """Ticks at powers of ten, six at most."""
+    """Ticks at powers of ten, six at most; at 1, 2, 5 of each where fewer than two are seen."""
     low, high = np.floor(np.nanmin(logarithms)), np.ceil(np.nanmax(logarithms))
+    first, last = sorted(axis.get_view_interval())
     every = max(1, int(np.ceil((high - low) / 6)))
-    ticks = np.arange(low, high + 1, every)
-    inside = [t for t in ticks if axis.get_view_interval()[0] <= t <= axis.get_view_interval()[1]]
-    axis.set_ticks(inside, ["10" + str(int(t)).translate(SUPERSCRIPT) for t in inside])
+    ticks = [t for t in np.arange(low, high + 1, every) if first <= t <= last]
+    labels = ["10" + str(int(t)).translate(SUPERSCRIPT) for t in ticks]
+    if len(ticks) < 2:
+        steps = [step * 10.0**t for t in np.arange(low, high + 1) for step in (1, 2, 5)]
+        values = [value for value in steps if first <= np.log10(value) <= last]
+        ticks, labels = np.log10(values), [f"{value:g}" for value in values]
+    axis.set_ticks(ticks, labels)
