@@ -1,0 +1,342 @@
+"""Removal in function space against dense primal references, retraining, and wide networks."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.linalg
+import scipy.special
+from conftest import CLASSES, counting, drawn, random_batch
+from jax.flatten_util import ravel_pytree
+
+from famr_jax import dual
+from famr_jax.dual import CROSS_ENTROPY, SQUARED
+
+N, L2 = 12, 1e-2
+LOSSES = {"cross_entropy": CROSS_ENTROPY, "squared": SQUARED}
+FORMS = ("dense", "matrix-free")
+FORGET = np.arange(N) % 3 == 0
+
+
+@pytest.fixture(autouse=True)
+def _x64():
+    with jax.enable_x64(True):
+        yield
+
+
+class Problem:
+    """A linearised net of 163 parameters on 12 examples, with its Jacobian written out."""
+
+    def __init__(self, model):
+        self.centre = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), drawn(model.init))
+        batch = random_batch(N + 5, seed=3)
+        x, self.labels = batch.x.astype(jnp.float64), batch.labels[:N]
+        self.x, self.query, self.query_labels = x[:N], x[N:], batch.labels[N:]
+        self.apply_fn = model.apply
+        self.linear = dual.linearize_model(model.apply, self.centre)
+        self.flat, self.unravel = ravel_pytree(self.centre)
+        self.kernel = dual.TangentKernel(model.apply, self.centre)
+        self.offset = model.apply(self.centre, self.x)
+
+        rows = jax.jit(jax.jacobian(lambda flat, x: model.apply(self.unravel(flat), x)))
+        self.jacobian = np.asarray(rows(self.flat, self.x)).reshape(-1, self.flat.size)
+        self.query_jacobian = np.asarray(rows(self.flat, self.query)).reshape(-1, self.flat.size)
+
+    def gradient_and_hessian(self, loss, move, rows, by):
+        """Of the objective over some rows, divided by `by`, at centre + move; dense, by NumPy."""
+        j = self.jacobian.reshape(N, CLASSES, -1)[rows].reshape(-1, self.flat.size)
+        outputs = np.asarray(self.offset)[rows] + (j @ move).reshape(-1, CLASSES)
+        hot = np.eye(CLASSES)[self.labels[rows]]
+        if loss is SQUARED:
+            slopes, curves = outputs - hot, [np.eye(CLASSES)] * len(outputs)
+        else:
+            p = scipy.special.softmax(outputs, axis=1)
+            slopes, curves = p - hot, [np.diag(q) - np.outer(q, q) for q in p]
+        gradient = j.T @ slopes.ravel() / by + L2 * move
+        return gradient, j.T @ scipy.linalg.block_diag(*curves) @ j / by + L2 * np.eye(len(move))
+
+    def minimum(self, loss, rows, by):
+        """The move from the centre that minimises the objective, by dense Newton steps."""
+        move = np.zeros(self.flat.size)
+        for _ in range(8):
+            gradient, hessian = self.gradient_and_hessian(loss, move, rows, by)
+            move = move - np.linalg.solve(hessian, gradient)
+        return move
+
+
+@pytest.fixture(scope="module")
+def problem(model):
+    with jax.enable_x64(True):
+        return Problem(model)
+
+
+def relative(found, wanted):
+    return np.linalg.norm(np.asarray(found) - wanted) / np.linalg.norm(wanted)
+
+
+def test_linearised_model_touches_the_model_and_is_linear(problem):
+    np.testing.assert_array_equal(problem.linear(problem.centre, problem.x), problem.offset)
+    move = np.random.default_rng(0).normal(size=problem.flat.size)
+    wanted = problem.offset + (problem.jacobian @ move).reshape(N, CLASSES)
+    moved = problem.unravel(problem.flat + move)
+    np.testing.assert_allclose(problem.linear(moved, problem.x), wanted, atol=1e-12)
+    static = jax.jit(lambda f, params, x: f(params, x), static_argnums=0)
+    argument = jax.jit(lambda f, params, x: f(params, x))
+    for jitted in (static, argument):
+        np.testing.assert_allclose(jitted(problem.linear, moved, problem.x), wanted, atol=1e-12)
+
+
+def test_linearised_linear_model_is_itself(logistic):
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), drawn(logistic.init))
+    other = jax.tree.map(lambda leaf: leaf + 1.0, params)
+    x = random_batch(4, seed=0).x
+    linear = dual.linearize_model(logistic.apply, params)
+    np.testing.assert_allclose(linear(other, x), logistic.apply(other, x), atol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_tangent_kernel_is_its_dense_matrix(problem, batch_size, monkeypatch):
+    kernel = dual.TangentKernel(problem.apply_fn, problem.centre, batch_size)
+    j, j_query = problem.jacobian, problem.query_jacobian
+    matrix = (j @ j.T).reshape(N, CLASSES, N, CLASSES)
+    np.testing.assert_allclose(kernel.matrix(problem.x), matrix, atol=1e-12)
+    monkeypatch.setattr(dual, "BLOCK_BYTES", 5 * CLASSES * problem.flat.nbytes)
+    np.testing.assert_allclose(kernel.matrix(problem.x), matrix, atol=1e-12)
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(N, CLASSES)))
+    product = kernel.product(problem.query, problem.x, weights)
+    np.testing.assert_allclose(np.ravel(product), j_query @ j.T @ weights.ravel(), atol=1e-11)
+    back = ravel_pytree(kernel.to_params(problem.x, weights))[0]
+    np.testing.assert_allclose(back, j.T @ weights.ravel(), atol=1e-12)
+    for form in FORMS:
+        gram = dual.gram(kernel, problem.x, form=form)
+        np.testing.assert_allclose(np.ravel(gram(weights)), j @ back, atol=1e-11)
+        some = np.array([1, 4, 5])
+        wanted = np.einsum("ncmd,md->nc", matrix[some][:, :, some], weights[some])
+        np.testing.assert_allclose(gram.among(some)(weights[some]), wanted, atol=1e-11)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_fit_is_the_primal_minimum_and_its_weights_represent_it(problem, name, form):
+    loss = LOSSES[name]
+    move = problem.minimum(loss, np.arange(N), N)
+    gram = dual.gram(problem.kernel, problem.x, form=form)
+    found = dual.fit(loss, gram, problem.labels, l2=L2, offset=problem.offset, tol=1e-11)
+    assert found.converged
+    outputs = problem.linear(problem.unravel(problem.flat + move), problem.x)
+    np.testing.assert_allclose(found.outputs, outputs, atol=1e-9)
+    weights = dual.dual_weights(loss, outputs, problem.labels, l2=L2)
+    np.testing.assert_allclose(found.weights, weights, atol=1e-8)
+    back = ravel_pytree(problem.kernel.to_params(problem.x, weights))[0]
+    assert relative(back, move) < 1e-10
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("normaliser", ["all", "retained"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_removal_is_one_primal_newton_step_and_for_squared_loss_retraining(
+    problem, name, normaliser, form
+):
+    loss, rows = LOSSES[name], np.flatnonzero(~FORGET)
+    by = N if normaliser == "all" else len(rows)
+    move = problem.minimum(loss, np.arange(N), N)
+    gradient, hessian = problem.gradient_and_hessian(loss, move, rows, by)
+    step = -np.linalg.solve(hessian, gradient)
+    outputs = problem.offset + (problem.jacobian @ move).reshape(N, CLASSES)
+    gram = dual.gram(problem.kernel, problem.x, form=form)
+    how = {"l2": L2, "normaliser": normaliser, "tol": 1e-12}
+    found = dual.remove(loss, gram, outputs, problem.labels, FORGET, **how)
+    assert found.converged
+    back = ravel_pytree(problem.kernel.to_params(problem.x, found.value))[0]
+    assert relative(back, step) < 1e-8
+    changes = problem.kernel.product(problem.query, problem.x, found.value)
+    assert relative(np.ravel(changes), problem.query_jacobian @ step) < 1e-8
+    weights = dual.dual_weights(loss, outputs, problem.labels, l2=L2)
+    np.testing.assert_allclose((weights + found.value)[FORGET], 0, atol=1e-9)
+    retrained = problem.minimum(loss, rows, by) - move
+    error = relative(back, retrained)
+    assert error < 1e-8 if loss is SQUARED else 1e-3 < error < 0.3
+
+
+def test_normalisers_are_two_models(problem):
+    gram = dual.gram(problem.kernel, problem.x)
+    outputs = dual.fit(SQUARED, gram, problem.labels, l2=1.0, offset=problem.offset).outputs
+    both = [
+        dual.remove(SQUARED, gram, outputs, problem.labels, FORGET, l2=1.0, normaliser=which).value
+        for which in ("all", "retained")
+    ]
+    assert relative(both[0], both[1]) > 0.1
+
+
+def test_loss_changes_are_the_first_order(problem):
+    outputs = problem.apply_fn(problem.centre, problem.query)
+    changes = 1e-5 * np.random.default_rng(0).normal(size=outputs.shape)
+    for loss in LOSSES.values():
+        value = lambda at, loss=loss: loss.value(at, problem.query_labels)  # noqa: E731
+        found = dual.loss_changes(loss, outputs, problem.query_labels, changes)
+        np.testing.assert_allclose(found, value(outputs + changes) - value(outputs), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_root_is_a_root_of_the_curvature(name):
+    outputs = jnp.asarray(np.random.default_rng(0).normal(size=CLASSES))
+    value = lambda outputs: LOSSES[name].value(outputs[None], jnp.zeros(1, int))[0]  # noqa: E731
+    root = jax.vmap(lambda v: LOSSES[name].root(outputs[None], v[None])[0])(jnp.eye(CLASSES)).T
+    np.testing.assert_allclose(root @ root.T, jax.hessian(value)(outputs), atol=1e-15)
+
+
+def expectation(function, covariance):
+    """E f(u, v) of a Gaussian pair, in polar coordinates, where the kink is on a ray."""
+    root = np.linalg.cholesky(covariance)
+
+    def on_circle(angle):
+        return function(*(root @ [math.cos(angle), math.sin(angle)]))
+
+    kinks = [math.atan2(-row[0], row[1]) % math.pi for row in root]
+    points = sorted({0.0, *kinks, *(kink + math.pi for kink in kinks), 2 * math.pi})
+    parts = zip(points, points[1:], strict=False)
+    return sum(scipy.integrate.quad(on_circle, a, b)[0] for a, b in parts) / (2 * math.pi)
+
+
+def reference_kernel(x, other, depth, weight_std, bias_std):
+    """The tangent kernel of one pair by numerical expectations: no closed form of the arc cosine."""
+    both = np.stack([x, other])
+    covariance = weight_std**2 * both @ both.T / len(x) + bias_std**2
+    tangent = covariance[0, 1]
+    relu = lambda u: max(u, 0.0)  # noqa: E731
+    for _ in range(depth):
+        # A radius r contributes E r^2 = 2 to products and 1 to signs.
+        product = lambda u, v: 2 * relu(u) * relu(v)  # noqa: E731
+        slope = expectation(lambda u, v: float(u > 0 and v > 0), covariance)
+        off = expectation(product, covariance)
+        covariance = np.diag(np.diag(covariance)) / 2 + off * (1 - np.eye(2))
+        covariance = weight_std**2 * covariance + bias_std**2
+        tangent = covariance[0, 1] + weight_std**2 * slope * tangent
+    return tangent
+
+
+@pytest.mark.parametrize(("depth", "weight_std", "bias_std"), [(1, 1.5, 0.3), (3, 2.0, 0.1)])
+def test_infinite_kernel_is_the_recursion_of_gaussian_expectations(depth, weight_std, bias_std):
+    x = np.random.default_rng(0).normal(size=(3, 4))
+    kernel = dual.ReLUKernel(CLASSES, depth, weight_std, bias_std)
+    found = kernel(jnp.asarray(x[:2]), jnp.asarray(x[1:]))
+    for i, j in ((0, 0), (0, 1), (1, 1)):
+        wanted = reference_kernel(x[i], x[1 + j], depth, weight_std, bias_std)
+        np.testing.assert_allclose(found[i, j], wanted, rtol=1e-9)
+    np.testing.assert_allclose(kernel(x, x), kernel(x, x).T, rtol=1e-14)
+    # On the diagonal the angle is 0: each layer adds the covariance once more.
+    covariance = weight_std**2 * (x**2).mean(1) + bias_std**2
+    tangent = covariance
+    for _ in range(depth):
+        covariance = weight_std**2 * covariance / 2 + bias_std**2
+        tangent = covariance + weight_std**2 * tangent / 2
+    np.testing.assert_allclose(np.diag(kernel(jnp.asarray(x), jnp.asarray(x))), tangent, rtol=1e-14)
+
+
+def test_infinite_kernel_is_the_mean_of_wide_random_networks():
+    depth, weight_std, bias_std, width = 2, 1.5, 0.3, 300
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)))
+    sizes = [x.shape[1], *[width] * depth, 1]
+
+    def apply_fn(params, x):
+        for i, (matrix, bias) in enumerate(params):
+            x = jax.nn.relu(x) if i else x
+            x = weight_std * x @ matrix / math.sqrt(len(matrix)) + bias_std * bias
+        return x
+
+    @jax.jit
+    def sample(key):
+        keys = jax.random.split(key, (depth + 1, 2))
+        params = [
+            (jax.random.normal(k[0], (fan, out)), jax.random.normal(k[1], (out,)))
+            for k, fan, out in zip(keys, sizes, sizes[1:], strict=False)
+        ]
+        return dual.TangentKernel(apply_fn, params).matrix(x)[:, 0, :, 0]
+
+    samples = np.stack([sample(key) for key in jax.random.split(jax.random.key(0), 40)])
+    wanted = dual.ReLUKernel(1, depth, weight_std, bias_std)(x, x)
+    error = samples.std(0, ddof=1) / math.sqrt(len(samples))
+    assert np.all(np.abs(samples.mean(0) - wanted) < 4 * error)
+    assert np.all(error < 0.05 * np.abs(np.diag(wanted)).mean())
+
+
+def test_an_input_of_zeros_has_a_finite_kernel():
+    x = jnp.zeros((2, 4))
+    assert np.isfinite(dual.ReLUKernel(CLASSES)(x, x)).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_function_space_solution_is_the_minimum_and_removal_follows_it(problem, name, form):
+    loss, kernel = LOSSES[name], dual.ReLUKernel(CLASSES, 2, 2.0, 0.1)
+    gram = dual.gram(kernel, problem.x, form=form)
+    found = dual.fit(loss, gram, problem.labels, l2=L2, tol=1e-11)
+    weights, matrix = np.asarray(found.weights), np.asarray(kernel(problem.x, problem.x))
+    hot = np.eye(CLASSES)[problem.labels]
+    outputs = matrix @ weights
+    predicted = outputs if loss is SQUARED else scipy.special.softmax(outputs, axis=1)
+    gradient = (predicted - hot) / N + L2 * weights
+    assert found.converged
+    assert np.linalg.norm(gradient) < 1e-10 * np.linalg.norm(hot / N)
+    retained = np.flatnonzero(~FORGET)
+    again = dual.fit(loss, gram.among(retained), problem.labels[retained], l2=L2, tol=1e-11)
+    how = {"l2": L2, "normaliser": "retained", "tol": 1e-12}
+    change = dual.remove(loss, gram, found.outputs, problem.labels, FORGET, **how).value
+    wanted = -weights
+    wanted[retained] += again.weights
+    assert relative(change, wanted) < (1e-8 if loss is SQUARED else 0.5)
+
+
+def test_an_answer_that_is_not_one_says_so(problem):
+    gram = dual.gram(problem.kernel, problem.x, form="matrix-free")
+    args = (SQUARED, gram, problem.offset, problem.labels, FORGET)
+    short = dual.remove(*args, l2=1e-6, tol=1e-10, max_steps=3)
+    assert not short.converged
+    assert "max_steps" in short.why
+    broken = dual.gram(problem.kernel, problem.x, form="dense")
+    broken = dual.Gram(broken.kernel, broken.x, -broken.matrix)
+    failed = dual.remove(SQUARED, broken, *args[2:], l2=1e-6)
+    assert not failed.converged
+    assert "indefinite" in failed.why
+    stopped = dual.fit(CROSS_ENTROPY, gram, problem.labels, l2=1e-6, tol=1e-12, max_steps=1)
+    assert not stopped.converged
+
+
+def test_form_is_the_cheaper_one(problem):
+    costs = dual.flops(problem.kernel, problem.x)
+    chosen = dual.gram(problem.kernel, problem.x)
+    assert (chosen.matrix is None) == (costs["matrix-free"] < costs["dense"])
+    many = jax.ShapeDtypeStruct((10_000, *problem.x.shape[1:]), jnp.float64)
+    costs = dual.flops(problem.kernel, many)
+    assert costs["matrix-free"] < costs["dense"]
+
+
+def test_equal_sizes_are_traced_once(problem):
+    counted, traces = counting(problem.apply_fn)
+    for seed in range(3):
+        scale = 1.0 + seed
+        centre = jax.tree.map(lambda leaf, scale=scale: scale * leaf, problem.centre)
+        gram = dual.gram(dual.TangentKernel(counted, centre), problem.x, form="matrix-free")
+        mask = np.roll(FORGET, seed)
+        dual.remove(SQUARED, gram, problem.offset, problem.labels, mask, l2=L2 * scale)
+        if seed == 0:
+            once = len(traces)
+    assert len(traces) == once
+
+
+def test_bad_arguments(problem):
+    gram = dual.gram(problem.kernel, problem.x, form="matrix-free")
+    args = (SQUARED, gram, problem.offset, problem.labels)
+    for bad in ({"l2": 0.0}, {"l2": L2, "tol": 0.0}, {"l2": L2, "normaliser": "mean"}):
+        with pytest.raises(ValueError, match=list(bad)[-1]):
+            dual.remove(*args, FORGET, **bad)
+    for mask in (np.zeros(N, bool), np.ones(N, bool), FORGET[:-1], FORGET.astype(int)):
+        with pytest.raises(ValueError, match="forget"):
+            dual.remove(*args, mask, l2=L2)
+    with pytest.raises(ValueError, match="form"):
+        dual.gram(problem.kernel, problem.x, form="sparse")
+    with pytest.raises(ValueError, match="l2"):
+        dual.fit(SQUARED, gram, problem.labels, l2=-1.0)
