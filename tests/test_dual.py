@@ -1,5 +1,6 @@
 """Removal in function space against dense primal references, retraining, and wide networks."""
 
+import itertools
 import math
 
 import jax
@@ -13,7 +14,7 @@ from conftest import CLASSES, counting, drawn, random_batch
 from jax.flatten_util import ravel_pytree
 
 from famr_jax import dual
-from famr_jax.dual import CROSS_ENTROPY, SQUARED
+from famr_jax.dual import CROSS_ENTROPY, SQUARED, kernels
 
 N, L2 = 12, 1e-2
 LOSSES = {"cross_entropy": CROSS_ENTROPY, "squared": SQUARED}
@@ -102,16 +103,15 @@ def test_tangent_kernel_is_its_dense_matrix(problem, batch_size, monkeypatch):
     kernel = dual.TangentKernel(problem.apply_fn, problem.centre, batch_size)
     j, j_query = problem.jacobian, problem.query_jacobian
     matrix = (j @ j.T).reshape(N, CLASSES, N, CLASSES)
-    np.testing.assert_allclose(kernel.matrix(problem.x), matrix, atol=1e-12)
-    monkeypatch.setattr(dual, "BLOCK_BYTES", 5 * CLASSES * problem.flat.nbytes)
-    np.testing.assert_allclose(kernel.matrix(problem.x), matrix, atol=1e-12)
+    monkeypatch.setattr(kernels, "BLOCK_BYTES", 5 * CLASSES * problem.flat.nbytes)
+    np.testing.assert_allclose(kernel.gram(problem.x, form="dense").matrix, matrix, atol=1e-12)
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(N, CLASSES)))
     product = kernel.product(problem.query, problem.x, weights)
     np.testing.assert_allclose(np.ravel(product), j_query @ j.T @ weights.ravel(), atol=1e-11)
     back = ravel_pytree(kernel.to_params(problem.x, weights))[0]
     np.testing.assert_allclose(back, j.T @ weights.ravel(), atol=1e-12)
     for form in FORMS:
-        gram = dual.gram(kernel, problem.x, form=form)
+        gram = kernel.gram(problem.x, form=form)
         np.testing.assert_allclose(np.ravel(gram(weights)), j @ back, atol=1e-11)
         some = np.array([1, 4, 5])
         wanted = np.einsum("ncmd,md->nc", matrix[some][:, :, some], weights[some])
@@ -123,8 +123,8 @@ def test_tangent_kernel_is_its_dense_matrix(problem, batch_size, monkeypatch):
 def test_fit_is_the_primal_minimum_and_its_weights_represent_it(problem, name, form):
     loss = LOSSES[name]
     move = problem.minimum(loss, np.arange(N), N)
-    gram = dual.gram(problem.kernel, problem.x, form=form)
-    found = dual.fit(loss, gram, problem.labels, l2=L2, offset=problem.offset, tol=1e-11)
+    gram = problem.kernel.gram(problem.x, form=form)
+    found = dual.fit(loss, gram, problem.labels, problem.offset, l2=L2, tol=1e-11)
     assert found.converged
     outputs = problem.linear(problem.unravel(problem.flat + move), problem.x)
     np.testing.assert_allclose(found.outputs, outputs, atol=1e-9)
@@ -146,7 +146,7 @@ def test_removal_is_one_primal_newton_step_and_for_squared_loss_retraining(
     gradient, hessian = problem.gradient_and_hessian(loss, move, rows, by)
     step = -np.linalg.solve(hessian, gradient)
     outputs = problem.offset + (problem.jacobian @ move).reshape(N, CLASSES)
-    gram = dual.gram(problem.kernel, problem.x, form=form)
+    gram = problem.kernel.gram(problem.x, form=form)
     how = {"l2": L2, "normaliser": normaliser, "tol": 1e-12}
     found = dual.remove(loss, gram, outputs, problem.labels, FORGET, **how)
     assert found.converged
@@ -162,8 +162,8 @@ def test_removal_is_one_primal_newton_step_and_for_squared_loss_retraining(
 
 
 def test_normalisers_are_two_models(problem):
-    gram = dual.gram(problem.kernel, problem.x)
-    outputs = dual.fit(SQUARED, gram, problem.labels, l2=1.0, offset=problem.offset).outputs
+    gram = problem.kernel.gram(problem.x)
+    outputs = dual.fit(SQUARED, gram, problem.labels, problem.offset, l2=1.0).outputs
     both = [
         dual.remove(SQUARED, gram, outputs, problem.labels, FORGET, l2=1.0, normaliser=which).value
         for which in ("all", "retained")
@@ -197,12 +197,12 @@ def expectation(function, covariance):
 
     kinks = [math.atan2(-row[0], row[1]) % math.pi for row in root]
     points = sorted({0.0, *kinks, *(kink + math.pi for kink in kinks), 2 * math.pi})
-    parts = zip(points, points[1:], strict=False)
+    parts = itertools.pairwise(points)
     return sum(scipy.integrate.quad(on_circle, a, b)[0] for a, b in parts) / (2 * math.pi)
 
 
 def reference_kernel(x, other, depth, weight_std, bias_std):
-    """The tangent kernel of one pair by numerical expectations: no closed form of the arc cosine."""
+    """The tangent kernel of one pair by numerical expectations, without the arc cosine."""
     both = np.stack([x, other])
     covariance = weight_std**2 * both @ both.T / len(x) + bias_std**2
     tangent = covariance[0, 1]
@@ -221,7 +221,7 @@ def reference_kernel(x, other, depth, weight_std, bias_std):
 @pytest.mark.parametrize(("depth", "weight_std", "bias_std"), [(1, 1.5, 0.3), (3, 2.0, 0.1)])
 def test_infinite_kernel_is_the_recursion_of_gaussian_expectations(depth, weight_std, bias_std):
     x = np.random.default_rng(0).normal(size=(3, 4))
-    kernel = dual.ReLUKernel(CLASSES, depth, weight_std, bias_std)
+    kernel = dual.ReLUKernel(depth, weight_std, bias_std)
     found = kernel(jnp.asarray(x[:2]), jnp.asarray(x[1:]))
     for i, j in ((0, 0), (0, 1), (1, 1)):
         wanted = reference_kernel(x[i], x[1 + j], depth, weight_std, bias_std)
@@ -254,10 +254,10 @@ def test_infinite_kernel_is_the_mean_of_wide_random_networks():
             (jax.random.normal(k[0], (fan, out)), jax.random.normal(k[1], (out,)))
             for k, fan, out in zip(keys, sizes, sizes[1:], strict=False)
         ]
-        return dual.TangentKernel(apply_fn, params).matrix(x)[:, 0, :, 0]
+        return dual.TangentKernel(apply_fn, params).gram(x, form="dense").matrix[:, 0, :, 0]
 
     samples = np.stack([sample(key) for key in jax.random.split(jax.random.key(0), 40)])
-    wanted = dual.ReLUKernel(1, depth, weight_std, bias_std)(x, x)
+    wanted = dual.ReLUKernel(depth, weight_std, bias_std)(x, x)
     error = samples.std(0, ddof=1) / math.sqrt(len(samples))
     assert np.all(np.abs(samples.mean(0) - wanted) < 4 * error)
     assert np.all(error < 0.05 * np.abs(np.diag(wanted)).mean())
@@ -265,15 +265,14 @@ def test_infinite_kernel_is_the_mean_of_wide_random_networks():
 
 def test_an_input_of_zeros_has_a_finite_kernel():
     x = jnp.zeros((2, 4))
-    assert np.isfinite(dual.ReLUKernel(CLASSES)(x, x)).all()
+    assert np.isfinite(dual.ReLUKernel()(x, x)).all()
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", LOSSES)
-def test_function_space_solution_is_the_minimum_and_removal_follows_it(problem, name, form):
-    loss, kernel = LOSSES[name], dual.ReLUKernel(CLASSES, 2, 2.0, 0.1)
-    gram = dual.gram(kernel, problem.x, form=form)
-    found = dual.fit(loss, gram, problem.labels, l2=L2, tol=1e-11)
+def test_function_space_solution_is_the_minimum_and_removal_follows_it(problem, name):
+    loss, kernel = LOSSES[name], dual.ReLUKernel(2, 2.0, 0.1)
+    gram, zeros = kernel.gram(problem.x), jnp.zeros((N, CLASSES))
+    found = dual.fit(loss, gram, problem.labels, zeros, l2=L2, tol=1e-11)
     weights, matrix = np.asarray(found.weights), np.asarray(kernel(problem.x, problem.x))
     hot = np.eye(CLASSES)[problem.labels]
     outputs = matrix @ weights
@@ -281,37 +280,44 @@ def test_function_space_solution_is_the_minimum_and_removal_follows_it(problem, 
     gradient = (predicted - hot) / N + L2 * weights
     assert found.converged
     assert np.linalg.norm(gradient) < 1e-10 * np.linalg.norm(hot / N)
-    retained = np.flatnonzero(~FORGET)
-    again = dual.fit(loss, gram.among(retained), problem.labels[retained], l2=L2, tol=1e-11)
+    np.testing.assert_allclose(gram(weights), outputs, atol=1e-11)
+    np.testing.assert_allclose(
+        kernel.product(problem.query, problem.x, weights),
+        kernel(problem.query, problem.x) @ weights,
+        atol=1e-12,
+    )
     how = {"l2": L2, "normaliser": "retained", "tol": 1e-12}
     change = dual.remove(loss, gram, found.outputs, problem.labels, FORGET, **how).value
-    wanted = -weights
-    wanted[retained] += again.weights
-    assert relative(change, wanted) < (1e-8 if loss is SQUARED else 0.5)
+    np.testing.assert_allclose((weights + change)[FORGET], 0, atol=1e-9)
+    if loss is SQUARED:
+        kept, m = matrix[np.ix_(~FORGET, ~FORGET)], (~FORGET).sum()
+        retrained = np.linalg.solve(kept / m + L2 * np.eye(m), hot[~FORGET] / m)
+        assert relative((weights + change)[~FORGET], retrained) < 1e-9
 
 
 def test_an_answer_that_is_not_one_says_so(problem):
-    gram = dual.gram(problem.kernel, problem.x, form="matrix-free")
+    gram = problem.kernel.gram(problem.x, form="matrix-free")
     args = (SQUARED, gram, problem.offset, problem.labels, FORGET)
     short = dual.remove(*args, l2=1e-6, tol=1e-10, max_steps=3)
     assert not short.converged
     assert "max_steps" in short.why
-    broken = dual.gram(problem.kernel, problem.x, form="dense")
-    broken = dual.Gram(broken.kernel, broken.x, -broken.matrix)
+    broken = dual.Dense(-problem.kernel.gram(problem.x, form="dense").matrix)
     failed = dual.remove(SQUARED, broken, *args[2:], l2=1e-6)
     assert not failed.converged
     assert "indefinite" in failed.why
-    stopped = dual.fit(CROSS_ENTROPY, gram, problem.labels, l2=1e-6, tol=1e-12, max_steps=1)
+    args = (CROSS_ENTROPY, gram, problem.labels, problem.offset)
+    stopped = dual.fit(*args, l2=1e-6, tol=1e-12, max_steps=1)
     assert not stopped.converged
 
 
 def test_form_is_the_cheaper_one(problem):
-    costs = dual.flops(problem.kernel, problem.x)
-    chosen = dual.gram(problem.kernel, problem.x)
-    assert (chosen.matrix is None) == (costs["matrix-free"] < costs["dense"])
-    many = jax.ShapeDtypeStruct((10_000, *problem.x.shape[1:]), jnp.float64)
-    costs = dual.flops(problem.kernel, many)
-    assert costs["matrix-free"] < costs["dense"]
+    few = problem.kernel.flops(problem.x)
+    many = problem.kernel.flops(jax.ShapeDtypeStruct((10_000, 4, 4, 1), jnp.float64))
+    assert few["dense"] < few["matrix-free"]
+    assert many["dense"] > many["matrix-free"]
+    assert isinstance(problem.kernel.gram(problem.x), dual.Dense)
+    for form, kind in zip(FORMS, (dual.Dense, dual.MatrixFree), strict=True):
+        assert isinstance(problem.kernel.gram(problem.x, form=form), kind)
 
 
 def test_equal_sizes_are_traced_once(problem):
@@ -319,7 +325,7 @@ def test_equal_sizes_are_traced_once(problem):
     for seed in range(3):
         scale = 1.0 + seed
         centre = jax.tree.map(lambda leaf, scale=scale: scale * leaf, problem.centre)
-        gram = dual.gram(dual.TangentKernel(counted, centre), problem.x, form="matrix-free")
+        gram = dual.TangentKernel(counted, centre).gram(problem.x, form="matrix-free")
         mask = np.roll(FORGET, seed)
         dual.remove(SQUARED, gram, problem.offset, problem.labels, mask, l2=L2 * scale)
         if seed == 0:
@@ -328,7 +334,7 @@ def test_equal_sizes_are_traced_once(problem):
 
 
 def test_bad_arguments(problem):
-    gram = dual.gram(problem.kernel, problem.x, form="matrix-free")
+    gram = problem.kernel.gram(problem.x, form="matrix-free")
     args = (SQUARED, gram, problem.offset, problem.labels)
     for bad in ({"l2": 0.0}, {"l2": L2, "tol": 0.0}, {"l2": L2, "normaliser": "mean"}):
         with pytest.raises(ValueError, match=list(bad)[-1]):
@@ -337,6 +343,8 @@ def test_bad_arguments(problem):
         with pytest.raises(ValueError, match="forget"):
             dual.remove(*args, mask, l2=L2)
     with pytest.raises(ValueError, match="form"):
-        dual.gram(problem.kernel, problem.x, form="sparse")
+        problem.kernel.gram(problem.x, form="sparse")
     with pytest.raises(ValueError, match="l2"):
-        dual.fit(SQUARED, gram, problem.labels, l2=-1.0)
+        dual.fit(SQUARED, gram, problem.labels, problem.offset, l2=-1.0)
+    with pytest.raises(ValueError, match="depth"):
+        dual.ReLUKernel(0)
