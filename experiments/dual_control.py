@@ -1,0 +1,191 @@
+"""Where influence fails: a network that is not linearised, by the strength of its ridge.
+
+Claim (Extending Kernel Trick to Influence Functions, arXiv 2605.11239): outside the linear regime
+both forms fail. Estimates of what retraining does to the weights, for two digits and the squared
+loss, beside the linearised network of the same weights, where they do not fail. The error is
+||estimate - retrained|| / ||original - retrained||: doing nothing scores 1.
+
+    python -m experiments.dual_control
+
+MINUTES
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import common, dual_report, dual_routes
+from experiments.dual_routes import (
+    SOURCE,
+    Ridge,
+    accuracies,
+    by_dual,
+    error,
+    gauss_newton,
+    hessian,
+    init,
+    load_digits,
+    network,
+    newton,
+    random_mask,
+    status,
+    train_linearised,
+    train_network,
+)
+from famr_jax import dual
+from famr_jax.types import Batch, Params, as_pytree, check_count
+
+PAIR = (3, 8)
+HESSIAN, GAUSS_NEWTON = "primal, Hessian", "primal, Gauss-Newton"
+AT_START, AT_END = "dual, kernel at the start", "dual, kernel at the end"
+AGAIN = "retrained from the original"
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings of a run."""
+
+    num_train: int = 1000
+    """Training images of the two digits, at most."""
+    width: int = 256
+    """Hidden units."""
+    l2: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
+    """Ridges."""
+    share: float = 0.1
+    """Share of the training set to forget."""
+    seed: int = 0
+    """Of everything random."""
+    data_dir: Path | None = None
+    """Where TFDS keeps its data sets; its own default if not given."""
+    out: Path = Path("runs/dual_control")
+    """Directory of the results."""
+
+
+SMALL = Flags(num_train=20, width=8, l2=(1.0,), share=0.5)
+"""The configuration that the test suite runs."""
+
+
+def one_ridge(l2: float, centre: Params, train: Batch, test: Batch, mask: np.ndarray) -> dict:
+    """Estimates of one move of the weights, and of that of the linearised network."""
+    loss, retain, how = dual.SQUARED, train[np.flatnonzero(~mask)], {"tol": 1e-8, "max_steps": 5000}
+    ridge = Ridge(loss, as_pytree(network), l2)
+    original = train_network(ridge, centre, centre, train)
+    weights, outputs = original.params, network(original.params, train.x)
+    retrained = train_network(ridge, centre, centre, retain)
+    again = train_network(ridge, weights, centre, retain)
+    slope = ridge.value_and_grad(weights, centre, retain)[1]
+    curves = {
+        HESSIAN: hessian(loss, weights, retain),
+        GAUSS_NEWTON: gauss_newton(loss, weights, retain, outputs[~mask]),
+    }
+    found = {name: newton(curve, slope, l2, **how) for name, curve in curves.items()}
+    moves = {name: answer.value for name, answer in found.items()}
+    for name, params in ((AT_START, centre), (AT_END, weights)):
+        kernel = dual.TangentKernel(network, params)
+        gram = kernel.gram(train.x, form="matrix-free")
+        moves[name], found[name] = by_dual(loss, kernel, gram, train, outputs, mask, l2, **how)
+    moves[AGAIN] = optax.tree.sub(again.params, weights)
+    true = optax.tree.sub(retrained.params, weights)
+    before, after = network(weights, test.x), network(retrained.params, test.x)
+
+    linear = Ridge(loss, dual.linearize_model(network, centre), l2)
+    (first, _), (second, _) = (train_linearised(linear, centre, b) for b in (train, retain))
+    kernel = dual.TangentKernel(network, centre)
+    gram = kernel.gram(train.x, form="matrix-free")
+    linear_outputs = linear.model(first, train.x)
+    move, _ = by_dual(loss, kernel, gram, train, linear_outputs, mask, l2, **how)
+    return {
+        "l2": l2,
+        "num_forget": int(mask.sum()),
+        "trained": {
+            name: {
+                "converged": bool(found.converged),
+                "num_steps": int(found.num_steps),
+                "train_accuracy": accuracies(train.labels, train=network(found.params, train.x))[
+                    "train"
+                ],
+                "test_accuracy": accuracies(test.labels, test=network(found.params, test.x))[
+                    "test"
+                ],
+            }
+            for name, found in (("original", original), ("retrained", retrained), (AGAIN, again))
+        },
+        "distance_from_start": error(weights, centre),
+        "error": {name: error(move, true) for name, move in moves.items()},
+        "test_output_error": {
+            name: error(network(optax.tree.add(weights, move), test.x) - before, after - before)
+            for name, move in moves.items()
+        },
+        "linearised_error": error(move, optax.tree.sub(second, first)),
+        "status": {name: status(answer) for name, answer in found.items()},
+    }
+
+
+def claims(results: dict[str, Any]) -> list[dict[str, str]]:
+    """The paper's claim, judged at the smallest ridge, where the network is least linear."""
+    rows = results["rows"]
+    fails = [rows[-1]["error"][name] >= 1 for name in (HESSIAN, AT_START)]
+    by_ridge = "; ".join(
+        f"l2 {row['l2']:g}: {row['error'][HESSIAN]:.2g} and {row['error'][AT_START]:.2g}"
+        for row in rows
+    )
+    return [
+        common.claim(
+            "Both forms fail on networks outside the linear regime.",
+            SOURCE,
+            "holds" if all(fails) else "mixed" if any(fails) else "fails",
+            f"Error of primal (Hessian) and dual (kernel at the start), 1 for doing nothing: "
+            f"{by_ridge}; digits {PAIR[0]} and {PAIR[1]}, {rows[0]['num_forget']} of "
+            f"N={results['num_train']} forgotten, one seed.",
+        ),
+    ]
+
+
+def headline(content: dict[str, Any]) -> list[str]:
+    """Errors by ridge, for docstrings and README, from the JSON."""
+    names = (HESSIAN, GAUSS_NEWTON, AT_START, AT_END)
+    return [
+        f"l2 {row['l2']:g}  " + "  ".join(f"{name} {row['error'][name]:.2g}" for name in names)
+        for row in content["results"]["rows"]
+    ]
+
+
+def measure(flags: Flags, clock: common.Clock) -> tuple[list, dict[str, Any]]:
+    """One row for each ridge, and the verdict."""
+    train, test = (_only(batch, *PAIR) for batch in load_digits(flags.data_dir))
+    train = train[: flags.num_train]
+    centre = init(jax.random.key(flags.seed), train.x[0].size, flags.width, 2)
+    mask = random_mask(flags.share, len(train), flags.seed)
+    results = {
+        "num_train": len(train),
+        "num_test": len(test),
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(centre)),
+        "rows": [
+            clock.show(f"l2 {l2:g}", partial(one_ridge, l2, centre, train, test, mask))
+            for l2 in flags.l2
+        ],
+    }
+    return claims(results), results
+
+
+def _only(batch: Batch, first: int, second: int) -> Batch:
+    """The images of two classes, labelled 0 and 1."""
+    rows = np.flatnonzero(np.isin(batch.labels, (first, second)))
+    return Batch(batch.x[rows], (batch.labels[rows] == second).astype(jnp.int32))
+
+
+def run(flags: Flags) -> None:
+    """The whole experiment: writes metrics.json and report.html."""
+    for name in ("num_train", "width"):
+        check_count(name, getattr(flags, name))
+    dual_routes.run("dual_control", flags, measure, dual_report.control, headline)
+
+
+if __name__ == "__main__":
+    common.main(Flags, run)

@@ -1,0 +1,8 @@
+"""The reports of the dual experiments."""
+
+
+def influence(content):
+    return str(content)
+
+
+control = timing = influence

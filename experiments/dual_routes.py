@@ -1,0 +1,188 @@
+"""Networks, their training, and removal by both routes: what the dual experiments share."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from experiments import common
+from famr_jax import data, dual, forget, metrics, unlearn
+from famr_jax.curvature import GaussNewton, Hessian, Identity, Solution, solve
+from famr_jax.losses import l2_anchor
+from famr_jax.types import Batch, Pair, Params, pytree, static
+
+SOURCE = "Extending Kernel Trick to Influence Functions (arXiv 2605.11239)"
+WEIGHT_STD, BIAS_STD = 2.0, 0.1  # the paper's
+LOSSES = {"squared": dual.SQUARED, "cross_entropy": dual.CROSS_ENTROPY}
+TIGHT = {"tol": 1e-12, "max_steps": 20_000}
+
+
+def network(params: Params, x: Array) -> Array:
+    """A fully connected ReLU network whose limit of infinite width is `dual.ReLUKernel`."""
+    x = x.reshape(len(x), -1)
+    for i, (kernel, bias) in enumerate(params):
+        x = jax.nn.relu(x) if i else x
+        x = WEIGHT_STD * x @ kernel / jnp.sqrt(len(kernel)) + BIAS_STD * bias
+    return x
+
+
+def init(key: Array, *sizes: int) -> Params:
+    """Standard normal weights of layers of these sizes, in float64."""
+    keys = jax.random.split(key, (len(sizes) - 1, 2))
+    draw = partial(jax.random.normal, dtype=jnp.float64)
+    pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
+    return [(draw(k[0], (fan_in, fan_out)), draw(k[1], (fan_out,))) for k, fan_in, fan_out in pairs]
+
+
+@pytree
+class Ridge:
+    """(1/n) sum_i l(f_i, y_i) + l2/2 |params - centre|^2 over the retained set.
+
+    `model` is the network itself or its linearisation, an argument of jit either way.
+    """
+
+    loss: dual.Loss = static()
+    model: Callable
+    l2: float
+
+    def __call__(self, params, anchor, pair, key):
+        del key
+        values = self.loss.value(self.model(params, pair.retain.x), pair.retain.labels)
+        return jnp.mean(values) + self.l2 * l2_anchor(params, anchor), {}
+
+    @jax.jit
+    def value_and_grad(self, params: Params, centre: Params, batch: Batch) -> tuple[Array, Params]:
+        """Over a batch."""
+        return jax.value_and_grad(lambda p: self(p, centre, Pair(None, batch), None)[0])(params)
+
+
+class _Seen(NamedTuple):
+    """A batch whose outputs are shifted: those of a linearised model, seen from its centre."""
+
+    x: Array
+    labels: Array
+    shift: Array
+
+
+def _outputs(params, seen):
+    return network(params, seen.x)
+
+
+def _losses(loss):
+    """Of outputs and of params; built once, since jit knows a static function by identity."""
+    of_outputs = lambda outputs, seen: loss.value(outputs + seen.shift, seen.labels)  # noqa: E731
+    of_params = lambda params, batch: loss.value(network(params, batch.x), batch.labels)  # noqa: E731
+    return of_outputs, of_params
+
+
+_BY_LOSS = {loss: _losses(loss) for loss in LOSSES.values()}
+
+
+def gauss_newton(loss: dual.Loss, params: Params, batch: Batch, outputs: Array) -> GaussNewton:
+    """J^T A J: the network's Jacobian at `params`, the loss's curvature A at `outputs`.
+
+    At the centre it is the Hessian of the linearised model.
+    """
+    seen = _Seen(batch.x, batch.labels, outputs - network(params, batch.x))
+    return GaussNewton(_outputs, _BY_LOSS[loss][0], params, seen)
+
+
+def hessian(loss: dual.Loss, params: Params, batch: Batch) -> Hessian:
+    """Of the network's mean loss."""
+    return Hessian(_BY_LOSS[loss][1], params, batch)
+
+
+def newton(curve: Callable, gradient: Params, l2: float, **how: Any) -> Solution:
+    """-(H + l2 I)^-1 gradient: the primal route, with the gradient over the retained set."""
+    return solve(curve + l2 * Identity(), optax.tree.scale(-1.0, gradient), **how)
+
+
+def train_linearised(ridge: Ridge, centre: Params, batch: Batch) -> tuple[Params, float]:
+    """The minimum of a linearised model, from its centre, by Newton's method in parameter space.
+
+    Returns:
+        Its parameters, and its gradient's norm over that at the centre.
+    """
+    params = centre
+    (value, gradient), norms = ridge.value_and_grad(params, centre, batch), []
+    for _ in range(30):
+        norms.append(float(optax.tree.norm(gradient)))
+        if norms[-1] <= TIGHT["tol"] * norms[0] or norms[-1] > 0.5 * min(
+            norms[:-3], default=np.inf
+        ):
+            break
+        curve = gauss_newton(ridge.loss, centre, batch, ridge.model(params, batch.x))
+        step = newton(curve, gradient, ridge.l2, tol=1e-6, max_steps=TIGHT["max_steps"]).value
+        for halvings in range(20):
+            moved = optax.tree.add_scale(params, 0.5**halvings, step)
+            new_value, gradient = ridge.value_and_grad(moved, centre, batch)
+            if new_value <= value * (1 + 1e-14):
+                break
+        params, value = moved, new_value
+    return params, norms[-1] / norms[0]
+
+
+def train_network(ridge: Ridge, start: Params, centre: Params, batch: Batch) -> unlearn.Minimum:
+    """A stationary point of the network that is not linearised, by L-BFGS from a start."""
+    how = {"key": jax.random.key(0), "tol": 1e-6, "max_steps": 10_000}
+    return unlearn.minimise(ridge, start, centre, Pair(None, batch), **how)
+
+
+def error(estimate: Any, true: Any) -> float:
+    """||estimate - true|| / ||true|| of changes: 0 is retraining, 1 is doing nothing."""
+    return float(optax.tree.norm(optax.tree.sub(estimate, true)) / optax.tree.norm(true))
+
+
+def status(found: Solution) -> dict[str, Any]:
+    """What a solver says of its answer."""
+    return {
+        "converged": bool(found.converged),
+        "residual": float(found.residual),
+        "products": int(found.num_steps),
+        "negative_curvature": bool(found.negative_curvature),
+        "why": found.why,
+    }
+
+
+def by_dual(loss, kernel, gram, train, outputs, mask, l2, **how) -> tuple[Params, Solution]:
+    """The dual route: the parameters' move, and the solution in dual weights."""
+    how |= {"l2": l2, "normaliser": "retained"}
+    found = dual.remove(loss, gram, outputs, train.labels, mask, **how)
+    return kernel.to_params(train.x, found.value), found
+
+
+def random_mask(share: float, size: int, seed: int) -> np.ndarray:
+    """A random forget set, another for each share."""
+    return forget.at_random(share, size=size, seed=round(1000 * share) + 10_000 * seed)
+
+
+def accuracies(labels: Array, **outputs: Array) -> dict[str, float]:
+    """Of each model's outputs on the same images."""
+    return {name: float(metrics.accuracy(out, labels)) for name, out in outputs.items()}
+
+
+def load_digits(data_dir: Path | None) -> tuple[Batch, Batch]:
+    """Training and test images in float64."""
+    dataset = data.load("digits", data_dir=data_dir)
+    cast = lambda batch: Batch(jnp.asarray(np.asarray(batch.x, np.float64)), batch.labels)  # noqa: E731
+    return cast(dataset.train.batch()), cast(dataset.test.batch())
+
+
+def run(
+    experiment: str, flags: Any, measure: Callable, write: Callable, headline: Callable
+) -> None:
+    """Measures in float64; writes metrics.json and report.html, prints the headline."""
+    out, clock = common.usable_directory("out", flags.out), common.Clock()
+    with jax.enable_x64(True):
+        claims, results = measure(flags, clock)
+    config = common.describe(experiment, flags) | {"seconds": clock.seconds()}
+    content = common.plain({"claims": claims, "config": config, "results": results})
+    common.write_json(out / "metrics.json", content)
+    common.write_text(out / "report.html", write(content))
+    print("\n".join(headline(content)), f"\nreport: {out / 'report.html'}")
