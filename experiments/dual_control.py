@@ -1,8 +1,8 @@
 """Where influence fails: a network that is not linearised, by the strength of its ridge.
 
 Claim (Extending Kernel Trick to Influence Functions, arXiv 2605.11239): outside the linear regime
-both forms fail. Estimates of what retraining does to the weights, for two digits and the squared
-loss, beside the linearised network of the same weights, where they do not fail. The error is
+both forms fail. Estimates of how retraining moves the weights, for two digits and the squared loss,
+beside the same network linearised at its start, where they do not fail. The error is
 ||estimate - retrained|| / ||original - retrained||: doing nothing scores 1.
 
     python -m experiments.dual_control
@@ -39,11 +39,12 @@ from experiments.dual_routes import (
     train_network,
 )
 from famr_jax import dual
-from famr_jax.types import Batch, Params, as_pytree, check_count
+from famr_jax.types import Batch, as_pytree, check_count
 
 PAIR = (3, 8)
 HESSIAN, GAUSS_NEWTON = "primal, Hessian", "primal, Gauss-Newton"
 AT_START, AT_END = "dual, kernel at the start", "dual, kernel at the end"
+ESTIMATES = (HESSIAN, GAUSS_NEWTON, AT_START, AT_END)
 AGAIN = "retrained from the original"
 
 
@@ -59,26 +60,32 @@ class Flags:
     """Ridges."""
     share: float = 0.1
     """Share of the training set to forget."""
+    seeds: int = 3
+    """How many networks and forget sets."""
     seed: int = 0
-    """Of everything random."""
+    """The first of them."""
     data_dir: Path | None = None
     """Where TFDS keeps its data sets; its own default if not given."""
     out: Path = Path("runs/dual_control")
     """Directory of the results."""
 
 
-SMALL = Flags(num_train=20, width=8, l2=(1.0,), share=0.5)
+SMALL = Flags(num_train=20, width=8, l2=(1.0,), share=0.5, seeds=1)
 """The configuration that the test suite runs."""
 
 
-def one_ridge(l2: float, centre: Params, train: Batch, test: Batch, mask: np.ndarray) -> dict:
+def one_ridge(flags: Flags, train: Batch, test: Batch, l2: float, seed: int) -> dict[str, Any]:
     """Estimates of one move of the weights, and of that of the linearised network."""
-    loss, retain, how = dual.SQUARED, train[np.flatnonzero(~mask)], {"tol": 1e-8, "max_steps": 5000}
+    loss, how = dual.SQUARED, {"tol": 1e-8, "max_steps": 5000}
+    centre = init(jax.random.key(seed), train.x[0].size, flags.width, 2)
+    mask = random_mask(flags.share, len(train), seed)
+    retain = train[np.flatnonzero(~mask)]
     ridge = Ridge(loss, as_pytree(network), l2)
     original = train_network(ridge, centre, centre, train)
-    weights, outputs = original.params, network(original.params, train.x)
     retrained = train_network(ridge, centre, centre, retain)
-    again = train_network(ridge, weights, centre, retain)
+    again = train_network(ridge, original.params, centre, retain)
+
+    weights, outputs = original.params, network(original.params, train.x)
     slope = ridge.value_and_grad(weights, centre, retain)[1]
     curves = {
         HESSIAN: hessian(loss, weights, retain),
@@ -87,34 +94,36 @@ def one_ridge(l2: float, centre: Params, train: Batch, test: Batch, mask: np.nda
     found = {name: newton(curve, slope, l2, **how) for name, curve in curves.items()}
     moves = {name: answer.value for name, answer in found.items()}
     for name, params in ((AT_START, centre), (AT_END, weights)):
-        kernel = dual.TangentKernel(network, params)
-        gram = kernel.gram(train.x, form="matrix-free")
-        moves[name], found[name] = by_dual(loss, kernel, gram, train, outputs, mask, l2, **how)
+        args = (loss, dual.TangentKernel(network, params), train, outputs, mask, l2)
+        moves[name], found[name] = by_dual(*args, **how)
     moves[AGAIN] = optax.tree.sub(again.params, weights)
     true = optax.tree.sub(retrained.params, weights)
     before, after = network(weights, test.x), network(retrained.params, test.x)
 
     linear = Ridge(loss, dual.linearize_model(network, centre), l2)
     (first, _), (second, _) = (train_linearised(linear, centre, b) for b in (train, retain))
-    kernel = dual.TangentKernel(network, centre)
-    gram = kernel.gram(train.x, form="matrix-free")
-    linear_outputs = linear.model(first, train.x)
-    move, _ = by_dual(loss, kernel, gram, train, linear_outputs, mask, l2, **how)
+    args = (
+        loss,
+        dual.TangentKernel(network, centre),
+        train,
+        linear.model(first, train.x),
+        mask,
+        l2,
+    )
+    linear_move, _ = by_dual(*args, **how)
+    minima = {"original": original, "retrained": retrained, AGAIN: again}
     return {
         "l2": l2,
+        "seed": seed,
         "num_forget": int(mask.sum()),
         "trained": {
             name: {
                 "converged": bool(found.converged),
                 "num_steps": int(found.num_steps),
-                "train_accuracy": accuracies(train.labels, train=network(found.params, train.x))[
-                    "train"
-                ],
-                "test_accuracy": accuracies(test.labels, test=network(found.params, test.x))[
-                    "test"
-                ],
+                **accuracies(train.labels, train_accuracy=network(found.params, train.x)),
+                **accuracies(test.labels, test_accuracy=network(found.params, test.x)),
             }
-            for name, found in (("original", original), ("retrained", retrained), (AGAIN, again))
+            for name, found in minima.items()
         },
         "distance_from_start": error(weights, centre),
         "error": {name: error(move, true) for name, move in moves.items()},
@@ -122,54 +131,66 @@ def one_ridge(l2: float, centre: Params, train: Batch, test: Batch, mask: np.nda
             name: error(network(optax.tree.add(weights, move), test.x) - before, after - before)
             for name, move in moves.items()
         },
-        "linearised_error": error(move, optax.tree.sub(second, first)),
+        "linearised_error": error(linear_move, optax.tree.sub(second, first)),
         "status": {name: status(answer) for name, answer in found.items()},
     }
 
 
 def claims(results: dict[str, Any]) -> list[dict[str, str]]:
     """The paper's claim, judged at the smallest ridge, where the network is least linear."""
-    rows = results["rows"]
-    fails = [rows[-1]["error"][name] >= 1 for name in (HESSIAN, AT_START)]
+    rows, names = results["rows"], (HESSIAN, AT_START)
+    last = [row["error"] for row in rows if row["l2"] == rows[-1]["l2"]]
+    fails = [all(errors[name] >= 1 for errors in last) for name in names]
     by_ridge = "; ".join(
-        f"l2 {row['l2']:g}: {row['error'][HESSIAN]:.2g} and {row['error'][AT_START]:.2g}"
-        for row in rows
+        f"l2 {l2:g}: {means['error'][HESSIAN]:.2g} and {means['error'][AT_START]:.2g}"
+        for l2, means in by_l2(rows).items()
     )
     return [
         common.claim(
             "Both forms fail on networks outside the linear regime.",
             SOURCE,
             "holds" if all(fails) else "mixed" if any(fails) else "fails",
-            f"Error of primal (Hessian) and dual (kernel at the start), 1 for doing nothing: "
+            f"Mean error of primal (Hessian) and dual (kernel at the start), 1 for doing nothing: "
             f"{by_ridge}; digits {PAIR[0]} and {PAIR[1]}, {rows[0]['num_forget']} of "
-            f"N={results['num_train']} forgotten, one seed.",
+            f"N={results['num_train']} forgotten, {len(last)} seeds.",
         ),
     ]
 
 
+def by_l2(rows: list[dict[str, Any]]) -> dict[float, dict[str, dict[str, float]]]:
+    """Means over the seeds of the two kinds of error, in weights and in test outputs."""
+    found = {}
+    for l2 in dict.fromkeys(row["l2"] for row in rows):
+        same = [row for row in rows if row["l2"] == l2]
+        found[l2] = {
+            kind: {name: float(np.mean([r[kind][name] for r in same])) for name in same[0][kind]}
+            for kind in ("error", "test_output_error")
+        }
+    return found
+
+
 def headline(content: dict[str, Any]) -> list[str]:
-    """Errors by ridge, for docstrings and README, from the JSON."""
-    names = (HESSIAN, GAUSS_NEWTON, AT_START, AT_END)
+    """Mean errors by ridge, for docstrings and README, from the JSON."""
     return [
-        f"l2 {row['l2']:g}  " + "  ".join(f"{name} {row['error'][name]:.2g}" for name in names)
-        for row in content["results"]["rows"]
+        f"l2 {l2:g}  " + "  ".join(f"{name} {means['error'][name]:.2g}" for name in ESTIMATES)
+        for l2, means in by_l2(content["results"]["rows"]).items()
     ]
 
 
 def measure(flags: Flags, clock: common.Clock) -> tuple[list, dict[str, Any]]:
-    """One row for each ridge, and the verdict."""
+    """One row for each ridge and seed, and the verdict."""
     train, test = (_only(batch, *PAIR) for batch in load_digits(flags.data_dir))
     train = train[: flags.num_train]
-    centre = init(jax.random.key(flags.seed), train.x[0].size, flags.width, 2)
-    mask = random_mask(flags.share, len(train), flags.seed)
+    rows = []
+    for l2 in flags.l2:
+        for seed in range(flags.seed, flags.seed + flags.seeds):
+            one = partial(one_ridge, flags, train, test, l2, seed)
+            rows.append(clock.show(f"l2 {l2:g}, seed {seed}", one))
     results = {
         "num_train": len(train),
         "num_test": len(test),
-        "num_params": sum(leaf.size for leaf in jax.tree.leaves(centre)),
-        "rows": [
-            clock.show(f"l2 {l2:g}", partial(one_ridge, l2, centre, train, test, mask))
-            for l2 in flags.l2
-        ],
+        "num_params": (train.x[0].size + 1) * flags.width + (flags.width + 1) * len(PAIR),
+        "rows": rows,
     }
     return claims(results), results
 
@@ -182,7 +203,7 @@ def _only(batch: Batch, first: int, second: int) -> Batch:
 
 def run(flags: Flags) -> None:
     """The whole experiment: writes metrics.json and report.html."""
-    for name in ("num_train", "width"):
+    for name in ("num_train", "width", "seeds"):
         check_count(name, getattr(flags, name))
     dual_routes.run("dual_control", flags, measure, dual_report.control, headline)
 

@@ -23,11 +23,15 @@ LOSSES = {"squared": dual.SQUARED, "cross_entropy": dual.CROSS_ENTROPY}
 TIGHT = {"tol": 1e-12, "max_steps": 20_000}
 
 
+@jax.jit
 def network(params: Params, x: Array) -> Array:
-    """A fully connected ReLU network whose limit of infinite width is `dual.ReLUKernel`."""
+    """A fully connected network in tangent-kernel parameters, smooth where the paper's has kinks.
+
+    On the kinks of ReLU, L-BFGS finds no stationary point of the network that is not linearised.
+    """
     x = x.reshape(len(x), -1)
     for i, (kernel, bias) in enumerate(params):
-        x = jax.nn.relu(x) if i else x
+        x = jax.nn.gelu(x) if i else x
         x = WEIGHT_STD * x @ kernel / jnp.sqrt(len(kernel)) + BIAS_STD * bias
     return x
 
@@ -98,9 +102,11 @@ def hessian(loss: dual.Loss, params: Params, batch: Batch) -> Hessian:
     return Hessian(_BY_LOSS[loss][1], params, batch)
 
 
-def newton(curve: Callable, gradient: Params, l2: float, **how: Any) -> Solution:
+@jax.jit
+def newton(curve: Callable, gradient: Params, l2: float, *, tol: float, max_steps: int) -> Solution:
     """-(H + l2 I)^-1 gradient: the primal route, with the gradient over the retained set."""
-    return solve(curve + l2 * Identity(), optax.tree.scale(-1.0, gradient), **how)
+    downhill = optax.tree.scale(-1.0, gradient)
+    return solve(curve + l2 * Identity(), downhill, tol=tol, max_steps=max_steps)
 
 
 def train_linearised(ridge: Ridge, centre: Params, batch: Batch) -> tuple[Params, float]:
@@ -112,7 +118,7 @@ def train_linearised(ridge: Ridge, centre: Params, batch: Batch) -> tuple[Params
     params = centre
     (value, gradient), norms = ridge.value_and_grad(params, centre, batch), []
     for _ in range(30):
-        norms.append(float(optax.tree.norm(gradient)))
+        norms.append(norm(gradient))
         if norms[-1] <= TIGHT["tol"] * norms[0] or norms[-1] > 0.5 * min(
             norms[:-3], default=np.inf
         ):
@@ -134,9 +140,17 @@ def train_network(ridge: Ridge, start: Params, centre: Params, batch: Batch) -> 
     return unlearn.minimise(ridge, start, centre, Pair(None, batch), **how)
 
 
+def norm(tree: Any) -> float:
+    """Euclidean norm."""
+    return float(_norm(tree))
+
+
 def error(estimate: Any, true: Any) -> float:
     """||estimate - true|| / ||true|| of changes: 0 is retraining, 1 is doing nothing."""
-    return float(optax.tree.norm(optax.tree.sub(estimate, true)) / optax.tree.norm(true))
+    return norm(_sub(estimate, true)) / norm(true)
+
+
+_norm, _sub = jax.jit(optax.tree.norm), jax.jit(optax.tree.sub)
 
 
 def status(found: Solution) -> dict[str, Any]:
@@ -150,10 +164,20 @@ def status(found: Solution) -> dict[str, Any]:
     }
 
 
-def by_dual(loss, kernel, gram, train, outputs, mask, l2, **how) -> tuple[Params, Solution]:
-    """The dual route: the parameters' move, and the solution in dual weights."""
-    how |= {"l2": l2, "normaliser": "retained"}
-    found = dual.remove(loss, gram, outputs, train.labels, mask, **how)
+def by_dual(
+    loss: dual.Loss,
+    kernel: dual.TangentKernel,
+    train: Batch,
+    outputs: Array,
+    mask: np.ndarray,
+    l2: float,
+    *,
+    gram: dual.Gram | None = None,
+    **how: Any,
+) -> tuple[Params, Solution]:
+    """The dual route, matrix-free unless a Gram matrix is given: the move, and the dual weights."""
+    gram, how = gram or kernel.gram(train.x, form="matrix-free"), how | {"normaliser": "retained"}
+    found = dual.remove(loss, gram, outputs, train.labels, mask, l2=l2, **how)
     return kernel.to_params(train.x, found.value), found
 
 

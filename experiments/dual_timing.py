@@ -95,7 +95,7 @@ def one_case(flags: Flags, train: Batch, width: int, share: float) -> dict[str, 
         return newton(gauss_newton(loss, centre, retain, fit.outputs[kept]), slope, l2, **how)
 
     def by_form(form, **how):
-        return by_dual(loss, kernel, grams[form], train, fit.outputs, mask, l2, **how)
+        return by_dual(loss, kernel, train, fit.outputs, mask, l2, gram=grams[form], **how)
 
     routes = {
         "primal": partial(primal, **how),

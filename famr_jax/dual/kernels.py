@@ -26,6 +26,7 @@ class Linearized:
     # where it is one itself.
     __eq__, __hash__ = object.__eq__, object.__hash__
 
+    @jax.jit
     def __call__(self, params: Params, x: Array) -> Array:
         along = jax.tree.map(jnp.subtract, params, self.centre)
         outputs, change = jax.jvp(lambda p: self.apply_fn(p, x), (self.centre,), (along,))

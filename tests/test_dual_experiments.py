@@ -1,0 +1,74 @@
+"""The dual experiments at their SMALL size, their verdicts, and the numbers of their docstrings."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from experiments import dual_control, dual_influence, dual_timing, ledger
+
+EXPERIMENTS = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (dual_influence, dual_control, dual_timing)
+}
+KNOWN = {(paper.source, claim) for paper in ledger.PAPERS for claim in paper.claims}
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def ran(request, tmp_path_factory):
+    module, out = EXPERIMENTS[request.param], tmp_path_factory.mktemp(request.param)
+    module.run(replace(module.SMALL, out=out))
+    return module, json.loads((out / "metrics.json").read_text()), (out / "report.html").read_text()
+
+
+def test_small_run_writes_its_result_and_its_report(ran):
+    module, content, document = ran
+    assert set(content) == {"claims", "config", "results"}
+    assert {(entry["source"], entry["claim"]) for entry in content["claims"]} <= KNOWN
+    for entry in content["claims"]:
+        assert entry["words"] in document.replace("&#x27;", "'")
+    assert "http" not in document.replace("http://www.w3.org", "")
+    assert module.headline(content)
+
+
+def test_small_run_finds_the_laws(ran):
+    module, content, _ = ran
+    results = content["results"]
+    if module is dual_influence:
+        for row in results["linearised"]:
+            assert row["from_primal"] < dual_influence.AGREES
+            assert row["gradient"] < 1e-11
+            assert row["loss"] != "squared" or row["error"]["dual"] < dual_influence.EXACT
+        assert results["infinite"][0]["outputs"]["error"] < 1e-9
+        assert results["infinite"][1]["gradient"] < 1e-11
+    elif module is dual_control:
+        for row in results["rows"]:
+            assert row["linearised_error"] < 1e-5
+            assert row["error"][dual_control.GAUSS_NEWTON] == pytest.approx(
+                row["error"][dual_control.AT_END], rel=1e-2
+            )
+    else:
+        for row in results["rows"]:
+            assert max(row["error"].values()) < 1e-5
+            assert all(each["converged"] for each in row["status"].values())
+
+
+@pytest.mark.parametrize(
+    ("ratios", "wanted"),
+    [
+        ([0.1, 0.5, 2.0], 10**1.5),
+        ([2.0, 0.5, 0.1], None),
+        ([2.0, 2.0, 2.0], 1.0),
+        ([2.0, 0.5, 2.0], 10**1.5),
+    ],
+)
+def test_crossover_is_where_the_ratio_stays_above_one(ratios, wanted):
+    found = dual_timing.crossover([1, 10, 100], ratios)
+    assert found == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_numbers_in_the_docstring_are_those_of_the_result(name):
+    content = ledger.read_results()[name]
+    for line in EXPERIMENTS[name].headline(content):
+        assert line in EXPERIMENTS[name].__doc__
