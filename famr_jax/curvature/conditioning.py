@@ -104,7 +104,7 @@ def condition(
         floor = 10 * eps * jnp.max(jnp.abs(jnp.stack([end.value for end in ends])))
         sizes = {"num_steps": num_steps, "num_probes": num_probes}
         quadrature = density(matvec, like, **sizes, key=keys[2])
-    count = lambda *thresholds: _count(quadrature, dim, *thresholds)  # noqa: E731
+    count = lambda *at: Estimate(*(dim * part for part in quadrature.count(*at)))  # noqa: E731
     positive = lambda e: jnp.maximum(e, 0) / (jnp.maximum(e, 0) + lam)  # noqa: E731
     mean, error = quadrature.mean_of(positive)
     smallest = Estimate(ends[0].value + lam, ends[0].error)
@@ -119,16 +119,6 @@ def condition(
         floor=floor,
         exact=exact,
     )
-
-
-def _count(quadrature: Density, dim: int, low: Array, high: Array) -> Estimate:
-    """Eigenvalues in (low, high)."""
-    nodes, residuals = quadrature.nodes, quadrature.residuals
-    inside = (nodes > low) & (nodes < high)
-    unsure = (jnp.abs(nodes - low) < residuals) | (jnp.abs(nodes - high) < residuals)
-    share, error = quadrature.mean_of(lambda _: inside)
-    doubtful, _ = quadrature.mean_of(lambda _: unsure)
-    return Estimate(dim * share, dim * (error + doubtful))
 
 
 def _ratio(top: Estimate, bottom: Estimate) -> Estimate:

@@ -211,6 +211,18 @@ class Density(NamedTuple):
         """(1/dim) tr f(A), and its standard error over the probes."""
         return mean_and_error(jnp.sum(self.weights * function(self.nodes), axis=1))
 
+    def count(self, low: float | Array, high: float | Array) -> tuple[Array, Array]:
+        """Share of the eigenvalues in (low, high), and its error.
+
+        The error is the standard error over the probes plus the mass whose own residual reaches
+        over a threshold: a count that the steps do not resolve has an error as large as itself.
+        """
+        inside = (self.nodes > low) & (self.nodes < high)
+        near = lambda threshold: jnp.abs(self.nodes - threshold) < self.residuals  # noqa: E731
+        share, error = self.mean_of(lambda _: inside)
+        doubtful, _ = self.mean_of(lambda _: near(low) | near(high))
+        return share, error + doubtful
+
     def smooth(self, grid: Array, *, width: float) -> tuple[Array, Array]:
         """The density on a grid, each node a Gaussian of `width`; with standard errors."""
         distance = (grid[:, None, None] - self.nodes) / width
