@@ -1,8 +1,4 @@
-"""Measures of conditioning: spectra by layer group, the exact rank, and gradient descent.
-
-A spectrum is one set of Lanczos runs, which gives its density, both its ends and all its counts;
-the epochs and layer groups of one Hessian share a compiled program.
-"""
+"""Measures of conditioning: spectra by layer group, the exact rank, and gradient descent."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,14 +13,11 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from famr_jax import curvature
-from famr_jax.curvature.spectrum import Lanczos
-from famr_jax.types import ApplyFn, Objective, Pair, Params, pytree
+from famr_jax.types import ApplyFn, Objective, Pair, Params
 
-GROUPS = ("embedding", "attention", "MLP", "head")
-FLOOR = 1e-6  # of the largest |e|: about ten roundings of float32; a smaller sign means nothing
+FLOOR = 1e-6  # of the largest |e|, about ten roundings of float32: a smaller one has no sure sign
 BEND = 0.01  # where the axis of a density turns from linear to logarithmic
-GRID = np.linspace(-5.5, 5.5, 89)  # of that axis, in decades
-WIDTH = 0.125
+AXIS = np.linspace(-5.5, 5.5, 89)  # that axis, in decades
 RISE = 1e-5  # relative: more than the rounding of a float32 mean
 LOOK_STEPS = 10  # Lanczos steps from the gradient, which leans towards the stiffest direction
 
@@ -39,144 +32,89 @@ def group_of(path: str) -> str:
     return "attention" if {"norm_attention", "qkv", "out"} & set(parts) else "MLP"
 
 
-def masks(params: Params) -> dict[str, Params]:
-    """Masks of ones and zeros like `params`: of all weights, and of each layer group there is."""
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
-    groups = jax.tree_util.tree_map_with_path(lambda path, _: group_of(name(path)), params)
-    found = {"all": jax.tree.map(jnp.ones_like, params)}
-    for group in GROUPS:
-        if group in jax.tree.leaves(groups):
-            pick = lambda leaf, mine, group=group: jnp.full_like(leaf, mine == group)  # noqa: E731
-            found[group] = jax.tree.map(pick, params, groups)
-    return found
+def _in_group(name: str, path: str) -> bool:
+    return group_of(path) == name
 
 
-@pytree
-class Masked:
-    """A on the weights whose mask is one, v -> m A m v, in the space of all weights.
-
-    Unlike the choice of `curvature.Restricted` the mask is a leaf: layer groups do not recompile.
-    """
-
-    matvec: Callable
-    mask: Params
-
-    def __call__(self, v):
-        keep = partial(jax.tree.map, jnp.multiply, self.mask)
-        return keep(self.matvec(keep(v)))
-
-    def linearized(self):
-        return Masked(jax.tree_util.Partial(curvature.linearized(self.matvec)), self.mask)
+# Built once: jit knows a predicate by identity.
+GROUPS = {name: partial(_in_group, name) for name in ("embedding", "attention", "MLP", "head")}
 
 
 def spectrum(
-    matvec: Callable, mask: Params, key: Array, *, lam: float, num_steps: int, num_probes: int
+    matvec: Callable, like: Any, key: Array, *, lam: float, num_steps: int, num_probes: int
 ) -> dict[str, Any]:
-    """Density, ends and counts of a symmetric operator on the weights of a mask.
+    """Density, ends and counts of a symmetric operator, all from one set of Lanczos runs.
 
-    The ends are Ritz values: lambda_max is at least the one, lambda_min at most the other, and an
-    eigenvalue lies within the recomputed residual of each. A count is followed by its standard
-    error and by the same count after half of the steps, which shows whether it is resolved.
+    The ends are Ritz values: the true lambda_max is at least the one, the true lambda_min at most
+    the other; an eigenvalue lies within the error of each. `curvature.condition` would carry the
+    ends further, at several times the products.
 
     Args:
-        matvec: The operator, a callable pytree on trees like `mask`.
-        mask: Ones and zeros.
+        matvec: The operator.
+        like: A pytree of arrays of the shapes that it acts on.
         key: PRNG key of the probes; one key for all epochs makes their differences paired.
-        lam: Eigenvalues of smaller modulus are counted.
+        lam: Counts are of e < -t, |e| < t and e > t for t of `thresholds(lam)`.
         num_steps: Lanczos steps a probe.
-        num_probes: Gaussian probes, at least 2 for an error.
+        num_probes: Random probes, at least 2.
     """
-    flat, unravel = ravel_pytree(mask)
-    dim, matvec = int(flat.sum()), Masked(matvec, mask)
-    whole, half, ends = [], [], []
-    for probe in jax.random.split(key, num_probes):
-        start = unravel(flat * jax.random.normal(probe, flat.shape, flat.dtype))
-        run = curvature.lanczos(matvec, start, num_steps=min(num_steps, dim))
-        matrix = tridiagonal(run)
-        nodes, vectors = np.linalg.eigh(matrix)
-        whole.append((nodes, vectors[0] ** 2))
-        half.append(_rule(matrix[: len(matrix) // 2, : len(matrix) // 2]))
-        ends.append([(nodes[i], vectors[:, i] @ run.basis) for i in (0, -1)])
-    least = min((low for low, _ in ends), key=lambda pair: pair[0])
-    most = max((high for _, high in ends), key=lambda pair: pair[0])
-    whole, half = (curvature.Density(*map(np.array, zip(*r, strict=True))) for r in (whole, half))
-    floor = FLOOR * np.abs(whole.nodes).max()
-    counted = {
-        "below_lam": lambda e: np.abs(e) < lam,
-        "zero": lambda e: np.abs(e) <= floor,
-        "negative": lambda e: e < -floor,
-    }
-    counts = {}
-    for name, test in counted.items():
-        (value, error), (value_of_half, _) = whole.mean_of(test), half.mean_of(test)
-        counts[name] = [dim * float(part) for part in (value, error, value_of_half)]
-    on_axis = curvature.Density(decades(whole.nodes), whole.weights)
-    height, error = on_axis.smooth(GRID, width=WIDTH)
-    residual = lambda pair: _residual(matvec, mask, *pair)  # noqa: E731
+    found = curvature.density(matvec, like, num_steps=num_steps, num_probes=num_probes, key=key)
+    nodes = np.asarray(found.nodes)
+    dim, floor = sum(leaf.size for leaf in jax.tree.leaves(like)), FLOOR * np.abs(nodes).max()
+    ends = {"lambda_min": nodes.argmin(), "lambda_max": nodes.argmax()}
+    scaled = lambda pair: [dim * np.asarray(part) for part in pair]  # noqa: E731
+    on_axis = found._replace(nodes=decades(nodes))
     return {
         "dim": dim,
-        "lambda_min": least[0],
-        "lambda_max": most[0],
-        "residual_min": float(residual(least)),
-        "residual_max": float(residual(most)),
-        "floor": floor,
-        "trace": [dim * float(part) for part in whole.mean_of(lambda e: e)],
-        "counts": counts,
-        "density": {"mean": dim * np.asarray(height), "error": dim * np.asarray(error)},
+        **{
+            name: {"value": nodes.flat[i], "error": floor + np.asarray(found.residuals).flat[i]}
+            for name, i in ends.items()
+        },
+        "trace": scaled(found.mean_of(lambda e: e)),
+        "below": [scaled(found.count(-jnp.inf, -t)) for t in thresholds(lam)],
+        "near_zero": [scaled(found.count(-t, t)) for t in thresholds(lam)],
+        "above": [scaled(found.count(t, jnp.inf)) for t in thresholds(lam)],
+        "per_decade": scaled(on_axis.smooth(AXIS, width=AXIS[1] - AXIS[0])),
     }
 
 
-def decades(eigenvalues: np.ndarray) -> np.ndarray:
+def thresholds(lam: float) -> list[float]:
+    """Moduli at which eigenvalues are counted: near zero, Lanczos resolves only the larger."""
+    return [lam, 10 * lam, 100 * lam]
+
+
+def decades(eigenvalues: Any) -> np.ndarray:
     """The axis of a density, asinh(e / 2 BEND) / log 10: 1 at ten times BEND, -1 at minus that."""
     return np.arcsinh(np.asarray(eigenvalues) / (2 * BEND)) / math.log(10)
-
-
-def tridiagonal(run: Lanczos) -> np.ndarray:
-    """The matrix of a Lanczos run in float64."""
-    off = np.diag(np.asarray(run.offdiagonal, np.float64), 1)
-    return np.diag(np.asarray(run.diagonal, np.float64)) + off + off.T
-
-
-def _rule(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    nodes, vectors = np.linalg.eigh(matrix)
-    return nodes, vectors[0] ** 2
-
-
-@jax.jit
-def _residual(matvec, like, value, vector):
-    image = ravel_pytree(matvec(ravel_pytree(like)[1](vector)))[0]
-    return jnp.linalg.norm(image - value * vector)
 
 
 def gauss_newton(apply_fn: ApplyFn, params: Params, x: Array, *, lam: float) -> dict[str, Any]:
     """The exact nonzero spectrum of the forget loss's Gauss-Newton part, in float64.
 
-        G = J^T (diag p - p p^T) J / N = A^T A,    A = S^T J / sqrt(N),  S = diag sqrt p - p sqrt p^T
+        G = J^T (diag p - p p^T) J / N = A^T A,   A = S^T J / sqrt N,   S = diag sqrt p - p sqrt p^T
 
-    A A^T, of size N C, has the same nonzero eigenvalues; at most N (C - 1) of them, since S^T
-    sends the constant logits to zero.
+    A, with N C rows, has rank at most N (C - 1), since S^T sends equal logits to zero. Its singular
+    values, by QR, are good to float64; the eigenvalues of A A^T would lose half of the digits.
     """
     with jax.enable_x64(True):
         wide = lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64)  # noqa: E731
         root = _root(apply_fn, jax.tree.map(wide, params), wide(x))
-        values = np.linalg.eigvalsh(np.asarray(_gram(root)))[::-1]
-    positive = values[values > len(values) * np.finfo(np.float64).eps * values[0]]
-    shares = positive / (positive + lam)
-    edges = np.linspace(GRID[0], GRID[-1], len(GRID))
-    per_decade = np.histogram(decades(positive), edges)[0] / (edges[1] - edges[0])
+    values = np.linalg.svd(np.linalg.qr(np.asarray(root).T, mode="r"), compute_uv=False)
+    nonzero = values > max(root.shape) * np.finfo(np.float64).eps * values[0]
+    positive = values[nonzero] ** 2
+    one = curvature.Density(decades(positive)[None], np.ones((1, len(positive))), None)
     num_classes = len(values) // len(x)
     return {
         "n": len(x),
         "rank": len(positive),
-        "bound": len(x) * (num_classes - 1),
+        "bound_on_rank": len(x) * (num_classes - 1),
         "dim": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "above_floor": int((positive > FLOOR * values[0]).sum()),
-        "above_lam": int((positive >= lam).sum()),
-        "effective_dimension": shares.sum(),
+        "above_floor": int((positive > FLOOR * positive[0]).sum()),
+        "above": [int((positive > t).sum()) for t in thresholds(lam)],
+        "effective_dimension": np.sum(positive / (positive + lam)),
         "trace": positive.sum(),
         "largest": positive[0],
         "smallest": positive[-1],
-        "per_decade": per_decade,
+        "per_decade": one.smooth(AXIS, width=AXIS[1] - AXIS[0])[0],
     }
 
 
@@ -194,17 +132,23 @@ def _root(apply_fn, params, x):
     return jax.lax.map(one, x).reshape(-1, flat.size) / math.sqrt(len(x))
 
 
-_gram = jax.jit(lambda root: root @ root.T)
+def convexity(end: dict[str, float], *, lam: float = 0.0, weight: float = 1.0) -> str:
+    """Whether w H + lam I is positive definite, from the lambda_min of H and its error.
+
+    Lanczos bounds lambda_min from above: "not convex" is proved, "convex" is what was found.
+    """
+    lowest = weight * end["value"] + lam
+    if abs(lowest) <= weight * end["error"]:
+        return "not resolved"
+    return "convex" if lowest > 0 else "not convex"
 
 
 def bound(lam: float, grad_norm: float, lambda_min: float) -> float | None:
-    """The paper's bound lam |g| / (lambda_min (lambda_min + lam)); None where it is vacuous.
+    """The paper's bound lam |g| / (lambda_min (lambda_min + lam)); None if vacuous.
 
-    It needs a positive definite Hessian: for lambda_min <= 0 it says nothing.
+    It needs a positive definite Hessian.
     """
-    if lambda_min <= 0:
-        return None
-    return lam * grad_norm / (lambda_min * (lambda_min + lam))
+    return lam * grad_norm / (lambda_min * (lambda_min + lam)) if lambda_min > 0 else None
 
 
 def descent(
@@ -238,9 +182,16 @@ def descent(
         turns += turned.tolist()
         if not math.isfinite(optax.tree.norm(params)):
             break
-        run = curvature.lanczos(hessian(params), grads, num_steps=LOOK_STEPS)
-        curvatures.append(float(np.linalg.eigvalsh(tridiagonal(run))[-1]))
+        curvatures.append(largest_from(hessian(params), grads))
     return {"lr": lr, "objective": values, "curvature": curvatures, **outcome(values, turns)}
+
+
+def largest_from(matvec: Callable, start: Any) -> float:
+    """Lower bound of the largest eigenvalue, by a few Lanczos steps from a chosen start."""
+    dim = sum(leaf.size for leaf in jax.tree.leaves(start))
+    run = curvature.lanczos(matvec, start, num_steps=min(LOOK_STEPS, dim))
+    matrix = np.diag(run.diagonal) + np.diag(run.offdiagonal, 1) + np.diag(run.offdiagonal, -1)
+    return float(np.linalg.eigvalsh(matrix)[-1])
 
 
 @partial(jax.jit, static_argnames="num_steps")

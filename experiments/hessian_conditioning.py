@@ -1,6 +1,7 @@
 """Hessian."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,8 +21,10 @@ from famr_jax.types import Batch, Pair, Params, check_count, check_number
 SOURCE = "FAMR (arXiv 2506.14515)"
 PAPER = {"lam": 0.1, "lr": 1e-4}
 MULTIPLES = (0.5, 1.0, 1.5, 1.9, 2.2)
+ENDS = ("lambda_min", "lambda_max")
 OUTCOMES = ("monotone", "oscillating", "divergent")
 ZONES = ("<= 1", "1 to 2", "> 2")
+ROUNDING = 1e-6
 AT_ONCE = 512  # images whose activations are held at a time
 
 
@@ -41,13 +44,13 @@ class Flags:
     """Images of the forget and of the retained set that a Hessian is taken over, at most."""
     rank_examples: int = 146
     """Forgotten images for the exact rank, at most; memory grows with their square."""
-    lanczos_steps: int = 80
+    lanczos_steps: int = 100
     """Products a probe."""
-    probes: int = 4
+    probes: int = 3
     """Random probes of a spectrum."""
     descent_steps: int = 40
     """Steps of gradient descent at each step size."""
-    look_every: int = 4
+    look_every: int = 2
     """Steps of gradient descent between two looks at the curvature."""
     bench: workbench.Flags = field(default_factory=workbench.Flags)
 
@@ -60,9 +63,14 @@ SMALL = Flags(
     probes=2,
     descent_steps=4,
     look_every=2,
-    bench=workbench.Flags(model="mlp_8", train_epochs=4, batch_size=64),
+    bench=workbench.Flags(model="logistic", train_epochs=4, batch_size=64),
 )
 """The configuration that the test suite runs."""
+
+
+def _uniform_kl(logits: Array, batch: Batch) -> Array:
+    del batch
+    return losses.uniform_kl(logits)
 
 
 class Study:
@@ -71,7 +79,6 @@ class Study:
     def __init__(self, flags: Flags, bench: Workbench, case: Case, original: Params):
         self.flags, self.bench, self.case, self.original = flags, bench, case, original
         self.forget, self.retain = self.sample(case.mask), self.sample(~case.mask)
-        self.masks = conditioning.masks(original)
         optimizer = make_optimizer("adam", flags.lr)
         self.method = famr(bench.model.apply, lam=flags.lam, optimizer=optimizer)
         probes = jax.random.fold_in(jax.random.key(flags.bench.seed), len(USES_OF_KEYS))
@@ -98,8 +105,7 @@ class Study:
 
     def gauss_newton(self, params: Params, batch: Batch) -> curvature.GaussNewton:
         """The part of the forget Hessian that the model's second derivatives do not enter."""
-        of_outputs = lambda outputs, batch: losses.uniform_kl(outputs)  # noqa: ARG005, E731
-        return curvature.GaussNewton(self.outputs, of_outputs, params, batch, AT_ONCE)
+        return curvature.GaussNewton(self.outputs, _uniform_kl, params, batch, AT_ONCE)
 
     def path(self) -> Iterator[tuple[int, Params]]:
         """The weights at each epoch to look at, the original's first."""
@@ -108,7 +114,8 @@ class Study:
         yield 0, self.original
         sizes = {"epochs": epochs[-1], "batch_size": self.flags.bench.batch_size}
         state = unlearn.begin(self.method, self.original, forget, key=key)
-        for epoch, state, info in unlearn.run_epochs(self.method, state, forget, **sizes, key=key):
+        steps = unlearn.run_epochs(self.method, state, forget, **sizes, key=key)
+        for epoch, state, info in steps:
             if not np.all(info["finite"]):
                 raise common.NonFiniteError("famr", epoch)
             if epoch in epochs:
@@ -119,7 +126,6 @@ class Study:
         forget, lam = self.hessian(params), self.flags.lam
         retain = curvature.Hessian(self.retain_loss, params, self.retain, AT_ONCE)
         an_end = epoch in (self.flags.epochs[0], self.flags.epochs[-1])
-        masks = self.masks if an_end else {"all": self.masks["all"]}
         mean = lambda params: jnp.mean(self.forget_loss(params, self.forget))  # noqa: E731
         loss, grads = jax.jit(jax.value_and_grad(mean))(params)
         point = {
@@ -129,30 +135,45 @@ class Study:
             "ret_acc": metrics.accuracy(self.outputs(params, self.retain), self.retain.labels),
             "grad_norm": (norm := optax.tree.norm(grads)),
             "distance": optax.tree.norm(optax.tree.sub(params, self.original)),
-            "forget": {name: self.spectrum(forget, mask) for name, mask in masks.items()},
-            "retain": {name: self.spectrum(retain, mask) for name, mask in masks.items()},
+            "forget": self.spectra(forget, params, groups=an_end),
+            "retain": self.spectra(retain, params, groups=an_end),
         }
-        least, most = (point["forget"]["all"][end] for end in ("lambda_min", "lambda_max"))
-        point["bound"] = conditioning.bound(lam, float(norm), least)
-        point["limit"] = {form: 1 / (w * most + lam) for form, w in self.weights().items()}
+        least, most = (point["forget"]["all"][name] for name in ENDS)
+        weights = {"mean": 1.0, "sum": float(self.case.mask.sum())}
+        point["limit"] = {form: 1 / (w * most["value"] + lam) for form, w in weights.items()}
+        point["convex"] = {"forget loss": conditioning.convexity(least)} | {
+            form: conditioning.convexity(least, lam=lam, weight=w) for form, w in weights.items()
+        }
+        definite = point["convex"]["forget loss"] == "convex"
+        point["bound"] = conditioning.bound(lam, float(norm), least["value"] if definite else 0.0)
         if an_end:
             some = self.forget[: self.flags.rank_examples]
             residual = forget + -1.0 * self.gauss_newton(params, self.forget)
-            point["residual"] = self.spectrum(residual, self.masks["all"])
+            point["residual"] = self.spectrum(residual, params)
             exact = conditioning.gauss_newton(self.bench.model.apply, params, some.x, lam=lam)
-            check = self.spectrum(self.gauss_newton(params, some), self.masks["all"])
-            point["gauss_newton"] = exact | {"by_lanczos": check}
+            exact["bound"] = conditioning.bound(lam, float(norm), exact["smallest"])
+            exact["by_lanczos"] = self.spectrum(self.gauss_newton(params, some), params)
+            point["gauss_newton"] = exact
         return point
 
-    def weights(self) -> dict[str, float]:
-        """Weight of the mean forget loss in each form of the objective."""
-        return {"mean": 1.0, "sum": float(self.case.mask.sum())}
+    def spectra(self, matvec: Callable, params: Params, *, groups: bool) -> dict[str, Any]:
+        """The spectrum on all weights and, if asked for, on each layer group that there is."""
+        found = {"all": self.spectrum(matvec, params)}
+        for name, keep in conditioning.GROUPS.items() if groups else ():
+            part = curvature.Restricted(matvec, params, keep)
+            if jax.tree.leaves(like := part.select(params)):
+                found[name] = self.spectrum(part, like)
+        return found
 
     def descents(self, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Gradient descent at multiples of 1/(L + lam): L at the anchor, and the path's largest."""
-        flags, curvatures = self.flags, [p["forget"]["all"]["lambda_max"] for p in points]
-        runs = []
-        for name, largest in (("anchor", curvatures[0]), ("path", max(curvatures))):
+        """Gradient descent at multiples of 1/(L + lam), L at the anchor or the largest of the path.
+
+        The path: FAMR's, and that of gradient descent at half of the anchor's limit.
+        """
+        flags, curvatures = self.flags, [p["forget"]["all"]["lambda_max"]["value"] for p in points]
+        runs, at_anchor = [], curvatures[0]
+        for name in ("anchor", "path"):
+            largest = at_anchor if name == "anchor" else max(*curvatures, *runs[0]["curvature"])
             for multiple in MULTIPLES:
                 run = conditioning.descent(
                     self.method.objective,
@@ -163,10 +184,12 @@ class Study:
                     num_steps=flags.descent_steps,
                     look_every=flags.look_every,
                 )
-                met = max(curvatures[0], *run["curvature"])
-                found = {"anchor": curvatures[0], "own path": met}
-                times = {where: run["lr"] * (largest + flags.lam) for where, largest in found.items()}
-                runs.append({"L_of": name, "multiple": multiple, "L": largest, "times": times, **run})
+                run["curvature"] = [at_anchor, *run["curvature"]]
+                found = {"anchor": at_anchor, "own path": max(run["curvature"])}
+                times = {of: run["lr"] * (value + flags.lam) for of, value in found.items()}
+                runs.append(
+                    {"L_of": name, "multiple": multiple, "L": largest, "times": times} | run
+                )
         return runs
 
 
@@ -176,84 +199,107 @@ def tally(runs: list[dict[str, Any]]) -> dict[str, Any]:
     for where in ("anchor", "own path"):
         table[where] = {zone: dict.fromkeys(OUTCOMES, 0) for zone in ZONES}
         for run in runs:
-            zone = ZONES[int(np.searchsorted((1.0, 2.0), run["times"][where] * (1 - 1e-6)))]
+            zone = ZONES[int(np.searchsorted((1.0, 2.0), run["times"][where] * (1 - ROUNDING)))]
             table[where][zone][run["outcome"]] += 1
     return table
 
 
-def sign(value: float, error: float) -> str:
-    """Of an eigenvalue known to within an error: positive, negative, or unresolved."""
-    return "unresolved" if abs(value) <= error else "positive" if value > 0 else "negative"
-
-
 def claims(results: dict[str, Any], flags: Flags, setting: str) -> list[dict[str, str]]:
-    """The paper's claims on conditioning, judged by code; only at its lam and step."""
-    if any(getattr(flags, name) != value for name, value in PAPER.items()):
+    """The paper's claims on conditioning, judged by code; only at its lam, step and epochs."""
+    if (
+        any(getattr(flags, name) != value for name, value in PAPER.items())
+        or flags.epochs[-1] != 10
+    ):
         return []
-    points, lam, count = results["points"], flags.lam, results["num_forget"]
-    ends = [point["forget"]["all"] for point in points]
-    where = f"{setting}, {flags.forget}, N={results['n_forget']} of {count} images:"
-    epochs = ", ".join(str(point["epoch"]) for point in points[1:])
-    lowest = [end["lambda_min"] for end in ends]
-    signs = {
-        sign(weight * end["lambda_min"] + lam, weight * end["residual_min"])
-        for end in ends
-        for weight in (1, count)
-    }
+    points, count = results["points"], results["num_forget"]
+    where = f"{setting}, {flags.forget}, over {results['n_forget']} of {count} images:"
+    later = ", ".join(str(point["epoch"]) for point in points[1:])
+    lowest = [point["forget"]["all"]["lambda_min"]["value"] for point in points]
+    values, needed = ", ".join(f"{value:.3g}" for value in lowest[1:]), max(0.0, -min(lowest))
     limits = {form: [point["limit"][form] for point in points] for form in ("mean", "sum")}
-    obeys = {form: flags.lr <= min(values) for form, values in limits.items()}
-    kept = {
-        where: not any(r["rises"] for r in results["descents"] if r["times"][where] <= 1 + 1e-6)
-        for where in ("anchor", "own path")
-    }
-    promised = [r for r in results["descents"] if r["L_of"] == "anchor" and r["multiple"] <= 1]
+    obeys = [flags.lr <= limit for each in limits.values() for limit in each]
+    first, least = ({form: f(each) for form, each in limits.items()} for f in (lambda v: v[0], min))
+    rose, kept = {}, {}
+    for of in ("anchor", "own path"):
+        within = [run for run in results["descents"] if run["times"][of] <= 1 + ROUNDING]
+        rose[of], kept[of] = sum(run["rises"] > 0 for run in within), len(within)
+    exact = points[0]["gauss_newton"]
     return [
         common.claim(
             "The anchor makes the objective locally strongly convex around the trained weights.",
             SOURCE,
-            "fails" if "negative" in signs and "positive" not in signs
-            else "mixed" if "negative" in signs
-            else "not resolved" if "unresolved" in signs
-            else "holds",
-            f"{where} lambda_min of the forget Hessian is {ends[0]['lambda_min']:.3g} at the anchor "
-            f"and {', '.join(f'{v:.3g}' for v in lowest[1:])} after epochs {epochs}, against lam "
-            f"{lam:g}; strong convexity all along needs lam > {-min(lowest):.3g}, or "
-            f"{-count * min(lowest):.3g} in the paper's sum form.",
+            _verdict([point["convex"][form] for point in points for form in limits]),
+            f"{where} lambda_min of the forget Hessian is {lowest[0]:.3g} at the anchor and "
+            f"{values} after epochs {later}; lam is {flags.lam:g}. It would take {needed:.3g}, or "
+            f"{count * needed:.3g} in the sum form, the one that the paper writes.",
         ),
         common.claim(
             "The paper's step, 1e-4 at lam 0.1, is within eta <= 1/(L + lam).",
             SOURCE,
-            "holds" if all(obeys.values()) else "mixed" if any(obeys.values()) else "fails",
-            f"{where} with the largest L of epochs 0, {epochs} the limit is "
-            f"{min(limits['mean']):.2g} in the mean form and {min(limits['sum']):.2g} in the sum "
-            f"form, the one that the paper writes; with L at the anchor {limits['mean'][0]:.2g} and "
-            f"{limits['sum'][0]:.2g}.",
+            "holds" if all(obeys) else "mixed" if any(obeys) else "fails",
+            f"{where} with L at the anchor the limit is {first['mean']:.1e} in the mean form and "
+            f"{first['sum']:.1e} in the sum form, with the largest L of epochs 0, {later} "
+            f"{least['mean']:.1e} and {least['sum']:.1e}.",
         ),
         common.claim(
-            "Gradient descent with a step of at most 1/(L + lam) descends the objective "
-            "monotonically.",
+            "Gradient descent with a step of at most 1/(L + lam) descends monotonically.",
             SOURCE,
-            "holds" if all(kept.values()) else "mixed" if any(kept.values()) else "fails",
-            f"{where} with L at the anchor the objective rose {promised[0]['rises']} times in "
-            f"{flags.descent_steps} steps at half the limit and {promised[1]['rises']} times at the limit; "
-            f"of the runs within the limit by the largest L that they met, "
-            f"{'none' if kept['own path'] else 'some'} rose.",
+            "holds" if not any(rose.values()) else "fails" if all(rose.values()) else "mixed",
+            f"{where} of runs within the limit, {flags.descent_steps} steps each, the objective "
+            f"rose in {rose['anchor']} of {kept['anchor']} with L at the anchor, and in "
+            f"{rose['own path']} of {kept['own path']} with the largest L that the run met.",
         ),
         common.claim(
-            "The forget Hessian is positive definite, as the bound O(lam / lambda_min^2) on the "
-            "distance to the influence estimate needs.",
+            "The forget Hessian is positive definite, as the bound O(lam / lambda_min^2) needs.",
             SOURCE,
-            "holds" if all(point["bound"] is not None for point in points) else "fails",
-            f"{where} lambda_min is {ends[0]['lambda_min']:.3g} at the anchor, and its Gauss-Newton "
-            f"part has rank {points[0]['gauss_newton']['rank']} over "
-            f"{points[0]['gauss_newton']['n']} images in {ends[0]['dim']} dimensions: the bound is "
-            "vacuous.",
+            _verdict([point["convex"]["forget loss"] for point in points]),
+            f"{where} lambda_min is {lowest[0]:.3g} at the trained weights and {values} after "
+            f"epochs {later}; the Gauss-Newton part alone has rank {exact['rank']} over "
+            f"{exact['n']} images, at most {exact['bound_on_rank']}, in {exact['dim']} dimensions.",
         ),
     ]
 
 
+def _verdict(states: list[str]) -> str:
+    words = {"convex": "holds", "not convex": "fails", "not resolved": "not resolved"}
+    return words[states[0]] if len(set(states)) == 1 else "mixed"
+
+
+def headline(content: dict[str, Any]) -> list[str]:
+    """The study in three lines, for docstrings: from the JSON."""
+    results = content["results"]
+    points, tally = results["points"], results["tally"]
+    name = f"{results['dataset']['name']}  {results['forget']}"
+    ends = {end: [p["forget"]["all"][end]["value"] for p in points] for end in reversed(ENDS)}
+    told = "  ".join(f"{end} {' '.join(f'{v:.3g}' for v in ends[end])}" for end in ends)
+    exact = points[0]["gauss_newton"]
+    within = {of: tally[of]["<= 1"] for of in tally}
+    kept = ", ".join(f"{w['monotone']} of {sum(w.values())} by L {of}" for of, w in within.items())
+    return [
+        f"{name}  {told}",
+        f"{name}  rank {exact['rank']} of at most {exact['bound_on_rank']} (N={exact['n']})",
+        f"{name}  monotone within 1/(L + lam): {kept}",
+    ]
+
+
+def check(flags: Flags) -> None:
+    """Raises a `ValueError` unless every flag of the study's own is in range."""
+    check_number("lam", flags.lam, above=0)
+    make_optimizer("adam", flags.lr)
+    for name in ("examples", "rank_examples", "lanczos_steps", "descent_steps", "look_every"):
+        check_count(name, getattr(flags, name))
+    if flags.probes < 2:
+        raise ValueError(f"`probes` must be >= 2 for an error, got {flags.probes}.")
+    if flags.look_every > flags.descent_steps:
+        raise ValueError(f"`look_every` must be <= descent_steps, got {flags.look_every}.")
+    rising = all(a < b for a, b in itertools.pairwise(flags.epochs))
+    if not rising or len(flags.epochs) < 2 or flags.epochs[0] != 0:
+        raise ValueError(f"`epochs` must be two or more that rise from 0, got {flags.epochs}.")
+
+
 def run(flags: Flags) -> None:
     """The whole study: writes hessian_conditioning.json and its report."""
+    check(flags)
     with common.console.status("loading data"):
         bench = workbench.open_workbench(flags.bench)
     (case,) = workbench.parse_cases([flags.forget], bench.dataset, seed=flags.bench.seed)
@@ -271,7 +317,10 @@ def run(flags: Flags) -> None:
         "num_retain": int((~case.mask).sum()),
         "n_forget": len(study.forget),
         "n_retain": len(study.retain),
-        "axis": conditioning.GRID,
+        "axis": conditioning.AXIS,
+        "bend": conditioning.BEND,
+        "look_steps": conditioning.LOOK_STEPS,
+        "thresholds": conditioning.thresholds(flags.lam),
         "points": points,
         "descents": (runs := show("gradient descent", lambda: study.descents(points))),
         "tally": tally(runs),
@@ -280,10 +329,15 @@ def run(flags: Flags) -> None:
     setting = f"{bench.model.name} on {bench.dataset.name} ({bench.dataset.num_classes} classes)"
     content = {
         "claims": claims(results, flags, setting),
-        "config": config | {"seconds": bench.clock.seconds()},
+        "config": common.plain(config | {"seconds": bench.clock.seconds()}),
         "results": results,
     }
     common.write_json(bench.out / "hessian_conditioning.json", content)
+    page = bench.out / "hessian_conditioning.html"
+    common.write_text(page, report.conditioning(content))
+    for line in headline(content):
+        print(line)
+    print(f"report: {page}")
 
 
 if __name__ == "__main__":

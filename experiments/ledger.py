@@ -33,7 +33,9 @@ PAPERS = (
             "FAMR keeps retained accuracy within 2-4 points of the original.",
             "The paper's step, 1e-4 at lam 0.1, is within eta <= 1/(L + lam).",
             "FAMR ends at the stationary point grad L_forget + lam (params - anchor) = 0.",
+            "Gradient descent with a step of at most 1/(L + lam) descends monotonically.",
             "The anchor makes the objective locally strongly convex around the trained weights.",
+            "The forget Hessian is positive definite, as the bound O(lam / lambda_min^2) needs.",
             "As lam goes to 0, FAMR's end point goes to the influence (retraining) estimate.",
             "FAMR's step obeys the influence identity (H + lam I)(params - anchor) = -sum over the "
             "forget set of grad l.",

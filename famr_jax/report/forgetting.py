@@ -46,7 +46,7 @@ def forgetting(metrics: dict, images: Sequence[np.ndarray | None]) -> str:
         page.paragraph(_oracle_sentence(cases), kind="note"),
         page.section("The numbers", figures.legend(), *(_numbers(case) for case in cases)),
         *parts,
-        *_appendix(metrics),
+        *appendix(metrics),
     )
 
 
@@ -172,7 +172,8 @@ def _numbers(case: dict) -> Html:
     )
 
 
-def _appendix(metrics: dict) -> list[Html]:
+def appendix(metrics: dict) -> list[Html]:
+    """Claims, training, configuration, environment and seconds: the end of every report."""
     config, results = metrics.get("config") or {}, metrics.get("results") or {}
     parts = []
     if metrics.get("claims"):

@@ -1,0 +1,127 @@
+"""What a conditioning study found, in plain words that its numbers decide."""
+
+from collections.abc import Sequence
+
+from famr_jax.report.page import number
+
+ENDS = ("lambda_min", "lambda_max")
+
+
+def resolved(pair: Sequence[float]) -> bool:
+    """Whether a count is known to better than itself."""
+    value, error = pair
+    return error <= max(abs(value), 1)
+
+
+def about(pair: Sequence[float]) -> str:
+    """A count with its error, or that the Lanczos steps do not resolve it."""
+    value, error = pair
+    if not resolved(pair):
+        return "n. r."
+    return f"{number(round(value))} ± {number(max(1, round(error)))}"
+
+
+def findings(results: dict, flags: dict) -> list[tuple[str, str]]:
+    """Questions and answers, for the head of the report."""
+    return [
+        ("Does the anchor make the objective convex?", _convexity(results, flags)),
+        ("What does the bound on the distance to the influence estimate say?", _bound(results)),
+        ("What does the residual term add to the Gauss-Newton part?", _residual(results)),
+        ("Where is the curvature?", _place(results)),
+        ("How long may a step be?", _limit(results, flags)),
+        ("Does the rule predict what gradient descent does?", _rule(results)),
+    ]
+
+
+def _convexity(results: dict, flags: dict) -> str:
+    points, lam, count = results["points"], flags["lam"], results["num_forget"]
+    whole = points[0]["forget"]["all"]
+    least = [point["forget"]["all"]["lambda_min"] for point in points]
+    states = [point["convex"]["mean"] for point in points]
+    needed = max(0.0, -min(end["value"] for end in least))
+    both = zip(results["thresholds"], whole["below"], strict=True)
+    known = [(threshold, pair) for threshold, pair in both if resolved(pair)]
+    counted = (
+        f"; {about(known[0][1])} of {number(whole['dim'])} directions curve down by more than "
+        f"{number(known[0][0])}, the least that the Lanczos steps resolve"
+        if known
+        else ""
+    )
+    return (
+        f"At the trained weights: {states[0]}. The forget Hessian's smallest eigenvalue is "
+        f"{number(least[0]['value'])} there, and lam adds {lam:g}{counted}. At the later epochs: "
+        f"{', '.join(states[1:])}. For all of them it would take a lam above {number(needed)}, in "
+        f"the sum form that the paper writes above {number(count * needed)}."
+    )
+
+
+def _bound(results: dict) -> str:
+    points = results["points"]
+    exact = points[0]["gauss_newton"]
+    vacuous = sum(point["bound"] is None for point in points)
+    return (
+        f"lam |g| / (λ min (λ min + lam)) is vacuous at {vacuous} of {len(points)} epochs: it "
+        "needs a positive definite forget Hessian. Its Gauss-Newton part alone has rank "
+        f"{number(exact['rank'])} (at most N(C − 1) = {number(exact['bound_on_rank'])} over "
+        f"N = {number(exact['n'])} images) in {number(exact['dim'])} dimensions. On the "
+        f"range of that part alone the bound would be {number(exact['bound'])}, where FAMR moves "
+        f"the weights by {number(points[-1]['distance'])}."
+    )
+
+
+def _residual(results: dict) -> str:
+    first, last = results["points"][0], results["points"][-1]
+    told = "; ".join(
+        f"{place} it reaches from {number(rest['lambda_min']['value'])} to "
+        f"{number(rest['lambda_max']['value'])}, the Gauss-Newton part from 0 to "
+        f"{number(point['gauss_newton']['largest'])}"
+        for place, point in (("at the anchor", first), (f"after epoch {last['epoch']}", last))
+        for rest in (point["residual"],)
+    )
+    return (
+        f"All the negative curvature there is: {told}. Its weight is p − u, which goes to zero as "
+        "predictions become uniform, while the Gauss-Newton weight diag p − p pᵀ is smallest where "
+        "they are confident."
+    )
+
+
+def _place(results: dict) -> str:
+    spectra = results["points"][0]["forget"]
+    groups = {name: found for name, found in spectra.items() if name != "all"}
+    told = []
+    for end, word, best in (("lambda_max", "stiffest", max), ("lambda_min", "most concave", min)):
+        name = best(groups, key=lambda name, end=end: groups[name][end]["value"])
+        values = (groups[name][end]["value"], spectra["all"][end]["value"])
+        told.append(
+            f"the {word} layer group is {name} ({number(values[0])} of {number(values[1])})"
+        )
+    return f"At the trained weights {' and '.join(told)}."
+
+
+def _limit(results: dict, flags: dict) -> str:
+    points, lr = results["points"], flags["lr"]
+    largest = [point["forget"]["all"]["lambda_max"]["value"] for point in points]
+    top = points[largest.index(max(largest))]
+    both = lambda point: (  # noqa: E731
+        f"{number(point['limit']['mean'])} in the mean form and {number(point['limit']['sum'])} in "
+        f"the sum form"
+    )
+    return (
+        f"1/(L + lam) is {both(points[0])} with L = {number(largest[0])} at the anchor, "
+        f"{both(top)} with L = {number(max(largest))} at epoch {top['epoch']}. The step used is "
+        f"{number(lr)}, Adam's, to which the rule makes no promise."
+    )
+
+
+def _rule(results: dict) -> str:
+    kept = {}
+    for of, zones in results["tally"].items():
+        runs = zones["<= 1"]
+        kept[of] = f"{runs['monotone']} of {sum(runs.values())}"
+    beyond = results["tally"]["own path"]["> 2"]
+    return (
+        f"With L at the anchor, {kept['anchor']} runs within the limit went down without rise or "
+        f"turn; with the largest L that the run met, {kept['own path']}. Of the "
+        f"{sum(beyond.values())} runs beyond twice the limit on their own path, "
+        f"{beyond['divergent']} diverged."
+    )

@@ -1,0 +1,261 @@
+"""The conditioning study: its measures against dense references, its run, its verdicts."""
+
+import copy
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dense import KEY, Dense, columns, problem, symmetric
+from jax.flatten_util import ravel_pytree
+
+from experiments import conditioning, hessian_conditioning, ledger, workbench
+from experiments.hessian_conditioning import SMALL, Study
+from famr_jax import curvature, losses, models, report, unlearn
+from famr_jax.types import Batch, Pair, pytree
+
+RESULTS = {
+    name: result
+    for name, result in ledger.read_results().items()
+    if name.startswith("hessian_conditioning")
+}
+LAM = 0.3
+
+
+def test_every_weight_of_a_vit_has_one_layer_group():
+    model = models.create("vit_mu/2", num_classes=10, image_shape=(8, 8, 1))
+    params = jax.eval_shape(model.init, KEY)
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    groups = {path: conditioning.group_of(path) for path in paths}
+    assert set(groups.values()) == set(conditioning.GROUPS)
+    for path, group in groups.items():
+        assert [name for name, keep in conditioning.GROUPS.items() if keep(path)] == [group]
+    assert groups["block_1/qkv/kernel"] == groups["block_0/norm_attention/scale"] == "attention"
+    assert groups["block_0/down/bias"] == groups["block_1/norm_mlp/bias"] == "MLP"
+    assert groups["position"] == groups["patches/kernel"] == "embedding"
+    assert groups["head/kernel"] == groups["norm/scale"] == "head"
+
+
+def test_spectrum_is_the_dense_one_where_the_steps_suffice(x64):
+    spread = np.r_[np.linspace(-2, -0.5, 8), np.linspace(-0.01, 0.01, 30), 0.5, 1, 7, 40]
+    like = {"a": jnp.zeros(len(spread))}
+    sizes = {"num_steps": len(spread), "num_probes": 100}
+    found = conditioning.spectrum(Dense(symmetric(spread)), like, KEY, lam=LAM, **sizes)
+    assert found["lambda_min"]["value"] == pytest.approx(-2)
+    assert found["lambda_max"]["value"] == pytest.approx(40)
+    for name, wanted in (
+        ("below", [np.sum(spread < -t) for t in conditioning.thresholds(LAM)]),
+        ("near_zero", [np.sum(np.abs(spread) < t) for t in conditioning.thresholds(LAM)]),
+        ("above", [np.sum(spread > t) for t in conditioning.thresholds(LAM)]),
+        ("trace", spread.sum()),
+    ):
+        value, error = np.moveaxis(found[name], -1, 0)
+        assert np.all(np.abs(value - wanted) <= 4 * error), name
+    mass = np.trapezoid(found["per_decade"][0], conditioning.AXIS)
+    assert mass == pytest.approx(len(spread), rel=1e-3)
+
+
+def test_gauss_newton_has_the_eigenvalues_of_the_dense_matrix(x64):
+    params, batch, _, outputs_fn, _ = problem("mlp_5", n=5)
+    apply_fn = lambda params, x: outputs_fn(params, Batch(x, batch.labels))  # noqa: E731
+    found = conditioning.gauss_newton(apply_fn, params, batch.x, lam=LAM)
+    matrix = columns(curvature.fisher(outputs_fn, params, batch), params)
+    wanted = np.linalg.eigvalsh(matrix)
+    assert found["rank"] == np.linalg.matrix_rank(matrix, tol=1e-12, hermitian=True) == 10
+    assert found["bound_on_rank"] == 5 * (3 - 1)
+    assert found["above"] == [np.sum(wanted > t) for t in conditioning.thresholds(LAM)]
+    assert found["largest"] == pytest.approx(wanted[-1])
+    assert found["trace"] == pytest.approx(np.trace(matrix))
+    assert found["effective_dimension"] == pytest.approx(np.sum(wanted / (wanted + LAM)))
+
+
+def test_convexity_and_the_bound():
+    end = {"value": -0.2, "error": 0.05}
+    assert conditioning.convexity(end) == "not convex"
+    assert conditioning.convexity(end, lam=0.3) == "convex"
+    assert conditioning.convexity(end, lam=0.22) == "not resolved"
+    assert conditioning.convexity(end, lam=0.3, weight=10) == "not convex"
+    assert conditioning.bound(0.1, 2.0, 0.4) == pytest.approx(1.0)
+    assert conditioning.bound(0.1, 2.0, 0.0) is None
+    assert conditioning.bound(0.1, 2.0, -1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "turns", "word"),
+    [
+        ([3, 2, 1], [0, 0, 0], "monotone"),
+        ([3, 2, 1], [0, 1, 0], "oscillating"),
+        ([3, 4, 1], [0, 0, 0], "oscillating"),
+        ([3, 2, 4], [0, 0, 0], "divergent"),
+        ([3, 2, np.nan], [0, 0, 0], "divergent"),
+        ([3, np.inf], [0, 0], "divergent"),
+    ],
+)
+def test_outcome_of_a_descent(values, turns, word):
+    assert conditioning.outcome(values, turns)["outcome"] == word
+
+
+@pytree
+class Quadratic:
+    """v^T A v / 2 around zero."""
+
+    matrix: object
+
+    def __call__(self, params, anchor, pair, key):
+        return params["a"] @ self.matrix @ params["a"] / 2, {}
+
+
+@pytest.mark.parametrize(
+    ("multiple", "word"),
+    [(0.5, "monotone"), (1.0, "monotone"), (1.9, "oscillating"), (2.2, "divergent")],
+)
+def test_the_rule_is_exact_on_a_quadratic(multiple, word, x64):
+    matrix = jnp.diag(jnp.asarray([0.5, 1.0, 8.0]))
+    run = conditioning.descent(
+        Quadratic(matrix),
+        lambda params: Dense(matrix),
+        {"a": jnp.asarray([0.1, 0.1, 1.0])},
+        Pair(None, None),
+        lr=multiple / 8,
+        num_steps=12,
+        look_every=4,
+    )
+    assert run["outcome"] == word
+    assert len(run["objective"]) == 12
+    if multiple != 1.0:  # which has no gradient left in the stiffest direction
+        np.testing.assert_allclose(run["curvature"], [8.0] * 3)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One SMALL run: its flags and its JSON."""
+    root = tmp_path_factory.mktemp("conditioning")
+    places = {"out": root / "out", "cache": root / "cache"}
+    flags = replace(SMALL, bench=replace(SMALL.bench, **places))
+    hessian_conditioning.run(flags)
+    return flags, json.loads((root / "out" / "hessian_conditioning.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def study(done):
+    flags = replace(done[0], bench=replace(done[0].bench, resume=True))
+    bench = workbench.open_workbench(flags.bench)
+    (case,) = workbench.parse_cases([flags.forget], bench.dataset, seed=0)
+    return Study(flags, bench, case, bench.original().params)
+
+
+def test_path_is_the_run_of_famr(done, study):
+    *_, (epoch, params) = study.path()
+    forget = study.bench.train[np.flatnonzero(study.case.mask)]
+    sizes = {"epochs": epoch, "batch_size": study.flags.bench.batch_size}
+    end = unlearn.run(study.method, study.original, forget, **sizes, key=study.bench.key("unlearn"))
+    jax.tree.map(np.testing.assert_array_equal, params, end.params)
+    assert [p["epoch"] for p in done[1]["results"]["points"]] == list(SMALL.epochs)
+    assert done[1]["results"]["points"][0]["distance"] == 0
+
+
+def test_numbers_of_the_run_agree_with_a_dense_hessian(done, study):
+    point = done[1]["results"]["points"][0]
+    flat, unravel = ravel_pytree(study.original)
+
+    def mean(flat):
+        logits = study.bench.model.apply(unravel(flat), study.forget.x)
+        return jnp.mean(losses.uniform_kl(logits))
+
+    wanted = np.linalg.eigvalsh(np.asarray(jax.hessian(mean)(flat), np.float64))
+    found = point["forget"]["all"]
+    largest, least = found["lambda_max"], found["lambda_min"]
+    assert abs(largest["value"] - wanted[-1]) < largest["error"] + 1e-4 * wanted[-1]
+    assert abs(least["value"] - wanted[0]) < least["error"] + 1e-4 * wanted[-1]
+    value, error = found["trace"]
+    assert abs(value - wanted.sum()) < 5 * error
+    assert point["limit"]["mean"] == pytest.approx(1 / (wanted[-1] + SMALL.lam), rel=1e-3)
+    assert point["grad_norm"] == pytest.approx(np.linalg.norm(jax.grad(mean)(flat)), rel=1e-4)
+
+
+def test_linear_model_has_no_residual_term_and_is_convex(done):
+    for point in done[1]["results"]["points"]:
+        assert point["convex"]["mean"] == "convex"
+        assert point["convex"]["forget loss"] == "not resolved"
+        assert point["bound"] is None
+        if "residual" in point:
+            top = point["gauss_newton"]["largest"]
+            assert abs(point["residual"]["lambda_max"]["value"]) < 1e-5 * top
+            assert abs(point["residual"]["lambda_min"]["value"]) < 1e-5 * top
+
+
+def test_run_makes_no_claim_away_from_the_papers_settings_and_writes_a_page(done):
+    flags, content = done
+    assert content["claims"] == []
+    page = (flags.bench.out / "hessian_conditioning.html").read_text()
+    assert "In plain words" in page
+    assert 'src="http' not in page
+    assert str(flags.bench.out.parent) not in json.dumps(content)
+
+
+def test_report_of_a_divergent_run_shows_gaps(done):
+    content = copy.deepcopy(done[1])
+    content["results"]["descents"][0] |= {"objective": [0.1, None], "curvature": [7.0]}
+    assert "–" in report.conditioning(content)
+
+
+def test_claims_are_judged_and_known_to_the_ledger(done):
+    flags = replace(done[0], epochs=(0, 1, 10))
+    results = copy.deepcopy(done[1]["results"])
+    known = {claim for paper in ledger.PAPERS for claim in paper.claims}
+
+    def verdicts():
+        found = hessian_conditioning.claims(results, flags, "a model on data")
+        assert {entry["claim"] for entry in found} <= known
+        return [entry["verdict"] for entry in found]
+
+    for run in results["descents"]:
+        run["rises"] = 0
+    for point in results["points"]:
+        point["convex"] = {"mean": "convex", "sum": "convex", "forget loss": "not resolved"}
+        point["limit"] = {"mean": 1e-2, "sum": 1e-3}
+    assert verdicts() == ["holds", "holds", "holds", "not resolved"]
+    results["points"][0]["convex"] = dict.fromkeys(results["points"][0]["convex"], "not convex")
+    results["points"][1]["limit"]["sum"] = 1e-5
+    steepest = next(run for run in results["descents"] if run["times"]["anchor"] <= 1)
+    steepest["times"]["own path"], steepest["rises"] = 3.0, 2
+    assert verdicts() == ["mixed", "mixed", "mixed", "mixed"]
+    for point in results["points"]:
+        point["convex"] = dict.fromkeys(point["convex"], "not convex")
+        point["limit"] = {"mean": 1e-5, "sum": 1e-6}
+    steepest["times"]["own path"] = 0.9
+    assert verdicts() == ["fails"] * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"lam": 0.0}, "lam"),
+        ({"lr": -1.0}, "lr"),
+        ({"epochs": (1, 2)}, "epochs"),
+        ({"epochs": (0,)}, "epochs"),
+        ({"epochs": (0, 2, 1)}, "epochs"),
+        ({"probes": 1}, "probes"),
+        ({"lanczos_steps": 0}, "lanczos_steps"),
+        ({"examples": 0}, "examples"),
+        ({"look_every": 99}, "look_every"),
+        ({"forget": "class:10"}, "class"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, changes, name):
+    places = {"out": tmp_path / "out", "cache": tmp_path / "cache"}
+    flags = replace(SMALL, bench=replace(SMALL.bench, **places), **changes)
+    with pytest.raises(ValueError, match=name):
+        hessian_conditioning.run(flags)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_numbers_in_the_docstring_are_those_of_the_results(name):
+    for line in hessian_conditioning.headline(RESULTS[name]):
+        assert line in hessian_conditioning.__doc__
