@@ -18,6 +18,7 @@ from famr_jax.types import ApplyFn, Objective, Pair, Params
 FLOOR = 1e-6  # of the largest |e|, about ten roundings of float32: a smaller one has no sure sign
 BEND = 0.01  # where the axis of a density turns from linear to logarithmic
 AXIS = np.linspace(-5.5, 5.5, 89)  # that axis, in decades
+SPREAD = 16  # points that stand for one spread node
 RISE = 1e-5  # relative: more than the rounding of a float32 mean
 LOOK_STEPS = 10  # Lanczos steps from the gradient, which leans towards the stiffest direction
 
@@ -62,7 +63,6 @@ def spectrum(
     dim, floor = sum(leaf.size for leaf in jax.tree.leaves(like)), FLOOR * np.abs(nodes).max()
     ends = {"lambda_min": nodes.argmin(), "lambda_max": nodes.argmax()}
     scaled = lambda pair: [dim * np.asarray(part) for part in pair]  # noqa: E731
-    on_axis = found._replace(nodes=decades(nodes))
     return {
         "dim": dim,
         **{
@@ -73,7 +73,7 @@ def spectrum(
         "below": [scaled(found.count(-jnp.inf, -t)) for t in thresholds(lam)],
         "near_zero": [scaled(found.count(-t, t)) for t in thresholds(lam)],
         "above": [scaled(found.count(t, jnp.inf)) for t in thresholds(lam)],
-        "per_decade": scaled(on_axis.smooth(AXIS, width=AXIS[1] - AXIS[0])),
+        "per_decade": scaled(on_axis(found).smooth(AXIS, width=AXIS[1] - AXIS[0])),
     }
 
 
@@ -85,6 +85,23 @@ def thresholds(lam: float) -> list[float]:
 def decades(eigenvalues: Any) -> np.ndarray:
     """The axis of a density, asinh(e / 2 BEND) / log 10: 1 at ten times BEND, -1 at minus that."""
     return np.arcsinh(np.asarray(eigenvalues) / (2 * BEND)) / math.log(10)
+
+
+def on_axis(found: curvature.Density) -> curvature.Density:
+    """A density on the axis of `decades`, each node spread over what its steps leave open.
+
+    That is its cell, halfway to its neighbours, as far as its residual reaches: without it a single
+    node near zero, where most eigenvalues are, would draw a peak and gaps that are not there.
+    """
+    nodes, residuals = np.asarray(found.nodes), np.asarray(found.residuals)
+    at = decades(nodes)
+    between = (at[:, 1:] + at[:, :-1]) / 2
+    low = np.maximum(np.c_[at[:, :1], between], decades(nodes - residuals))
+    high = np.minimum(np.c_[between, at[:, -1:]], decades(nodes + residuals))
+    parts = (np.arange(SPREAD) + 0.5) / SPREAD
+    spread = low[..., None] + (high - low)[..., None] * parts
+    weights = np.repeat(np.asarray(found.weights) / SPREAD, SPREAD, axis=1)
+    return curvature.Density(spread.reshape(len(at), -1), weights, residuals)
 
 
 def gauss_newton(apply_fn: ApplyFn, params: Params, x: Array, *, lam: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jax import Array
 
 from experiments import common, conditioning, workbench
 from experiments.workbench import USES_OF_KEYS, Case, Workbench, make_optimizer
-from famr_jax import curvature, losses, metrics, report, unlearn
+from famr_jax import curvature, losses, mesh, metrics, report, unlearn
 from famr_jax.methods import famr
 from famr_jax.types import Batch, Pair, Params, check_count, check_number
 
@@ -99,6 +99,10 @@ class Study:
     def outputs(self, params: Params, batch: Batch) -> Array:
         return self.bench.model.apply(params, batch.x)
 
+    def accuracy(self, params: Params, batch: Batch) -> Array:
+        logits = metrics.predict(self.bench.model.apply, params, batch.x)
+        return metrics.accuracy(logits, batch.labels)
+
     def hessian(self, params: Params) -> curvature.Hessian:
         """Of the mean forget loss."""
         return curvature.Hessian(self.forget_loss, params, self.forget, AT_ONCE)
@@ -114,6 +118,7 @@ class Study:
         yield 0, self.original
         sizes = {"epochs": epochs[-1], "batch_size": self.flags.bench.batch_size}
         state = unlearn.begin(self.method, self.original, forget, key=key)
+        state = mesh.split(state)
         steps = unlearn.run_epochs(self.method, state, forget, **sizes, key=key)
         for epoch, state, info in steps:
             if not np.all(info["finite"]):
@@ -131,8 +136,8 @@ class Study:
         point = {
             "epoch": epoch,
             "forget_loss": loss,
-            "for_acc": metrics.accuracy(self.outputs(params, self.forget), self.forget.labels),
-            "ret_acc": metrics.accuracy(self.outputs(params, self.retain), self.retain.labels),
+            "for_acc": self.accuracy(params, self.forget),
+            "ret_acc": self.accuracy(params, self.retain),
             "grad_norm": (norm := optax.tree.norm(grads)),
             "distance": optax.tree.norm(optax.tree.sub(params, self.original)),
             "forget": self.spectra(forget, params, groups=an_end),

@@ -60,6 +60,24 @@ def test_spectrum_is_the_dense_one_where_the_steps_suffice(x64):
     assert mass == pytest.approx(len(spread), rel=1e-3)
 
 
+def test_density_near_zero_is_spread_and_not_a_peak_with_gaps(x64):
+    """Ten steps on eigenvalues of all sizes: no gap between them, and the ends where they are."""
+    half = np.geomspace(1e-4, 100, 60)
+    found = curvature.density(
+        Dense(symmetric(np.r_[-half, half])),
+        {"a": jnp.zeros(120)},
+        num_steps=10,
+        num_probes=5,
+        key=KEY,
+    )
+    spread = conditioning.on_axis(found)
+    height, _ = spread.smooth(conditioning.AXIS, width=0.125)
+    inside = np.abs(conditioning.AXIS) < conditioning.decades(50)
+    assert np.all(120 * height[inside] > 0.5)
+    assert np.trapezoid(height, conditioning.AXIS) == pytest.approx(1, rel=1e-3)
+    np.testing.assert_allclose(spread.nodes.max(), conditioning.decades(100), atol=0.1)
+
+
 def test_gauss_newton_has_the_eigenvalues_of_the_dense_matrix(x64):
     params, batch, _, outputs_fn, _ = problem("mlp_5", n=5)
     apply_fn = lambda params, x: outputs_fn(params, Batch(x, batch.labels))  # noqa: E731

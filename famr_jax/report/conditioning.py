@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from famr_jax.report import page, spectra
-from famr_jax.report.findings import ENDS, about, findings
+from famr_jax.report.findings import ENDS, about, findings, finest
 from famr_jax.report.forgetting import appendix
 from famr_jax.report.page import Html, element, number
 from famr_jax.report.spectra import Curve
@@ -71,7 +71,7 @@ def _path(results: dict, flags: dict) -> Html:
         f"Eigenvalues per decade, both axes logarithmic (within ±{results['bend']:g} linear); "
         f"bands are two standard errors over {flags['probes']} random probes of "
         f"{flags['lanczos_steps']} Lanczos steps. Shaded: below −lam, where FAMR's own Hessian is "
-        "negative. The peak around zero holds what the steps do not resolve."
+        "negative. A node is spread over what its steps leave open: flat means not resolved."
     )
     key = page.key(*((f"{name} Hessian", tone) for name, tone in SETS.values()))
     return page.section(
@@ -130,16 +130,16 @@ def _ends(results: dict, flags: dict) -> Html:
                     *(_end(found[end]) for end in reversed(ENDS)),
                     number(found["lambda_min"]["value"] + lam) if own else None,
                     page.badge(convex, TONES.get(convex, "")) if own else None,
-                    *_counts(found),
+                    *_counts(results, found),
                     (number(point["bound"]) if point["bound"] else "vacuous") if own else None,
                 )
             )
     columns = (
         *("Hessian", "λ max", "λ min", "λ min + lam", "FAMR's own is"),
-        *("Below −t", "Within ±t", "Above t", "Bound"),
+        *("Negative", "Near zero", "Positive", "Bound"),
     )
     caption = (
-        f"{_thresholds(results)} λ with the residual of its Ritz pair. Bound: "
+        f"{_thresholds(results)} Bound: "
         "lam |g| / (λ min (λ min + lam)), vacuous unless λ min is positive beyond its error."
     )
     table = page.table(columns, rows, numeric=(1, 2, 3, 5, 6, 7, 8), caption=caption)
@@ -149,19 +149,25 @@ def _ends(results: dict, flags: dict) -> Html:
 def _thresholds(results: dict) -> str:
     told = ", ".join(map(number, results["thresholds"]))
     return (
-        f"Counts of eigenvalues, a line each for t = {told} (lam, 10 lam, 100 lam), with standard errors and what the Lanczos steps cannot assign; "
-        "n. r.: these steps do not resolve it."
+        f"Eigenvalues are counted beyond the least of {told} (lam, 10 lam, 100 lam) that the "
+        "Lanczos steps resolve, with standard errors and what the steps cannot assign; n. r.: none "
+        "is resolved. Errors of λ below one per mille are not printed."
     )
 
 
-def _counts(found: dict) -> list[Html]:
-    """Cells of the counts below, near and above zero, a line for each threshold."""
-    lines = ([about(pair) for pair in found[name]] for name in ("below", "near_zero", "above"))
-    return [page.html(*(element("div", line) for line in cell)) for cell in lines]
+def _counts(results: dict, found: dict) -> list[Html]:
+    """Cells of the counts below, near and above zero, each where it is resolved."""
+    cells = []
+    for name, sign in (("below", "< −"), ("near_zero", "within ±"), ("above", "> ")):
+        told, threshold = finest(results["thresholds"], found[name])
+        cells.append(page.html(told, element("small", f"{sign}{number(threshold)}")))
+    return cells
 
 
 def _end(end: dict) -> Html:
-    return page.html(number(end["value"]), element("small", f"± {number(end['error'])}"))
+    loose = end["error"] > 1e-3 * abs(end["value"])
+    error = element("small", f"± {number(end['error'])}") if loose else ""
+    return page.html(number(end["value"]), error)
 
 
 def _groups(results: dict, flags: dict) -> Html:
@@ -184,17 +190,17 @@ def _groups(results: dict, flags: dict) -> Html:
             number(point["epoch"]),
             number(found["dim"]),
             *(_end(found[end]) for end in reversed(ENDS)),
-            *_counts(found),
+            *_counts(results, found),
             f"{number(found['trace'][0])} ± {number(found['trace'][1])}",
         )
-        for name in ("all", *names)
+        for name in names
         for point in (first, last)
         for which, (_, tone) in SETS.items()
         for found in (point[which][name],)
     ]
     columns = (
         *("Layer group", "Epoch", "Weights", "λ max", "λ min"),
-        *("Below −t", "Within ±t", "Above t", "Trace"),
+        *("Negative", "Near zero", "Positive", "Trace"),
     )
     caption = (
         f"{_thresholds(results)} Diagonal blocks of the Hessians, the other weights held. The "

@@ -21,6 +21,12 @@ def about(pair: Sequence[float]) -> str:
     return f"{number(round(value))} ± {number(max(1, round(error)))}"
 
 
+def finest(thresholds: Sequence[float], pairs: Sequence[Sequence[float]]) -> tuple[str, float]:
+    """The count at the smallest threshold where it is resolved, and that threshold."""
+    known = [(about(p), t) for t, p in zip(thresholds, pairs, strict=True) if resolved(p)]
+    return known[0] if known else ("n. r.", thresholds[-1])
+
+
 def findings(results: dict, flags: dict) -> list[tuple[str, str]]:
     """Questions and answers, for the head of the report."""
     return [
@@ -39,19 +45,15 @@ def _convexity(results: dict, flags: dict) -> str:
     least = [point["forget"]["all"]["lambda_min"] for point in points]
     states = [point["convex"]["mean"] for point in points]
     needed = max(0.0, -min(end["value"] for end in least))
-    both = zip(results["thresholds"], whole["below"], strict=True)
-    known = [(threshold, pair) for threshold, pair in both if resolved(pair)]
-    counted = (
-        f"; {about(known[0][1])} of {number(whole['dim'])} directions curve down by more than "
-        f"{number(known[0][0])}, the least that the Lanczos steps resolve"
-        if known
-        else ""
-    )
+    told, threshold = finest(results["thresholds"], whole["below"])
+    later = ", ".join(states[1:]) if len(set(states[1:])) > 1 else f"{states[1]} at any"
     return (
         f"At the trained weights: {states[0]}. The forget Hessian's smallest eigenvalue is "
-        f"{number(least[0]['value'])} there, and lam adds {lam:g}{counted}. At the later epochs: "
-        f"{', '.join(states[1:])}. For all of them it would take a lam above {number(needed)}, in "
-        f"the sum form that the paper writes above {number(count * needed)}."
+        f"{number(least[0]['value'])} there, and lam adds {lam:g}; {told} of "
+        f"{number(whole['dim'])} directions curve down by more than {number(threshold)}, the least "
+        f"that the Lanczos steps resolve. At the later epochs: {later}. For all of them it would "
+        f"take a lam above {number(needed)}, in the sum form that the paper writes above "
+        f"{number(count * needed)}."
     )
 
 
