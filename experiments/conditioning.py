@@ -23,14 +23,18 @@ RISE = 1e-5  # relative: more than the rounding of a float32 mean
 LOOK_STEPS = 10  # Lanczos steps from the gradient, which leans towards the stiffest direction
 
 
+WORDS = {
+    "embedding": {"patches", "position", "class_token"},
+    "attention": {"norm_attention", "qkv", "out"},
+    "MLP": {"norm_mlp", "up", "down"},
+    "head": {"norm", "head"},
+}
+
+
 def group_of(path: str) -> str:
-    """The layer group of a parameter such as "block_0/qkv/kernel"."""
-    parts = path.split("/")
-    if parts[0] in ("patches", "position"):
-        return "embedding"
-    if parts[0] in ("norm", "head"):
-        return "head"
-    return "attention" if {"norm_attention", "qkv", "out"} & set(parts) else "MLP"
+    """The layer group of a parameter such as "block_0/qkv/kernel"; "body" in other models."""
+    parts = set(path.split("/"))
+    return next((name for name, words in WORDS.items() if words & parts), "body")
 
 
 def _in_group(name: str, path: str) -> bool:
@@ -38,7 +42,7 @@ def _in_group(name: str, path: str) -> bool:
 
 
 # Built once: jit knows a predicate by identity.
-GROUPS = {name: partial(_in_group, name) for name in ("embedding", "attention", "MLP", "head")}
+GROUPS = {name: partial(_in_group, name) for name in (*WORDS, "body")}
 
 
 def spectrum(

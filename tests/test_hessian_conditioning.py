@@ -32,13 +32,14 @@ def test_every_weight_of_a_vit_has_one_layer_group():
         for path, _ in jax.tree_util.tree_leaves_with_path(params)
     ]
     groups = {path: conditioning.group_of(path) for path in paths}
-    assert set(groups.values()) == set(conditioning.GROUPS)
+    assert set(groups.values()) == set(conditioning.WORDS)
     for path, group in groups.items():
         assert [name for name, keep in conditioning.GROUPS.items() if keep(path)] == [group]
     assert groups["block_1/qkv/kernel"] == groups["block_0/norm_attention/scale"] == "attention"
     assert groups["block_0/down/bias"] == groups["block_1/norm_mlp/bias"] == "MLP"
     assert groups["position"] == groups["patches/kernel"] == "embedding"
     assert groups["head/kernel"] == groups["norm/scale"] == "head"
+    assert conditioning.group_of("layer_0/kernel") == "body"
 
 
 def test_spectrum_is_the_dense_one_where_the_steps_suffice(x64):
