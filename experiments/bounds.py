@@ -185,7 +185,8 @@ class Measurement:
         newton = self.solved(self.hessian_at_anchor, self.g, lam).value
         gap = float(optax.tree.norm(optax.tree.add(moved, newton)))
         change = lambda p: self.hessian(p) + (-1.0) * self.hessian_at_anchor  # noqa: E731
-        drift = lambda p: max(map(abs, self.ends(change(p))))  # noqa: E731
+        # Of the zero operator, at the anchor itself, Lanczos finds no end.
+        drift = lambda p: max(map(abs, self.ends(change(p)))) if apart(p, anchor) else 0.0  # noqa: E731
         (drifted,) = segment.along(drift, anchor, end, points=self.problem.points)
         return certify.newton_gap(gap, drifted.mean, distance, lowest, lam, residual=residual)
 

@@ -262,13 +262,18 @@ def privacy_loss(fitted: Fitted, x: Array, signs: Array, removals: Array) -> Arr
     Returns:
         In nats, `[heads]`; that of all heads together is the sum, their noise being independent.
     """
-    of_head = partial(_privacy_loss, fitted=fitted, x=x, removals=jnp.asarray(removals, bool))
-    return jax.vmap(of_head, in_axes=(0, 1))(fitted.weights, signs)
+    return _privacy_losses(fitted, x, signs, jnp.asarray(removals, bool))
+
+
+# Heads go through `lax.map`: under `vmap`, batched LAPACK calls that XLA runs side by side can wait
+# for each other on two cores.
 
 
 @jax.jit
 def _fit(x, signs, b, retained, l2):
-    def head(s, b):
+    def head(each):
+        s, b = each
+
         def newton(carry):
             w, grad, num_steps = carry
             step = -jnp.linalg.solve(_hessian(w, x, s, retained, l2), grad)
@@ -286,7 +291,7 @@ def _fit(x, signs, b, retained, l2):
         w, grad, _ = jax.lax.while_loop(going_on, newton, start)
         return w, jnp.linalg.norm(grad)
 
-    return jax.vmap(head, in_axes=(1, 0))(signs, b)
+    return jax.lax.map(head, (signs.T, b))
 
 
 @partial(jax.jit, static_argnames="settle")
@@ -294,14 +299,15 @@ def _remove(fitted, x, signs, rows, *, settle):
     keep = fitted.retained & ~rows
     norm = jnp.sqrt(jnp.linalg.eigvalsh((x.T * keep) @ x)[-1])
 
-    def head(w, b, s):
+    def head(each):
+        w, b, s = each
         whole = -_gradient(w, x, s, keep, fitted.l2) - b
         removed = whole if settle else _gradient(w, x, s, rows, fitted.l2)
         v, short = _newton_step(w, x, s, keep, removed, fitted.l2)
         bound = CURVE / 2 * norm * jnp.linalg.norm((x @ v) ** 2 * keep) + short
         return w + v, bound, jnp.linalg.norm(_gradient(w + v, x, s, keep, fitted.l2) + b)
 
-    weights, bound, residual = jax.vmap(head, in_axes=(0, 0, 1))(fitted.weights, fitted.b, signs)
+    weights, bound, residual = jax.lax.map(head, (fitted.weights, fitted.b, signs.T))
     spent = bound if settle else fitted.spent + bound
     after = Fitted(weights, fitted.b, keep, spent, fitted.l2, fitted.sigma, fitted.noise)
     return Removed(after, bound, residual)
@@ -325,24 +331,32 @@ def _hessian(w, x, s, mask, l2):
 
 
 @jax.jit
-def _privacy_loss(w, s, fitted, x, removals):
+def _privacy_losses(fitted, x, signs, removals):
     log_det = lambda matrix: jnp.linalg.slogdet(matrix)[1]  # noqa: E731
 
-    def log_density(w, keep):
+    def log_density(w, s, keep):
         """Of weights that minimise the objective on `keep`, b being what makes them do so."""
         b, hessian = _gradient(w, x, s, keep, fitted.l2), _hessian(w, x, s, keep, fitted.l2)
         return log_det(hessian) - jnp.sum(b**2) / (2 * fitted.sigma**2)
 
-    def body(carry, rows):
-        w, keep, volume = carry
-        keep = keep & ~rows
-        removed = lambda w: _gradient(w, x, s, rows, fitted.l2)  # noqa: E731
-        step = lambda w: w + _newton_step(w, x, s, keep, removed(w), fitted.l2)[0]  # noqa: E731
-        return (step(w), keep, volume + log_det(jax.jacfwd(step)(w))), None
+    def head(each):
+        start, s = each
 
-    start = (w, fitted.retained, jnp.zeros_like(w[0]))
-    (end, keep, volume), _ = jax.lax.scan(body, start, removals)
-    return log_density(w, fitted.retained) - volume - log_density(end, keep)
+        def body(carry, rows):
+            w, keep, volume = carry
+            before, keep = _hessian(w, x, s, keep, fitted.l2), keep & ~rows
+            after = _hessian(w, x, s, keep, fitted.l2)
+            v = jnp.linalg.solve(after, _gradient(w, x, s, rows, fitted.l2))
+            # The Jacobian of w -> w + H^-1 D is H^-1 (H + dD/dw - dH/dw [v]).
+            p = jax.nn.sigmoid(s * (x @ w))
+            turn = (x.T * (s * p * (1 - p) * (1 - 2 * p) * (x @ v) * keep)) @ x
+            return (w + v, keep, volume + log_det(before - turn) - log_det(after)), None
+
+        carry = (start, fitted.retained, jnp.zeros_like(start[0]))
+        (end, keep, volume), _ = jax.lax.scan(body, carry, removals)
+        return log_density(start, s, fitted.retained) - volume - log_density(end, s, keep)
+
+    return jax.lax.map(head, (fitted.weights, signs.T))
 
 
 def _check_data(x, signs):
