@@ -1,5 +1,7 @@
 """Removal against retraining, its bound against the gradient, its noise against exact densities."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -234,6 +236,31 @@ def test_privacy_loss_is_the_density_ratio_of_one_weight(steps):
     excess = np.maximum(1 - np.exp(epsilon - np.asarray(losses)), 0) * scipy.stats.norm.pdf(draws)
     bound = float(jnp.max(after.spent))
     assert scipy.integrate.simpson(excess, x=draws) <= gaussian_delta(bound, epsilon)
+
+
+def test_privacy_loss_has_the_jacobian_of_the_removal():
+    """In five dimensions, its columns by differences: heads that start a little apart."""
+    x, signs = problem()
+    signs = jnp.repeat(signs[:, :1], 10, axis=1)
+    fitted = fit(x, signs, l2=0.05, sigma=2.0, noise="objective", key=KEY)
+    shifts = 1e-5 * np.concatenate([np.eye(5), -np.eye(5)])
+    around = replace(fitted, weights=fitted.weights[:1] + shifts)
+    rows = mask(range(20))
+    ends = np.asarray(remove(around, x, signs, rows).fitted.weights)
+    volume = np.linalg.slogdet((ends[:5] - ends[5:]) / 2e-5)[1]
+
+    def log_density(w, keep):
+        kept, s = np.asarray(x)[keep], np.asarray(signs)[keep, 0]
+        p = 1 / (1 + np.exp(-s * (kept @ w)))
+        b = kept.T @ (-s * (1 - p)) + 0.05 * len(s) * w
+        hessian = (kept.T * (p * (1 - p))) @ kept + 0.05 * len(s) * np.eye(5)
+        return np.linalg.slogdet(hessian)[1] - b @ b / (2 * 2.0**2)
+
+    start, end = np.asarray(fitted.weights)[0], ends.mean(0)
+    wanted = log_density(start, ~mask([])) - volume - log_density(end, ~rows)
+    loss = removal.privacy_loss(fitted, x, signs, rows[None])[0]
+    np.testing.assert_allclose(loss, wanted, atol=1e-6)
+    assert abs(volume) > 1e-3
 
 
 def test_one_vs_rest():
