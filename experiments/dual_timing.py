@@ -165,7 +165,7 @@ def claims(results: dict[str, Any]) -> list[dict[str, str]]:
     cross, limit = results["crossings"], results["rows"][0]["retained_outputs"]
     beyond = [i for i, size in enumerate(cross["num_params"]) if size > limit]
     faster = [[r["ratios"][i] > 1 for i in beyond] for r in cross["routes"].values()]
-    won = "; ".join(f"{k}, {_from(r['crossover'])}" for k, r in cross["routes"].items())
+    won = "; ".join(f"{name}, {_where(route)}" for name, route in cross["routes"].items())
     verdict = "holds" if all(map(all, faster)) else "mixed" if any(map(any, faster)) else "fails"
     return [
         common.claim(
@@ -179,8 +179,11 @@ def claims(results: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _from(value: float | None) -> str:
-    return "nowhere" if value is None else f"from {value:.2g} parameters on"
+def _where(route: dict[str, Any]) -> str:
+    if all(value > 1 for value in route["ratios"]):
+        return "at every size"
+    found = route["crossover"]
+    return "nowhere" if found is None else f"from {found:.2g} parameters on"
 
 
 def headline(content: dict[str, Any]) -> list[str]:
@@ -189,7 +192,7 @@ def headline(content: dict[str, Any]) -> list[str]:
     lines = ["parameters  " + "  ".join(str(size) for size in cross["num_params"])]
     for name, route in cross["routes"].items():
         ratios = "  ".join(f"{value:.2g}" for value in route["ratios"])
-        lines.append(f"primal / dual, {name}  {ratios}  faster {_from(route['crossover'])}")
+        lines.append(f"primal / dual, {name}  {ratios}  faster {_where(route)}")
     return lines
 
 
