@@ -71,19 +71,6 @@ def test_crossover_is_where_the_ratio_stays_above_one(ratios, wanted):
     assert found == pytest.approx(wanted)
 
 
-<<<<<<< Updated upstream
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_prose_verdicts_and_report_follow_from_the_result(name):
-    module, content = EXPERIMENTS[name], ledger.read_results()[name]
-    for line in module.headline(content):
-        assert line in module.__doc__
-    assert module.claims(content["results"]) == content["claims"]
-    write = getattr(dual_report, name.removeprefix("dual_"))
-    document = write(content)
-    for entry in content["claims"]:
-        assert entry["words"] in html.unescape(document)
-    assert "href=" not in document.replace('href="#', "")
-=======
 RESULTS = {name: result for name, result in ledger.read_results().items() if name in EXPERIMENTS}
 
 
@@ -91,4 +78,3 @@ RESULTS = {name: result for name, result in ledger.read_results().items() if nam
 def test_numbers_in_the_docstring_are_those_of_the_result(name):
     for line in EXPERIMENTS[name].headline(RESULTS[name]):
         assert line in EXPERIMENTS[name].__doc__
->>>>>>> Stashed changes

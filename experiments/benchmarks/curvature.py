@@ -486,7 +486,8 @@ def headline(result: Mapping[str, Any]) -> list[str]:
                 continue
             start = task.get("cold", {}).get(label)
             lines.append(
-                f"{name:<30} {label:<24} {each['wall']['best']:8.3f} {each['process']['best']:8.3f} "
+                f"{name:<30} {label:<24} {each['wall']['best']:8.3f} "
+                f"{each['process']['best']:8.3f} "
                 f"{each['products']:4d} {each['error']:.0e} {'' if each['right'] else 'wrong':<5} "
                 + (f"{start['wall']:6.1f}" if start else "")
             )
