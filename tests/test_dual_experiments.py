@@ -75,6 +75,13 @@ RESULTS = {name: result for name, result in ledger.read_results().items() if nam
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_numbers_in_the_docstring_are_those_of_the_result(name):
-    for line in EXPERIMENTS[name].headline(RESULTS[name]):
-        assert line in EXPERIMENTS[name].__doc__
+def test_prose_verdicts_and_report_follow_from_the_result(name):
+    module, content = EXPERIMENTS[name], RESULTS[name]
+    for line in module.headline(content):
+        assert line in module.__doc__
+    assert module.claims(content["results"]) == content["claims"]
+    write = getattr(dual_report, name.removeprefix("dual_"))
+    document = write(content)
+    for entry in content["claims"]:
+        assert entry["words"] in html.unescape(document)
+    assert "href=" not in document.replace('href="#', "")
