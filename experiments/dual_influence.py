@@ -141,7 +141,7 @@ def infinite(flags: Flags, train: Batch, test: Batch) -> list[dict[str, Any]]:
         fit = partial(dual.fit, loss, l2=l2, tol=TIGHT["tol"])
         original = fit(gram, train.labels, zeros)
         retrained = fit(kernel.gram(train.x[kept]), train.labels[kept], zeros[kept])
-        how = {"l2": l2, "normaliser": "retained", **TIGHT}
+        how = {"l2": l2, "normaliser": "n-m", **TIGHT}
         found = dual.remove(loss, gram, original.outputs, train.labels, mask, **how)
         weights = jnp.zeros_like(zeros).at[kept].set(retrained.weights)
         moves = {"dual": found.value, "retrained": weights - original.weights}

@@ -176,7 +176,7 @@ def by_dual(
     **how: Any,
 ) -> tuple[Params, Solution]:
     """The dual route, matrix-free unless a Gram matrix is given: the move, and the dual weights."""
-    gram, how = gram or kernel.gram(train.x, form="matrix-free"), how | {"normaliser": "retained"}
+    gram, how = gram or kernel.gram(train.x, form="matrix-free"), how | {"normaliser": "n-m"}
     found = dual.remove(loss, gram, outputs, train.labels, mask, l2=l2, **how)
     return kernel.to_params(train.x, found.value), found
 

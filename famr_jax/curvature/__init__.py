@@ -3,6 +3,7 @@
 from famr_jax.curvature.algebra import Identity as Identity
 from famr_jax.curvature.algebra import Restricted as Restricted
 from famr_jax.curvature.algebra import linearized as linearized
+from famr_jax.curvature.block import solve_block as solve_block
 from famr_jax.curvature.conditioning import Condition as Condition
 from famr_jax.curvature.conditioning import condition as condition
 from famr_jax.curvature.jacobian import NTK as NTK

@@ -156,7 +156,7 @@ def remove(
     forget: np.ndarray,
     *,
     l2: float | Array,
-    normaliser: Literal["all", "retained"] = "all",
+    normaliser: Literal["n", "n-m"] = "n",
     tol: float = 1e-5,
     max_steps: int = 1000,
 ) -> Solution:
@@ -174,8 +174,8 @@ def remove(
         labels: Class indices, `[n]`.
         forget: What to remove, a mask `[n]`.
         l2: Ridge of the training objective.
-        normaliser: N, which divides the retained losses: n for "all", or the number "retained". At
-            one l2 these are two different models.
+        normaliser: N, which divides the retained losses: "n", as before, or "n-m", the number of
+            them. At one l2 these are two different models.
         tol: Wanted relative residual of v; the difference b - S v may amplify it, by at most
             lambda_max / l2.
         max_steps: Products with K after which to give up.
@@ -191,8 +191,8 @@ def remove(
     check_number("l2", l2, above=0)
     check_number("tol", tol, above=0)
     check_count("max_steps", max_steps)
-    if normaliser not in ("all", "retained"):
-        raise ValueError(f"`normaliser` must be 'all' or 'retained', got {normaliser!r}.")
+    if normaliser not in ("n", "n-m"):
+        raise ValueError(f"`normaliser` must be 'n' or 'n-m', got {normaliser!r}.")
     forget = np.asarray(forget)
     if forget.dtype != bool or forget.shape != (len(labels),) or forget.all() or not forget.any():
         rule = f"a mask of {len(labels)} examples, some of them and not all"
@@ -200,7 +200,7 @@ def remove(
             f"`forget` must be {rule}, got {forget.sum()} of {forget.shape}, {forget.dtype}."
         )
     rows = np.flatnonzero(~forget)
-    by = len(labels) if normaliser == "all" else len(rows)
+    by = len(labels) if normaliser == "n" else len(rows)
     return _remove(loss, gram, outputs, labels, rows, by, l2, tol, max_steps)
 
 
