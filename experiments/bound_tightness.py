@@ -8,9 +8,9 @@ Transformer; then examples are removed from logistic heads, where removal can be
 
     python -m experiments.bound_tightness
 
-XXX on two CPU cores. Writes metrics.json and report.html. Expect (bound / measured at lam 0.1 and
-100; then removals until the budget is spent, and test accuracy without noise and with):
-
+Writes metrics.json and report.html: bound over measured of every certificate at every lam, then the
+removals until the budget is spent and the accuracy that the noise costs. No full-size result is
+recorded yet.
 """
 
 from collections.abc import Sequence
