@@ -7,7 +7,7 @@ solution. On the demo's ViT: the steps of ten epochs along eigenvectors of the f
 
     python -m experiments.anchor_limits
 
-NUMBERS
+No full-size result is recorded yet.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,14 @@ infinite width, where there are no parameters, of half of the training set. The 
 
     python -m experiments.dual_influence
 
-MINUTES
+Three minutes on two busy CPU cores. Expect (least and largest error over the
+removals; infinite width with half of the training set forgotten):
+
+    dual - primal, relative  5.2e-10
+    linearised, squared  error 2.9e-10 to 6.4e-10
+    linearised, cross_entropy  error 0.023 to 0.98
+    infinite width, squared  error 1.4e-11  slope 1.000
+    infinite width, cross_entropy  error 0.052  slope 0.979
 """
 
 from dataclasses import dataclass

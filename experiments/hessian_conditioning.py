@@ -1,4 +1,20 @@
-"""Hessian."""
+"""How well conditioned is what FAMR descends: spectra along its run, by layer, and the step rule.
+
+Claims (FAMR, arXiv 2506.14515): the anchor makes the objective locally strongly convex; a step of
+at most 1/(L + lam) descends monotonically, and 1e-4 is one; the distance to the influence estimate
+is O(lam / lambda_min^2). Measures the Hessians of the forget loss and of the retained data by exact
+products at epochs 0 to 10, the rank of the Gauss-Newton part and what the residual term adds, and
+runs gradient descent at multiples of 1/(L + lam); writes a JSON and a report.
+
+    python -m experiments.hessian_conditioning
+
+15 minutes on two busy CPU cores. Expect (ends of the forget Hessian at epochs 0, 1, 2, 5, 10; L
+along the path is that which gradient descent itself met):
+
+    digits  class:3  lambda_max 119 155 238 554 446  lambda_min -273 -255 -230 -81.3 -31.3
+    digits  class:3  rank 1314 of at most 1314 (N=146)
+    digits  class:3  monotone within 1/(L + lam): 5 of 7 by L anchor, 2 of 2 by L own path
+"""
 
 import itertools
 from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ regression in float64, where all of it is exact, and the demo's ViT beside oracl
 
     python -m experiments.influence_gap
 
-NUMBERS
+No full-size result is recorded yet.
 """
 
 from dataclasses import dataclass, field, replace

@@ -7,9 +7,7 @@ Removes single digits, and random groups of a tenth, really retrains each time f
 
     python -m experiments.influence_vs_retraining
 
-TIME
-
-HEADLINE
+No full-size result is recorded yet.
 
 Rank is Spearman's correlation over the removals, mean over the queries; slope that of truth on
 prediction, through zero; error is ||truth - prediction|| / ||truth||, 1 for doing nothing. All are

@@ -33,5 +33,7 @@ def test_notebook_runs(path, tmp_path):
     script.write_text("\n".join("".join(cell["source"]) for cell in code_cells(path)))
     command = [sys.executable, str(script)]
     env = os.environ | {"MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

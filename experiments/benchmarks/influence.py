@@ -2,9 +2,7 @@
 
     python -m experiments.benchmarks.influence
 
-Needs torch, dattri and kronfluence. TIME
-
-EXPECT
+Needs torch, dattri and kronfluence (the extra `[peers]`). No full-size result is recorded yet.
 """
 
 import os
