@@ -1,5 +1,6 @@
 """What is written in prose is what the committed results say."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,19 @@ def test_numbers_in_prose_are_those_of_the_results(name, text):
     prose = class_forgetting.__doc__ if text == "docstring" else (ROOT / "README.md").read_text()
     for line in class_forgetting.headline(FORGETTING[name]):
         assert line in prose
+
+
+def test_findings_in_the_readme_are_headlines_of_the_results():
+    said = (ROOT / "README.md").read_text().partition("Some of what they found")[2]
+    lines = [
+        line.strip() for line in said.partition("## Layout")[0].split("\n") if line[:4] == "    "
+    ]
+    modules = {name.partition("-")[0] for name in RESULTS if not name.startswith("benchmark")}
+    written = {
+        line
+        for name, result in RESULTS.items()
+        if name.partition("-")[0] in modules
+        for line in import_module(f"experiments.{name.partition('-')[0]}").headline(result)
+    }
+    assert lines
+    assert set(lines) <= written
