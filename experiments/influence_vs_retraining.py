@@ -7,7 +7,15 @@ Removes single digits, and random groups of a tenth, really retrains each time f
 
     python -m experiments.influence_vs_retraining
 
-No full-size result is recorded yet.
+Six minutes on two busy CPU cores. Expect (rank, slope and error of the first-order prediction, the
+same of one exact Newton step for each removal, and the null):
+
+    logistic  single  first order 0.974 3.194 0.824  newton 0.985 1.035 0.111  null 1.000
+    logistic  group  first order 0.922 2.794 0.807  newton 0.990 1.036 0.134  null 1.000
+    linearised:mlp_8  single  first order 0.988 1.775 0.496  newton 0.995 1.059 0.110  null 0.196
+    linearised:mlp_8  group  first order 0.969 1.705 0.515  newton 0.995 1.067 0.131  null 0.424
+    mlp_16  single  first order 0.286 2.525 0.938  newton 0.289 0.679 0.900  null 0.107
+    mlp_16  group  first order 0.545 2.147 0.909  newton 0.581 0.651 0.837  null 0.443
 
 Rank is Spearman's correlation over the removals, mean over the queries; slope that of truth on
 prediction, through zero; error is ||truth - prediction|| / ||truth||, 1 for doing nothing. All are
