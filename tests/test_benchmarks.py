@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks import influence, step
+from experiments.benchmarks import curvature, influence, step, torch_peers
 
 
 @pytest.mark.slow
@@ -28,3 +29,45 @@ def test_influence_agrees_with_its_correct_peers(tmp_path):
         error = {name: each["error"] for name, each in result["accuracy"].items()}
         assert max(error[name] for name in ("ours", "dattri explicit", "torch by hand")) < 1e-3
         assert result["accuracy"]["ours"]["residual"] < 1e-4
+
+
+@pytest.mark.slow
+def test_curvature_is_right_where_the_peers_are_known_to_be_wrong(tmp_path):
+    pytest.importorskip("torch")
+    absent = torch_peers.missing()
+    out = tmp_path / "curvature.json"
+    curvature.run(replace(curvature.SMALL, out=out))
+    result = json.loads(out.read_text())
+    results = result["results"]
+    assert max(results["agreement"].values()) < 1e-10
+    for task in results["tasks"].values():
+        assert task["runners"]["ours"]["right"]
+    assert results["products"]["product / gradient"]["flops"] < 3
+    ragged, copies, silent = results["faults"].values()
+    assert ragged["ours"] < 1e-5
+    assert copies["ours"] == 1
+    assert "indefinite" in silent["ours"]
+    assert len(curvature.headline(result)) > len(curvature.TASKS)
+    if "hessian-eigenthings" not in absent:
+        assert ragged["hessian-eigenthings"] > 1e-3
+        assert copies["hessian-eigenthings"] > 1
+    if "PyHessian" not in absent:
+        assert "failed" in results["tasks"]["density, MLP"]["runners"]["PyHessian"]
+    if "curvlinops" not in absent:
+        assert not results["tasks"]["product, ViT"]["runners"]["curvlinops"]["right"]
+
+
+def test_curvature_goes_on_without_a_peer_and_says_so(monkeypatch):
+    monkeypatch.setattr(torch_peers, "PACKAGES", {"Nobody": ("nobody", "nobody_at_all")})
+    assert "pip install nobody" in torch_peers.missing()["Nobody"]
+
+
+RESULTS = (Path(__file__).parent.parent / "experiments" / "results").glob(
+    "benchmark-curvature*.json"
+)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS), ids=lambda path: path.stem)
+def test_curvature_docstring_is_its_result(path):
+    for line in curvature.headline(json.loads(path.read_text())):
+        assert line in curvature.__doc__

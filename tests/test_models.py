@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import erf
 
 from famr_jax import models
-from famr_jax.models import vit
+from famr_jax.models import smooth, vit
 from famr_jax.models.vit import VARIANTS
 
 NAMES = ("logistic", "mlp_8", "mlp_6x5", "vit_mu/4", "vit_mu/4_token", "resnet18")
@@ -307,3 +307,31 @@ def test_the_same_arguments_give_the_same_object():
 def test_create_refuses(name, changes, message):
     with pytest.raises(ValueError, match=message):
         create(name, **changes)
+
+
+def _gelu_plain(x):
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _standardise_plain(x):
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain"),
+    [(smooth.gelu, _gelu_plain), (partial(smooth.standardise, epsilon=1e-6), _standardise_plain)],
+)
+@pytest.mark.usefixtures("x64")
+def test_written_out_derivatives_are_those_of_the_formula(ours, plain):
+    x, u, v, w = jax.random.normal(jax.random.key(0), (4, 3, 7), jnp.float64)
+
+    def derivatives(function):
+        """Value, gradient, and mixed second and third derivatives, forward over reverse."""
+        total = lambda x: jnp.vdot(w, jnp.sin(function(2 * x)))  # noqa: E731
+        first = jax.grad(total)
+        second = lambda x: jax.jvp(first, (x,), (u,))[1]  # noqa: E731
+        return function(x), first(x), second(x), jax.jvp(second, (x,), (v,))[1]
+
+    for found, wanted in zip(derivatives(ours), derivatives(plain), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)

@@ -1,6 +1,9 @@
 """Is our exact curvature as fast as the libraries on PyTorch, and as right? On a CPU.
 
-python -m experiments.benchmarks.curvature
+    python -m experiments.benchmarks.curvature
+
+Needs torch and, of PyHessian, curvlinops, hessian-eigenthings and dattri, those that shall run (the
+extra `[peers]`). No full-size result is recorded yet.
 """
 
 import os
@@ -16,25 +19,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-import scipy.stats
-from jax.flatten_util import ravel_pytree
-from sklearn.datasets import load_digits
 
 from experiments import common
 from experiments.benchmarks import curvature_ours as ours
 from experiments.benchmarks import torch_peers as peers
-from experiments.benchmarks.torch_vit import torch_layout
-from famr_jax import train
-from famr_jax.curvature import eigenvalues, solve
-from famr_jax.loop import run_epochs
-from famr_jax.types import Batch, check_count
+from experiments.benchmarks.curvature_truth import TOLERANCE, Truth, faults, make_problems
+from famr_jax.types import check_count
 
-LOOP = 10
-MICRO_BATCH = 50
-TOLERANCE = 1e-4
 RIGHT = {"product": 1e-4, "top": TOLERANCE, "density": 0.02, "inverse": TOLERANCE}
 """Largest error of a result that counts as right; the errors are those of `Truth`."""
 
@@ -110,7 +102,7 @@ class Flags:
     """The small network."""
     size: int = 1000
     """Digits; the ViT's spectra and solves are on the first tenth."""
-    epochs: int = 5
+    epochs: int = 20
     """Of training, before anything is measured."""
     k: int = 10
     """Eigenvalues."""
@@ -148,7 +140,7 @@ def run(flags: Flags) -> None:
         common.console.print(sentence, style="yellow", markup=False)
     clock = common.Clock()
     problems = clock.show("training", lambda: make_problems(flags))
-    truths = {name: Truth(problem, peers.has_torch()) for name, problem in problems.items()}
+    truths = {name: Truth(problem, "torch" not in absent) for name, problem in problems.items()}
     tasks = {}
     for task in TASKS:
         work = partial(measure, task, problems[task.problem], truths[task.problem], absent, flags)
@@ -160,7 +152,7 @@ def run(flags: Flags) -> None:
         "agreement": {name: truth.agreement for name, truth in truths.items()},
         "tasks": tasks,
         "products": clock.show("gradients", lambda: gradients(problems["ViT"], flags.repeats)),
-        "faults": clock.show("faults", lambda: faults(problems, truths, absent)),
+        "faults": clock.show("faults", lambda: faults(problems["MLP"], truths["MLP"], absent)),
         "memory": clock.show("memory", lambda: memory(problems["ViT"], flags)),
     }
     config = common.describe("benchmarks.curvature", flags)
@@ -174,143 +166,27 @@ def run(flags: Flags) -> None:
         common.console.print(line, highlight=False)
 
 
-def make_problems(flags: Flags) -> dict[str, Any]:
-    """Networks trained on scikit-learn's digits, with a random unit vector: plain arrays."""
-    digits = load_digits()
-    x = (digits.images[: flags.size, :, :, None] / 8 - 1).astype(np.float32)
-    data = Batch(jnp.asarray(x), jnp.asarray(digits.target[: flags.size], jnp.int32))
-    sizes = {"k": flags.k, "steps": flags.steps, "probes": flags.probes, "loop": LOOP}
-    sizes |= {"tol": TOLERANCE, "batch_size": min(MICRO_BATCH, flags.size)}
-    problems = {}
-    for name, architecture, damping in (("ViT", flags.vit, 20.0), ("MLP", flags.mlp, 1.0)):
-        problem = {"model": architecture, "image_shape": (8, 8, 1), "num_classes": 10}
-        model = ours.model_of(problem)
-        init_key, fit_key, vector_key = jax.random.split(jax.random.key(flags.seed), 3)
-        learner = train.Supervised(model.apply, optax.adam(1e-3))
-        state = learner.init(model.init(init_key))
-        fit = {"size": flags.size, "epochs": flags.epochs, "batch_size": 100, "key": fit_key}
-        *_, (_, fitted, _) = run_epochs(learner, state, data, **fit)
-        flat, unravel = ravel_pytree(fitted.params)
-        v = jax.random.normal(vector_key, flat.shape)
-        arrays = {"params": fitted.params, "v": unravel(v / jnp.linalg.norm(v))}
-        arrays |= {"x": data.x, "labels": data.labels}
-        problem |= jax.tree.map(np.asarray, arrays) | sizes | {"damping": damping}
-        problems[name] = problem
-    tenth = max(1, flags.size // 10)
-    first = {"x": x[:tenth], "labels": np.asarray(data.labels[:tenth])}
-    return problems | {"ViT of 100": problems["ViT"] | first}
-
-
-class Truth:
-    """Products in float64, and with them the error of any result.
-
-    Attributes:
-        agreement: Relative difference of one product to PyTorch's double backward in float64.
-        order: Where each entry of a peer's flat vector stands in ours.
-    """
-
-    def __init__(self, problem: Mapping[str, Any], with_torch: bool):
-        self.problem = problem
-        cast = lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf  # noqa: E731
-        arrays = {name: problem[name] for name in ("params", "x", "labels", "v")}
-        double = {**problem, **jax.tree.map(cast, arrays)}
-        flat, unravel = ravel_pytree(problem["params"])
-        numbers = unravel(jnp.arange(flat.size, dtype=jnp.float32))
-        with jax.enable_x64(True):
-            self.matvec = ours.hessian(double, problem["batch_size"])
-            self.v = np.asarray(ravel_pytree(double["v"])[0])
-        self.agreement, self.order = None, np.arange(flat.size)
-        if with_torch:
-            net = peers.Net(double, "float64")
-            names, indices = [n for n, _ in net.net.named_parameters()], torch_layout(numbers)
-            self.order = np.concatenate([indices[name].ravel() for name in names]).astype(int)
-            theirs = self.to_ours(net.kept()(net.v))
-            self.agreement = _relative(theirs, self(self.v))
-
-    def __call__(self, v: np.ndarray) -> np.ndarray:
-        """H v of a flat vector in our order."""
-        with jax.enable_x64(True):
-            return np.asarray(_flat_product(self.matvec, jnp.asarray(v, jnp.float64)))
-
-    def to_ours(self, value: Any) -> np.ndarray:
-        """A peer's flat vectors, in rows, in our order and float64."""
-        value = np.asarray(value.detach() if hasattr(value, "detach") else value, np.float64)
-        moved = np.empty_like(value)
-        moved[..., self.order] = value
-        return moved
-
-    def error(self, task: str, value: Any, from_peer: bool) -> float:
-        """How wrong a result is.
-
-        Product: relative error. Eigenpairs: the largest ||H u - e u|| / e_1. Density: Wasserstein
-        distance to the exact spectrum, of its range. Inverse: ||b - (H + damping I) x|| / ||b||.
-        """
-        move = self.to_ours if from_peer else _flatten
-        if task in ("product", "fresh product", "held product"):
-            return _relative(move(value), self(self.v))
-        if task == "loop":
-            v = self.v
-            for _ in range(self.problem["loop"]):
-                v = self(v)
-                v = v / np.linalg.norm(v)
-            return _relative(move(value), v)
-        if task == "top":
-            values, vectors = np.asarray(value[0], np.float64), move(value[1])
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-            pairs = zip(values, vectors, strict=True)
-            return max(np.linalg.norm(self(u) - e * u) for e, u in pairs) / values.max()
-        if task == "density":
-            nodes, weights = (np.asarray(part, np.float64).ravel() for part in value)
-            exact = self.spectrum
-            distance = scipy.stats.wasserstein_distance(nodes, exact, weights)
-            return distance / np.ptp(exact)
-        x = move(value)
-        return float(np.linalg.norm(self.v - self(x) - self.problem["damping"] * x))
-
-    @property
-    def spectrum(self) -> np.ndarray:
-        """All eigenvalues of the float64 matrix."""
-        size = len(self.v)
-        with jax.enable_x64(True):
-            columns = jax.lax.map(partial(_flat_product, self.matvec), jnp.eye(size))
-        return np.linalg.eigvalsh(np.asarray(columns))
-
-
-@jax.jit
-def _flat_product(matvec, v):
-    return ravel_pytree(matvec(ravel_pytree(matvec.params)[1](v)))[0]
-
-
-def _flatten(value):
-    flat = value if isinstance(value, jax.Array) else ravel_pytree(value)[0]
-    return np.asarray(flat, np.float64)
-
-
-def _relative(found: np.ndarray, true: np.ndarray) -> float:
-    return float(np.linalg.norm(found - true) / np.linalg.norm(true))
-
-
 def measure(
     task: Task, problem: dict[str, Any], truth: Truth, absent: Mapping[str, str], flags: Flags
 ) -> dict[str, Any]:
     """Error, products and seconds of every runner, and our speed against the best right peer.
 
-    A peer that fails says why. One that takes a number of steps gets the fewest that do.
+    A peer that fails says why. One that is told its number of steps gets the fewest that do.
     """
     runners, told = {}, {}
     for label, (kind, peer) in task.theirs.items():
-        if peer in absent or not peers.has_torch():
+        if peer in absent or "torch" in absent:
             continue
         for steps in STEPS if _takes_steps(kind, peer) else (None,):
             try:
-                runners[label] = peers.TASKS[kind](problem | {"max_steps": steps}, peer)
-                value, products = runners[label]()
-                error = truth.error(kind, value, from_peer=True)
+                runner = peers.TASKS[kind](problem | {"max_steps": steps}, peer)
+                value, products = runner()
             except Exception as failure:
-                runners.pop(label, None)
                 told[label] = {"failed": f"{type(failure).__name__}: {failure}".split("\n")[0]}
                 break
-            told[label] = {"error": error, "products": products}
+            error = truth.error(kind, value, from_peer=True)
+            runners[label] = runner
+            told[label] = {"error": error, "products": products, "steps": steps}
             if error <= RIGHT[task.kind]:
                 break
     for label, kind in task.ours.items():
@@ -319,7 +195,8 @@ def measure(
         error = truth.error(kind, value, from_peer=False)
         told[label] = {"error": error, "products": products}
     for label, seconds in interleave(runners, flags.repeats).items():
-        told[label] |= {"right": bool(told[label]["error"] <= RIGHT[task.kind]), **seconds}
+        right = bool(told[label]["error"] <= RIGHT[task.kind])
+        told[label] |= {"right": right, **seconds}
     return {"runners": told, "speed": speeds(task, told)}
 
 
@@ -371,7 +248,7 @@ def cold(tasks: dict[str, Any], problems: Mapping[str, Any], repeats: int) -> No
             if best := tasks[task.name]["speed"].get(label, {}).get("peer"):
                 runners = {best: ("torch_peers", *task.theirs[best])} | runners
             problem = Path(directory) / "problem"
-            steps = tasks[task.name]["runners"].get(best, {}).get("products")
+            steps = tasks[task.name]["runners"].get(best, {}).get("steps")
             problem.write_bytes(pickle.dumps(problems[task.problem] | {"max_steps": steps}))
             first = fresh(runners[label], problem, cache)
             rounds = [
@@ -422,45 +299,6 @@ def gradients(problem: dict[str, Any], repeats: int) -> dict[str, Any]:
     }
 
 
-def faults(
-    problems: Mapping[str, Any], truths: Mapping[str, Truth], absent: Mapping[str, str]
-) -> dict[str, Any]:
-    """Where the peers are known to go wrong, and we on the same: errors, copies, words."""
-    mlp, truth = problems["MLP"], truths["MLP"]
-    n = len(mlp["labels"])
-    ragged, key = (2 * n // 5, 2 * n // 5, n - 2 * (2 * n // 5)), jax.random.key(0)
-    matvec = ours.hessian(mlp, None)
-    value, _ = ours.product(mlp | {"batch_size": ragged[0]})()
-    top = eigenvalues(matvec, matvec.params, k=mlp["k"], tol=TOLERANCE, key=key).values
-    b, damping = mlp["v"], 1e-3
-    solved = solve(matvec, b, damping=damping, tol=TOLERANCE, max_steps=500)
-    silent, info = jax.scipy.sparse.linalg.cg(
-        jax.jit(lambda v: jax.tree.map(lambda a, c: a + damping * c, matvec(v), v)),
-        b, tol=TOLERANCE, maxiter=500,
-    )  # fmt: skip
-    x = _flatten(silent)
-    found = {
-        "ragged batches": {"ours": truth.error("product", value, from_peer=False)},
-        "copies of the largest eigenvalue": {"ours": _copies(top)},
-        "solve of an indefinite matrix": {
-            "ours": solved.why,
-            "jax.scipy": f"info {info}",
-            "jax.scipy, true residual": float(np.linalg.norm(truth.v - truth(x) - damping * x)),
-        },
-    }
-    if "hessian-eigenthings" not in absent:
-        product, values = peers.eigenthings_faults(mlp, ragged, steps=200)
-        wrong = truth.error("product", product, from_peer=True)
-        found["ragged batches"]["hessian-eigenthings"] = wrong
-        found["copies of the largest eigenvalue"]["hessian-eigenthings"] = _copies(values)
-    return found
-
-
-def _copies(values):
-    values = np.asarray(values)
-    return int(np.sum(values > values.max() * (1 - 1e-3)))
-
-
 def memory(problem: dict[str, Any], flags: Flags) -> dict[str, Any]:
     """Peak of a process that takes one product in micro-batches, by the number of examples."""
     found = {}
@@ -477,21 +315,31 @@ def memory(problem: dict[str, Any], flags: Flags) -> dict[str, Any]:
 
 def headline(result: Mapping[str, Any]) -> list[str]:
     """The result in lines, as the docstring has them."""
-    lines = []
+    lines = [f"{'':<26}{'':<24}{'wall':>8}{'process':>9}{'HVPs':>6}{'error':>9}{'cold':>7}"]
+    verdicts = []
     for name, task in result["results"]["tasks"].items():
-        told = task["runners"]
-        for label, each in told.items():
-            if "failed" in each:
-                lines.append(f"{name:<30} {label:<24} failed: {each['failed'][:40]}")
+        start = task.get("cold", {})
+        for label, told in task["runners"].items():
+            row = f"{name:<26}{label:<24}"
+            if "failed" in told:
+                lines.append(f"{row}  fails: {told['failed'].split(':')[0]}")
                 continue
-            start = task.get("cold", {}).get(label)
-            lines.append(
-                f"{name:<30} {label:<24} {each['wall']['best']:8.3f} "
-                f"{each['process']['best']:8.3f} "
-                f"{each['products']:4d} {each['error']:.0e} {'' if each['right'] else 'wrong':<5} "
-                + (f"{start['wall']:6.1f}" if start else "")
-            )
-    return [line.rstrip() for line in lines]
+            wall, process = told["wall"]["best"], told["process"]["best"]
+            row += f"{wall:8.3f}{process:9.3f}{told['products']:6d}{told['error']:9.0e}"
+            row += f"{start[label]['wall']:7.1f}" if label in start else " " * 7
+            lines.append(row.rstrip() + ("" if told["right"] else "  wrong"))
+        for label, speed in task["speed"].items():
+            verdict = f"{name}: {speed['ratio']:.2f} times as fast as {speed['peer']}"
+            verdict += f" (goal {speed['goal']:g})"
+            if speed["peer"] in start:
+                verdict += f", cold {start[speed['peer']]['wall'] / start[label]['wall']:.2f}"
+            verdicts.append(verdict)
+    products = result["results"]["products"]
+    for name in ("product", "further product"):
+        cost = products[f"{name} / gradient"]
+        verdicts.append(f"{name} / gradient: FLOPs {cost['flops']:.2f}, wall {cost['wall']:.2f}")
+    peaks = [f"{size}: {each['peak_mb']:.0f}" for size, each in result["results"]["memory"].items()]
+    return [*lines, *verdicts, "peak MB of a product by examples: " + ", ".join(peaks)]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pickle
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from importlib import import_module, metadata, util
+from importlib import import_module, metadata
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,9 @@ PACKAGES = {
     "hessian-eigenthings": ("hessian-eigenthings", "hessian_eigenthings"),
     "dattri": ("dattri", "dattri.func.hessian"),
     "SciPy": ("scipy", "scipy.sparse.linalg"),
+    "torch": ("torch", "torch"),
 }
-"""Name, distribution and module of each peer; SciPy's solvers run on PyTorch's own products."""
+"""Distribution and module of each peer; SciPy's solvers run on PyTorch's own products."""
 
 
 def missing() -> dict[str, str]:
@@ -41,15 +42,10 @@ def missing() -> dict[str, str]:
     return found
 
 
-def has_torch() -> bool:
-    """Whether PyTorch is there."""
-    return util.find_spec("torch") is not None
-
-
 def versions(absent: Mapping[str, str]) -> dict[str, str]:
     """Of PyTorch and of the peers that are there."""
     there = [distribution for peer, (distribution, _) in PACKAGES.items() if peer not in absent]
-    return {name: metadata.version(name) for name in [*there, *["torch"] * has_torch()]}
+    return {name: metadata.version(name) for name in there}
 
 
 def _import(module):
