@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks import curvature, influence, step, torch_peers
+from experiments.benchmarks import curvature, curvature_peers, influence, step
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_influence_agrees_with_its_correct_peers(tmp_path):
 @pytest.mark.slow
 def test_curvature_is_right_where_the_peers_are_known_to_be_wrong(tmp_path):
     pytest.importorskip("torch")
-    absent = torch_peers.missing()
+    absent = curvature_peers.missing()
     out = tmp_path / "curvature.json"
     curvature.run(replace(curvature.SMALL, out=out))
     result = json.loads(out.read_text())
@@ -58,8 +58,8 @@ def test_curvature_is_right_where_the_peers_are_known_to_be_wrong(tmp_path):
 
 
 def test_curvature_goes_on_without_a_peer_and_says_so(monkeypatch):
-    monkeypatch.setattr(torch_peers, "PACKAGES", {"Nobody": ("nobody", "nobody_at_all")})
-    assert "pip install nobody" in torch_peers.missing()["Nobody"]
+    monkeypatch.setattr(curvature_peers, "PACKAGES", {"Nobody": ("nobody", "nobody_at_all")})
+    assert "pip install nobody" in curvature_peers.missing()["Nobody"]
 
 
 RESULTS = (Path(__file__).parent.parent / "experiments" / "results").glob(

@@ -23,7 +23,7 @@ import numpy as np
 
 from experiments import common
 from experiments.benchmarks import curvature_ours as ours
-from experiments.benchmarks import torch_peers as peers
+from experiments.benchmarks import curvature_peers as peers
 from experiments.benchmarks.curvature_truth import TOLERANCE, Truth, faults, make_problems
 from famr_jax.types import check_count
 
@@ -42,7 +42,7 @@ class Task(NamedTuple):
         problem: Which network and data.
         kind: What its error is: a key of `RIGHT`.
         ours: Runners of ours, by label: a task of `curvature_ours`.
-        theirs: Runners of the peers, by label: a task of `torch_peers` and a peer.
+        theirs: Runners of the peers, by label: a task of `curvature_peers` and a peer.
         goals: By label of ours, how many times as fast as the best right peer it shall be.
     """
 
@@ -246,7 +246,7 @@ def cold(tasks: dict[str, Any], problems: Mapping[str, Any], repeats: int) -> No
             label, kind = next(iter(task.ours.items()))
             runners = {label: ("curvature_ours", kind)}
             if best := tasks[task.name]["speed"].get(label, {}).get("peer"):
-                runners = {best: ("torch_peers", *task.theirs[best])} | runners
+                runners = {best: ("curvature_peers", *task.theirs[best])} | runners
             problem = Path(directory) / "problem"
             steps = tasks[task.name]["runners"].get(best, {}).get("steps")
             problem.write_bytes(pickle.dumps(problems[task.problem] | {"max_steps": steps}))

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from sklearn.datasets import load_digits
 
 from experiments.benchmarks import curvature_ours as ours
-from experiments.benchmarks import torch_peers as peers
+from experiments.benchmarks import curvature_peers as peers
 from experiments.benchmarks.torch_vit import torch_layout
 from famr_jax import train
 from famr_jax.curvature import eigenvalues, solve

@@ -1,6 +1,6 @@
 """The peers of the curvature benchmark: libraries on PyTorch, each asked for what it offers.
 
-    python -m experiments.benchmarks.torch_peers PROBLEM TASK PEER
+    python -m experiments.benchmarks.curvature_peers PROBLEM TASK PEER
 
 runs one task of one peer in a fresh process, without importing JAX, and prints a line when its
 result is ready. As on our side a task prepares and returns what is timed, `run() -> (value,
@@ -38,7 +38,7 @@ def missing() -> dict[str, str]:
         try:
             _import(module)
         except ImportError as error:
-            found[peer] = f"{peer} is missing ({error}): pip install {distribution}"
+            found[peer] = f"{peer} is missing ({error}): pip install {distribution}, or [peers]."
     return found
 
 
