@@ -6,8 +6,8 @@ unlearns, retrains the oracles, compares, and writes metrics.json, checkpoints a
 
     python -m experiments.class_forgetting
 
-Under three minutes on two CPU cores; CIFAR-100 and Tiny-ImageNet, by the commands in CLAIMS.md, took
-72 and 42 minutes on a busy machine. Expect (training images, %; original, FAMR, mean oracle):
+Three minutes on two CPU cores; CIFAR-100 and Tiny-ImageNet, by the commands in CLAIMS.md, took 72
+and 42 minutes on a busy machine. Expect (training images, %; original, FAMR, mean oracle):
 
     digits  class:3  For-Acc 95.9 8.9 0.0  Ret-Acc 98.5 80.2 98.4
     digits  random:0.05  For-Acc 95.8 83.3 94.0  Ret-Acc 98.4 91.6 97.8

@@ -7,7 +7,7 @@ beside the same network linearised at its start, where they do not fail. The err
 
     python -m experiments.dual_control
 
-MINUTES
+No full-size result is recorded yet.
 """
 
 from dataclasses import dataclass

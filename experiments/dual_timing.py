@@ -7,7 +7,7 @@ products. Compilation is apart; routes take turns.
 
     python -m experiments.dual_timing
 
-MINUTES
+No full-size result is recorded yet.
 """
 
 import time
