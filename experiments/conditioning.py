@@ -203,7 +203,10 @@ def descent(
         turns += turned.tolist()
         if not math.isfinite(optax.tree.norm(params)):
             break
-        curvatures.append(largest_from(hessian(params), grads))
+        largest = largest_from(hessian(params), grads)
+        if not math.isfinite(largest):
+            break
+        curvatures.append(largest)
     return {"lr": lr, "objective": values, "curvature": curvatures, **outcome(values, turns)}
 
 
@@ -212,7 +215,7 @@ def largest_from(matvec: Callable, start: Any) -> float:
     dim = sum(leaf.size for leaf in jax.tree.leaves(start))
     run = curvature.lanczos(matvec, start, num_steps=min(LOOK_STEPS, dim))
     matrix = np.diag(run.diagonal) + np.diag(run.offdiagonal, 1) + np.diag(run.offdiagonal, -1)
-    return float(np.linalg.eigvalsh(matrix)[-1])
+    return float(np.linalg.eigvalsh(matrix)[-1]) if np.isfinite(matrix).all() else math.inf
 
 
 @partial(jax.jit, static_argnames="num_steps")

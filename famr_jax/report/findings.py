@@ -116,14 +116,17 @@ def _limit(results: dict, flags: dict) -> str:
 
 
 def _rule(results: dict) -> str:
-    kept = {}
-    for of, zones in results["tally"].items():
-        runs = zones["<= 1"]
-        kept[of] = f"{runs['monotone']} of {sum(runs.values())}"
-    beyond = results["tally"]["own path"]["> 2"]
+    told = []
+    for of, where in (("anchor", "at the anchor"), ("own path", "the largest that the run met")):
+        zones = results["tally"][of]
+        parts = (f"{runs['monotone']} of {sum(runs.values())}" for runs in zones.values())
+        told.append(f"with L {where}, {', '.join(parts)}")
+    diverged = sum(run["outcome"] == "divergent" for run in results["descents"])
+    first = results["descents"][0]
     return (
-        f"With L at the anchor, {kept['anchor']} runs within the limit went down without rise or "
-        f"turn; with the largest L that the run met, {kept['own path']}. Of the "
-        f"{sum(beyond.values())} runs beyond twice the limit on their own path, "
-        f"{beyond['divergent']} diverged."
+        "Runs that went down without a rise or a turn, for eta (L + lam) up to 1, from 1 to 2 and "
+        f"above 2: {'; '.join(told)}. {diverged or 'None'} diverged. At {first['multiple']:g} of "
+        f"the anchor's limit the objective rose after {first['rises']} of "
+        f"{len(first['objective'])} steps, and L went from {number(first['curvature'][0])} to "
+        f"{number(max(first['curvature']))}."
     )

@@ -6,7 +6,7 @@ from famr_jax.report.page import Html, number
 SHADES = ("green", "blue", "purple", "vermillion", "ink")  # of the multiples of the limit
 TONES = {"monotone": "good", "divergent": "bad"}
 FORMS = ("mean", "sum")
-PLACES = {"anchor": "at the anchor", "path": "the largest on FAMR's path"}
+PLACES = {"anchor": "at the anchor", "path": "the largest met"}
 
 
 def limits(results: dict, flags: dict) -> Html:
@@ -56,7 +56,8 @@ def rule(results: dict, flags: dict) -> Html:
     )
     caption = (
         f"Gradient descent of the mean form on {number(results['n_forget'])} images from the "
-        f"anchor, {flags['descent_steps']} steps. L on its own path: the largest that the run met, "
+        f"anchor, {flags['descent_steps']} steps. The largest L met: on FAMR's path or by the run "
+        "at half of the anchor's limit. L on its own path: the largest that the run itself met, "
         f"every {flags['look_every']} steps, by {results['look_steps']} Lanczos steps from the "
         "gradient: a lower bound. A rise: the objective is higher after a step. A turn: a gradient "
         "against the one before. Monotone: neither; divergent: ended higher than it began."
