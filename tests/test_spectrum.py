@@ -42,6 +42,16 @@ def test_long_lanczos_shows_no_ghosts():
     np.testing.assert_allclose(np.linalg.eigvalsh(matrix)[-10:], np.arange(1, 11), atol=1e-9)
 
 
+def test_lanczos_ends_where_the_space_does():
+    spread = np.arange(1.0, 9)
+    found = curvature.lanczos(Dense(symmetric(spread)), {"a": jnp.ones(8)}, num_steps=20)
+    off = np.diag(found.offdiagonal, 1)
+    np.testing.assert_allclose(
+        np.linalg.eigvalsh(np.diag(found.diagonal) + off + off.T), spread, atol=1e-9
+    )
+    assert found.remainder < 1e-9
+
+
 def test_density_moments_trace_and_diagonal_are_within_their_errors():
     matrix = symmetric(SPREAD)
     like = {"a": jnp.zeros(50)}

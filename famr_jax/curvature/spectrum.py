@@ -24,7 +24,7 @@ class Lanczos(NamedTuple):
     """A Krylov basis and the operator in it: A V^T = V^T T up to the last vector.
 
     Attributes:
-        diagonal: Of the tridiagonal T, `[k]`.
+        diagonal: Of the tridiagonal T, `[k]`, k the smaller of `num_steps` and the dimension.
         offdiagonal: `[k - 1]`.
         remainder: ||A v - ...||, what the last step left over: zero once the space is exhausted.
         basis: V, orthonormal rows, `[k, dim]`; zero rows once the space is exhausted.
@@ -58,6 +58,8 @@ class Eigenvalues(NamedTuple):
 def lanczos(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
     """`num_steps` steps of Lanczos from `start`, a pytree, fully re-orthogonalised.
 
+    At most as many steps as there are dimensions: after them the space is exhausted.
+
     Raises:
         ValueError: `num_steps` below one, or a basis that does not fit in memory.
     """
@@ -70,6 +72,7 @@ def lanczos(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
 def _lanczos(matvec, start, *, num_steps):
     product = flat_product(matvec, start)
     v = ravel_pytree(start)[0]
+    num_steps = min(num_steps, v.size)
     basis = jnp.zeros((num_steps + 1, v.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
 
     def body(basis, i):
@@ -257,7 +260,6 @@ def density(
 @partial(jax.jit, static_argnames="num_steps")
 def _density(matvec, like, keys, *, num_steps):
     flat, unravel = ravel_pytree(like)
-    num_steps = min(num_steps, flat.size)
 
     def one(key):
         probe = unravel(jax.random.normal(key, flat.shape, flat.dtype))
