@@ -4,9 +4,20 @@ import html
 import json
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from experiments import dual_control, dual_influence, dual_report, dual_timing, ledger
+from experiments import (
+    dual_control,
+    dual_influence,
+    dual_report,
+    dual_routes,
+    dual_timing,
+    ledger,
+)
+from famr_jax import dual
+from famr_jax.types import Batch
 
 EXPERIMENTS = {
     module.__name__.rpartition(".")[2]: module
@@ -51,6 +62,7 @@ def test_small_run_finds_the_laws(ran):
     elif module is dual_control:
         for row in results["rows"]:
             assert row["linearised_error"] < 1e-5
+            assert row["linearised_gradient"] < 1e-11
     else:
         for row in results["rows"]:
             assert max(row["error"].values()) < 1e-5
@@ -80,8 +92,28 @@ def test_prose_verdicts_and_report_follow_from_the_result(name):
     for line in module.headline(content):
         assert line in module.__doc__
     assert module.claims(content["results"]) == content["claims"]
+    if module is dual_influence:
+        assert all(row["gradient"] < module.TRAINED for row in content["results"]["linearised"])
     write = getattr(dual_report, name.removeprefix("dual_"))
     document = write(content)
     for entry in content["claims"]:
         assert entry["words"] in html.unescape(document)
     assert "href=" not in document.replace('href="#', "")
+
+
+def test_a_verdict_needs_trained_oracles():
+    content = ledger.read_results()["dual_influence"]
+    content["results"]["linearised"][-1]["gradient"] = 0.5
+    assert dual_influence.claims(content["results"])[1]["verdict"] == "not resolved"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_linearised_training_ends_at_a_minimum(seed):
+    """Cross-entropy from a start that is far off, where Newton's first steps are halved."""
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(seed))
+        batch = Batch(10 * jax.random.normal(keys[0], (12, 2, 2, 1)), jnp.arange(12) % 3)
+        centre = dual_routes.init(keys[1], 4, 5, 3)
+        model = dual.linearize_model(dual_routes.network, centre)
+        ridge = dual_routes.Ridge(dual.CROSS_ENTROPY, model, 1e-4)
+        assert dual_routes.train_linearised(ridge, centre, batch)[1] < 1e-11
