@@ -180,7 +180,7 @@ def influence(
     damping: float | Array = 0.0,
     tol: float = 1e-5,
     max_steps: int = 1000,
-    batch_size: int | None = None,
+    batch_size: int | None = 128,
     key: Array,
 ) -> Influence:
     """Predicts, to first order, each query's change when each example (or group) is removed.
@@ -204,7 +204,7 @@ def influence(
         tol: Wanted relative residual of each column.
         max_steps: Products a column after which to give up.
         batch_size: Examples whose gradients are in memory at a time, and micro-batch of the default
-            curvature; None for all at once.
+            curvature, on which up to 128 columns act at once; None for all examples.
         key: PRNG key of Lanczos.
 
     Raises:
