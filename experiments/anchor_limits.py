@@ -7,7 +7,16 @@ solution. On the demo's ViT: the steps of ten epochs along eigenvectors of the f
 
     python -m experiments.anchor_limits
 
-No full-size result is recorded yet.
+Three minutes on two busy CPU cores. Expect (the order in lam of each prediction's relative error,
+and the largest error of the identity; then the ends of the forget Hessian at the trained weights,
+and which share of the way to the converged stationary point each run goes in ten epochs):
+
+    logistic  class:3  orders: linearised -2.00  gradient -1.01  identity 1e-11
+    logistic  random:0.05  orders: linearised -1.99  gradient -1.00  identity 5e-11
+    mlp_16  class:3  orders: linearised -2.01  gradient -1.00  identity 9e-12
+    mlp_16  random:0.05  orders: linearised -2.01  gradient -1.00  identity 4e-11
+    vit_mu/2  class:3  from -328 to 106  way: sgd mean 0.010, sgd sum 0.149, adam mean 0.046
+    vit_mu/2  random:0.05  from -221 to 17  way: sgd mean 0.000, sgd sum 0.130, adam mean 0.011
 """
 
 from collections.abc import Sequence
@@ -160,9 +169,11 @@ def headline(content: dict[str, Any]) -> list[str]:
         lines.append(f"{each['model']}  {each['forget']}  orders: {orders}  identity {worst:.0e}")
     for case in content["results"]["cases"]:
         name = content["results"]["model"]["name"]
-        parts = [f"{run} {found['covered']:.3f}" for run, found in case["runs"].items()]
+        parts = [
+            f"{run.replace(',', '')} {found['covered']:.3f}" for run, found in case["runs"].items()
+        ]
         ends = f"from {case['lambda_min']:.0f} to {case['lambda_max']:.0f}"
-        lines.append(f"{name}  {case['forget']}  curvature {ends}  of the way: {'  '.join(parts)}")
+        lines.append(f"{name}  {case['forget']}  {ends}  way: {', '.join(parts)}")
     return lines
 
 

@@ -9,8 +9,31 @@ Transformer; then examples are removed from logistic heads, where removal can be
     python -m experiments.bound_tightness
 
 Writes metrics.json and report.html: bound over measured of every certificate at every lam, then the
-removals until the budget is spent and the accuracy that the noise costs. No full-size result is
-recorded yet.
+removals until the budget is spent and the accuracy that the noise costs.
+
+Three minutes on two busy CPU cores. Expect (bound over measured: the distance by the descent lemma
+and by convexity, the distance to the Newton step, the linear rate, the outputs by the distance, and
+by the paper's bound on the distance; then, of 100 removals, how many each accounting certifies at
+each noise, and the test accuracy before and after):
+
+    softmax class:3 lam 0.1  3.94 25.5 9.41 1.01 2.4 146
+    softmax class:3 lam 100  1.43 1.04 1.12 1.06 5.02 4.11e+05
+    softmax random:0.05 lam 0.1  1.99 2.8 11.8 1.04 3.74 12
+    softmax random:0.05 lam 100  1.41 1 2.36 1.04 9.11 3.24e+05
+    perceptron class:3 lam 0.1  3.62 vacuous vacuous vacuous 4.07 268
+    perceptron class:3 lam 100  1.41 1.12 1.15 1.08 7.81 5.76e+05
+    perceptron random:0.05 lam 0.1  2.85 vacuous vacuous vacuous 2.91 20.6
+    perceptron random:0.05 lam 100  1.41 1.05 2.12 1.08 13.6 6.38e+05
+    transformer class:3 lam 0.1  12.9 vacuous vacuous vacuous 7.17 34.3
+    transformer class:3 lam 100  1.67 vacuous vacuous vacuous 3.59 3.57e+04
+    sigma 0.03 output: guo 0 spent 2 residual 19; accuracy 94.2 94.2
+    sigma 0.03 objective: guo 0 spent 2 residual 18; accuracy 94.2 94.1
+    sigma 0.1 output: guo 0 spent 11 residual 53; accuracy 94.2 93.6
+    sigma 0.1 objective: guo 0 spent 7 residual 48; accuracy 94.2 94.1
+    sigma 0.3 output: guo 1 spent 39 residual 100; accuracy 94.2 92.6
+    sigma 0.3 objective: guo 0 spent 24 residual 100; accuracy 94.2 94.0
+    sigma 1 output: guo 2 spent 79 residual 100; accuracy 94.2 82.6
+    sigma 1 objective: guo 2 spent 55 residual 100; accuracy 94.2 93.4
 """
 
 from collections.abc import Sequence
@@ -189,18 +212,13 @@ def count(rows: Sequence[dict], verdict: str) -> int:
 
 def headline(content: dict[str, Any]) -> list[str]:
     """A line for each problem and lam, then one for each noise, from the JSON."""
-    short = {
-        "distance, descent": "descent", "distance, convex": "convex", "Newton step": "Newton",
-        "linear rate": "rate", SLOPE: "outputs", CHAIN: "paper's",
-    }  # fmt: skip
+    shown = ("distance, descent", "distance, convex", "Newton step", "linear rate", SLOPE, CHAIN)
     lines = []
     for case in content["results"]["cases"]:
         for lam in sorted({row["lam"] for row in case["rows"]} & {PAPERS_LAM, 100.0}):
-            words = [case["problem"], case["forget"], f"lam {lam:g} "]
             rows = {row["certificate"]: row for row in case["rows"] if row["lam"] == lam}
-            for name, label in short.items():
-                words.append(f"{label} {told(rows[name], '.3g')}")
-            lines.append(" ".join(words))
+            ratios = (told(rows[name], ".3g") for name in shown)
+            lines.append(f"{case['problem']} {case['forget']} lam {lam:g}  {' '.join(ratios)}")
     removed = content["results"]["removal"]
     for row in removed["rows"]:
         counts = " ".join(f"{name} {n}" for name, n in row["removals"].items())

@@ -7,7 +7,14 @@ beside the same network linearised at its start, where they do not fail. The err
 
     python -m experiments.dual_control
 
-No full-size result is recorded yet.
+Two minutes on two busy CPU cores. Expect (mean errors over three starts of the parameter form with
+the Hessian and with the Gauss-Newton matrix, and of the kernel form with the kernel at the starting
+and at the trained weights):
+
+    l2 0.1  errors 0.016 0.1 0.17 0.1
+    l2 0.01  errors 0.18 0.25 0.39 0.25
+    l2 0.001  errors 1 0.7 0.8 0.7
+    l2 0.0001  errors 1 0.83 0.93 0.83
 """
 
 from dataclasses import dataclass
@@ -184,7 +191,7 @@ def by_l2(rows: list[dict[str, Any]]) -> dict[float, dict[str, dict[str, float]]
 def headline(content: dict[str, Any]) -> list[str]:
     """Mean errors by ridge, for docstrings and README, from the JSON."""
     return [
-        f"l2 {l2:g}  " + "  ".join(f"{name} {means['error'][name]:.2g}" for name in ESTIMATES)
+        f"l2 {l2:g}  errors " + " ".join(f"{means['error'][name]:.2g}" for name in ESTIMATES)
         for l2, means in by_l2(content["results"]["rows"]).items()
     ]
 
