@@ -164,7 +164,8 @@ def headline(content: dict[str, Any]) -> list[str]:
     """The laws, and for each case how much of the way the runs went, for the docstring."""
     lines = []
     for each in content["results"]["laws"]:
-        orders = "  ".join(f"{kind} {value:.2f}" for kind, value in each["orders"].items())
+        found = {kind: value for kind, value in each["orders"].items() if value is not None}
+        orders = "  ".join(f"{kind} {value:.2f}" for kind, value in found.items()) or "none"
         worst = max(row["identity"] for row in each["rows"])
         lines.append(f"{each['model']}  {each['forget']}  orders: {orders}  identity {worst:.0e}")
     for case in content["results"]["cases"]:

@@ -182,8 +182,10 @@ class Measurement:
         distance = float(optax.tree.norm(moved))
         if lowest + lam <= 0:
             return certify.newton_gap(None, 0.0, distance, lowest, lam)
-        newton = self.solved(self.hessian_at_anchor, self.g, lam).value
-        gap = float(optax.tree.norm(optax.tree.add(moved, newton)))
+        newton = self.solved(self.hessian_at_anchor, self.g, lam)
+        gap = float(optax.tree.norm(optax.tree.add(moved, newton.value)))
+        # What the solve leaves counts like a gradient that is left.
+        residual += float(newton.residual * optax.tree.norm(self.g))
         change = lambda p: self.hessian(p) + (-1.0) * self.hessian_at_anchor  # noqa: E731
         # Of the zero operator, at the anchor itself, Lanczos finds no end.
         drift = lambda p: max(map(abs, self.ends(change(p)))) if apart(p, anchor) else 0.0  # noqa: E731
@@ -193,9 +195,10 @@ class Measurement:
     def influences(self, objective, end: Params, residual: float, lam: float) -> list:
         """FAMR's end beside the influence estimate: weights, and outputs on the test images."""
         norm, distance = float(optax.tree.norm(self.step_gradient)), apart(end, self.influence)
-        damped = self.solved(self.retained, self.step_gradient, lam).value
-        gap = float(optax.tree.norm(optax.tree.sub(damped, self.step)))
+        damped = self.solved(self.retained, self.step_gradient, lam)
+        gap = float(optax.tree.norm(optax.tree.sub(damped.value, self.step)))
         to_influence = certify.influence_distance(distance, norm, self.lowest_retained, lam)
+        to_influence = if_solved(to_influence, self.step_converged)
         low, _ = self.curvature_between(end, self.influence)
         pair = Pair(self.forget, None)
         there = _gradient(objective, self.influence, self.problem.anchor, pair)
@@ -206,8 +209,9 @@ class Measurement:
         outputs = segment.output_gap(*logits)
         divergence = certify.output_divergence(outputs, slopes.mean, distance)
         forget_norm = float(optax.tree.norm(self.g))
+        resolvent = certify.resolvent(gap, norm, self.lowest_retained, lam)
         return [
-            certify.resolvent(gap, norm, self.lowest_retained, lam),
+            if_solved(resolvent, self.step_converged and bool(damped.converged)),
             to_influence,
             certify.influence_distance(distance, forget_norm, self.lowest_forget, lam)._replace(
                 name="distance to influence, H of forget"
@@ -240,6 +244,14 @@ class Measurement:
                 "famr": {lam: apart(end, self.oracle) for lam, end in self.famr.items()},
             }
         return found
+
+
+def if_solved(certificate: certify.Certificate, solved: bool) -> certify.Certificate:
+    """The certificate, vacuous where what it measures is not what it speaks of."""
+    if solved or certificate.verdict == "vacuous":
+        return certificate
+    why = "the influence step was not solved to its tolerance"
+    return certificate._replace(bound=None, verdict="vacuous", why=why)
 
 
 def chained(weights: certify.Certificate, outputs: certify.Certificate, slope: float):

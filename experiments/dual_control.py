@@ -152,6 +152,12 @@ def claims(results: dict[str, Any]) -> list[dict[str, str]]:
     rows, names = results["rows"], (HESSIAN, AT_START)
     last = [row for row in rows if row["l2"] == rows[-1]["l2"]]
     trained = all(row["trained"][name]["converged"] for row in last for name in TRAINED)
+    # A Hessian that is indefinite is the form's own failure; a solver that gave up is not.
+    solved = all(
+        row["status"][name]["converged"] or row["status"][name]["negative_curvature"]
+        for row in last
+        for name in names
+    )
     fails = [all(row["error"][name] >= 1 for row in last) for name in names]
     by_ridge = "; ".join(
         f"l2 {l2:g}: {means['error'][HESSIAN]:.2g} and {means['error'][AT_START]:.2g}"
@@ -162,7 +168,7 @@ def claims(results: dict[str, Any]) -> list[dict[str, str]]:
             "Both forms fail on networks outside the linear regime.",
             SOURCE,
             "not resolved"
-            if not trained
+            if not (trained and solved)
             else "holds"
             if all(fails)
             else "mixed"

@@ -166,7 +166,10 @@ def claims(results: dict[str, Any]) -> list[dict[str, str]]:
     beyond = [i for i, size in enumerate(cross["num_params"]) if size > limit]
     faster = [[r["ratios"][i] > 1 for i in beyond] for r in cross["routes"].values()]
     won = "; ".join(f"{name}, {_where(route)}" for name, route in cross["routes"].items())
+    solved = all(s["converged"] for row in results["rows"] for s in row["status"].values())
     verdict = "holds" if all(map(all, faster)) else "mixed" if any(map(any, faster)) else "fails"
+    if not (beyond and solved):
+        verdict = "not resolved"
     return [
         common.claim(
             "The dual form is faster where parameters outnumber retained outputs.",

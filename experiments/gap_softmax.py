@@ -33,6 +33,7 @@ class Trained(NamedTuple):
     train: Batch
     test: Batch
     l2: float
+    converged: bool
 
 
 @pytree
@@ -62,7 +63,7 @@ def train(train: Batch, test: Batch, *, num_classes: int, l2: float) -> Trained:
     start = exact.double(model.init(jax.random.key(0)))
     objective = exact.Ridge(model.apply, l2, float(len(train)))
     found = exact.minimum(objective, start, start, Pair(None, train))
-    return Trained(model, found.params, train, test, l2)
+    return Trained(model, found.params, train, test, l2, bool(found.converged))
 
 
 def compare(trained: Trained, case: Case, lams: Sequence[float]) -> dict[str, Any]:
@@ -73,10 +74,12 @@ def compare(trained: Trained, case: Case, lams: Sequence[float]) -> dict[str, An
     n, m = len(case.mask), int(case.mask.sum())
 
     _, full = _derivatives(exact.Ridge(apply_fn, l2, float(n)), anchor, everything)
-    retrained, newton = {}, {}
+    retrained, newton, converged = {}, {}, [trained.converged]
     for convention, count in zip(CONVENTIONS, (n, n - m), strict=True):
         objective = exact.Ridge(apply_fn, l2, float(count))
-        retrained[convention] = _step(anchor, exact.minimum(objective, anchor, anchor, pair).params)
+        found = exact.minimum(objective, anchor, anchor, pair)
+        converged.append(bool(found.converged))
+        retrained[convention] = _step(anchor, found.params)
         slope, curvature = _derivatives(objective, anchor, pair)
         newton[convention] = -np.linalg.solve(curvature, slope)
     pull = forgotten_gradient(trained, pair)
@@ -105,6 +108,7 @@ def compare(trained: Trained, case: Case, lams: Sequence[float]) -> dict[str, An
         "forget": case.spec,
         "num_forget": m,
         "num_train": n,
+        "trained_converged": all(converged),
         "conventions_apart": distance(retrained["n-m"], retrained["n"]),
         "points": {
             "original": described(np.zeros_like(limit)),

@@ -124,7 +124,7 @@ def _goes_exactly(cases, where):
     """Arrived: within 5 % of the way at the smallest lam. Fails if a larger lam is nearer to w*."""
     distances = [[row["to_retrained"]["n"] for row in case["famr"]] for case in cases]
     lam = cases[0]["famr"][0]["lam"]
-    known = lam <= SMALL_LAM and all(row["converged"] for case in cases for row in case["famr"])
+    known = lam <= SMALL_LAM and _exact(cases)
     arrived = [values[0] <= ARRIVED for values in distances]
     away = [values[0] > min(values) for values in distances]
     verdict = "holds" if all(arrived) else "fails" if all(away) else "mixed"
@@ -137,6 +137,12 @@ def _goes_exactly(cases, where):
     ]
     words = f"{where} distance to w* over the original's at lam {lam:g}: {'; '.join(parts)}."
     return verdict if known else "not resolved", words
+
+
+def _exact(cases):
+    """Whether every minimiser of the exact part is one."""
+    ends = [row["converged"] for case in cases for row in case["famr"]]
+    return all(ends) and all(case["trained_converged"] for case in cases)
 
 
 def _goes(cases, where):
@@ -181,7 +187,7 @@ def _identity(cases, where):
             f"g (error {plus:.2g} with plus, {minus:.2g} with minus)"
         )
     verdict = "holds" if all(as_influence) else "mixed" if all(as_forget) else "fails"
-    return verdict, f"{where} {'; '.join(parts)}."
+    return verdict if _exact(cases) else "not resolved", f"{where} {'; '.join(parts)}."
 
 
 def _bound(cases, where):
@@ -199,7 +205,7 @@ def _bound(cases, where):
         for case, values in zip(cases, over, strict=True)
     ]
     words = f"{where} distance over lam |g| / lambda_min^2, lambda_min that of the training "
-    return verdict, f"{words}objective: {'; '.join(parts)}."
+    return verdict if _exact(cases) else "not resolved", f"{words}objective: {'; '.join(parts)}."
 
 
 def headline(content: dict[str, Any]) -> list[str]:
@@ -225,10 +231,10 @@ def headline(content: dict[str, Any]) -> list[str]:
 
 def check(flags: Flags) -> None:
     """Refuses what cannot be run, before anything is."""
-    for name in ("lams", "dampings"):
+    for name, least in {"lams": 2, "dampings": 1}.items():
         values = getattr(flags, name)
-        if not values or list(values) != sorted(set(values)):
-            raise ValueError(f"`{name}` must be ascending, at least one, got {values}.")
+        if len(values) < least or list(values) != sorted(set(values)):
+            raise ValueError(f"`{name}` must be ascending, at least {least}, got {values}.")
         for value in values:
             check_number(name, value, above=0)
     check_number("l2", flags.l2, above=0)

@@ -30,7 +30,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import scipy.stats
 from jax import Array
 
@@ -55,6 +54,7 @@ SENTENCES = {
 }
 KINDS = ("single", "group")
 METHODS = tuple(influence_page.METHODS)
+MINIMUM = 1e-6
 
 
 @dataclass(frozen=True)
@@ -114,23 +114,23 @@ def measure(subject: Subject, train: Batch, queries: Batch, masks: Array, flags:
     train, queries = (Batch(prepare(batch.x), batch.labels) for batch in (train, queries))
     loss_fn = subject.loss_fn
     without = partial(retrained_losses, subject, batch=train, queries=queries, recipe=recipe)
-    original = retrain(subject, start, train, jnp.ones(len(train)), recipe)
+    original, gradient_norm = retrain(subject, start, train, jnp.ones(len(train)), recipe)
     before = loss_fn(original, queries)
     sizes = {"keeps": 1.0 - masks, "at_once": flags.at_once}
     # One minimum is reached soonest from the other.
-    found = {"truth": without(start=original if subject.convex else start, **sizes)}
+    truth, left = without(start=original if subject.convex else start, **sizes)
+    found = {"truth": truth}
     if not subject.convex:
-        found["continued"] = without(start=original, **sizes)
+        found["continued"], _ = without(start=original, **sizes)
 
     settings = {"l2": flags.l2, "key": lanczos_key}
     orders = jnp.argsort(~masks, axis=1, stable=True)
     parts = (orders[: flags.removals], 1), (orders[flags.removals :], flags.group)
-    found["newton"] = jnp.concatenate(
-        [
-            newton_losses(subject, original, train, queries, rows, num_gone=count, **settings)
-            for rows, count in parts
-        ]
-    )
+    steps = [
+        newton_losses(subject, original, train, queries, rows, num_gone=count, **settings)
+        for rows, count in parts
+    ]
+    found["newton"], newton_solved = map(jnp.concatenate, zip(*steps, strict=True))
     found = {name: values - before for name, values in found.items()}
     curvature = partial(subject.curvature, original)
     answer = influence(
@@ -139,14 +139,15 @@ def measure(subject: Subject, train: Batch, queries: Batch, masks: Array, flags:
     )
     found["first order"] = answer.values
 
-    gradient = jax.grad(lambda params: jnp.mean(loss_fn(params, train)))(original)
     hessian = Hessian(loss_fn, original, train) + flags.l2 * Identity()
     least = eigenvalues(hessian, original, k=1, which="smallest", key=lanczos_key)
     status = {
         "train_loss": jnp.mean(loss_fn(original, train)),
         "test_loss": jnp.mean(before[: flags.queries]),
-        "gradient_norm": optax.tree.norm(optax.tree.add_scale(gradient, flags.l2, original)),
+        "gradient_norm": gradient_norm,
+        "gradient_norm_retrained": jnp.max(left),
         "solved": answer.why,
+        "converged": jnp.all(answer.solution.converged) & jnp.all(newton_solved),
         "block_products": answer.solution.num_steps[0],
         "lambda_min_of_hessian": least.values[0],
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(original)),
@@ -202,13 +203,17 @@ def by_kind(found: dict[str, np.ndarray], flags: Flags) -> dict[str, dict[str, n
 
 
 def judge(cases: list[dict[str, Any]], flags: Flags) -> list[dict[str, str]]:
-    """A verdict for convex models and one for others; rank >= 0.9, slope in 0.8 to 1.25 is good."""
+    """A verdict for convex models and one for others; rank >= 0.9, slope in 0.8 to 1.25 is good.
+
+    None where a solve stopped early, or where a convex model is not at its minimum.
+    """
     claims = []
     for convex, sentence in SENTENCES.items():
-        good, words = [], []
+        good, words, exact = [], [], True
         for case in cases:
             if case["convex"] != convex:
                 continue
+            exact &= all(_is_exact(status, convex) for status in case["status"])
             for kind in KINDS:
                 table = case["scores"][kind]
                 rank, slope = (table["first order"][name]["mean"] for name in ("rank", "slope"))
@@ -217,11 +222,18 @@ def judge(cases: list[dict[str, Any]], flags: Flags) -> list[dict[str, str]]:
                 words.append(f"{case['model']} {kind} rank {rank:.2f}{null}, slope {slope:.2f}")
         if good:
             verdict = "holds" if all(good) else "mixed" if any(good) else "fails"
+            verdict = verdict if exact else "not resolved"
             size = f"{flags.starts} starts of {2 * flags.removals} retrainings, N={flags.train}"
             claims.append(
                 common.claim(sentence, SOURCE, verdict, f"digits, {'; '.join(words)} ({size}).")
             )
     return claims
+
+
+def _is_exact(status: dict[str, Any], convex: bool) -> bool:
+    norms = status["gradient_norm"], status["gradient_norm_retrained"]
+    minima = not convex or all(norm <= MINIMUM for norm in norms)
+    return minima and bool(status["converged"])
 
 
 def headline(content: dict[str, Any]) -> list[str]:

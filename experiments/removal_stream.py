@@ -35,7 +35,7 @@ class Stream:
         """Norms over all heads after each removal: what counts as spent, and what is there.
 
         `spent` adds up our bound, `guo` the one of Guo et al. with a slope of 1/4; `residual` is
-        the gradient measured; `budget` is by how much sigma = 1 would allow at a shift of one.
+        the gradient measured; `fitted` is what is left in the end.
         """
         log, guo = [], fitted.spent
         for row in self.order[:steps]:

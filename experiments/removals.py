@@ -90,8 +90,10 @@ class Recipe(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("subject", "recipe"))
-def retrain(subject: Subject, start: Params, batch: Batch, keep: Array, recipe: Recipe) -> Params:
-    """The weights of one training, on all the examples it keeps at every step.
+def retrain(
+    subject: Subject, start: Params, batch: Batch, keep: Array, recipe: Recipe
+) -> tuple[Params, Array]:
+    """One training, on all the examples it keeps at every step: weights, and the gradient's norm.
 
         (1/k) sum_{i kept} l_i(params) + l2/2 ||params||^2,    k examples kept
 
@@ -133,24 +135,31 @@ def retrain(subject: Subject, start: Params, batch: Batch, keep: Array, recipe: 
         return (optax.apply_updates(params, updates), state), None
 
     if subject.convex:
-        return jax.lax.while_loop(going_on, newton, (start, gradient(start), 0))[0]
+        params, grad, _ = jax.lax.while_loop(going_on, newton, (start, gradient(start), 0))
+        return params, optax.tree.norm(grad)
     optimizer = optax.adam(optax.cosine_decay_schedule(recipe.lr, recipe.num_steps))
-    return jax.lax.scan(adam, (start, optimizer.init(start)), length=recipe.num_steps)[0][0]
+    carry = (start, optimizer.init(start))
+    params = jax.lax.scan(adam, carry, length=recipe.num_steps)[0][0]
+    return params, optax.tree.norm(gradient(params))
 
 
 @partial(jax.jit, static_argnames=("subject", "recipe", "at_once"))
 def retrained_losses(subject, start, batch, queries, keeps, recipe, *, at_once):
-    """The queries' losses after each of many retrainings, `at_once` of them in one `vmap`."""
+    """The queries' losses after each of many retrainings, `at_once` of them in one `vmap`.
+
+    And the norm of the gradient that each leaves.
+    """
 
     def one(keep):
-        return subject.loss_fn(retrain(subject, start, batch, keep, recipe), queries)
+        params, left = retrain(subject, start, batch, keep, recipe)
+        return subject.loss_fn(params, queries), left
 
     return jax.lax.map(one, keeps, batch_size=at_once)
 
 
 @partial(jax.jit, static_argnames=("subject", "num_gone"))
 def newton_losses(subject, params, batch, queries, orders, *, num_gone, l2, key):
-    """The queries' losses after one Newton step for each removal.
+    """The queries' losses after one Newton step for each removal, and whether it was solved.
 
     Args:
         subject: The model.
@@ -170,6 +179,6 @@ def newton_losses(subject, params, batch, queries, orders, *, num_gone, l2, key)
             *(subject.loss_fn, params, gone, left),
             **{"l2": l2, "normaliser": "n-m", "curvature": curvature, "tol": 1e-4, "key": key},
         )
-        return subject.loss_fn(found.params, queries)
+        return subject.loss_fn(found.params, queries), found.solution.converged
 
     return jax.lax.map(one, orders)

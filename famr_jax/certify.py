@@ -53,7 +53,7 @@ def stationarity(grad_norm: float, start_norm: float, *, tol: float) -> Certific
 
     Source: FAMR (arXiv 2506.14515), optimality condition.
     """
-    check_number("tol", tol, above=0)
+    _check("tol", tol, above=0)
     missing = "" if start_norm else "the anchor is stationary already"
     return _judge("stationarity", grad_norm, tol * start_norm, missing, start_norm=start_norm)
 
@@ -73,7 +73,7 @@ def strong_convexity(lowest: float, lam: float, *, error: float = 0.0) -> Certif
 
     Source: FAMR (arXiv 2506.14515), which says it of every model.
     """
-    check_number("lowest", lowest)
+    _check("lowest", lowest)
     _check_sizes(lam=lam, error=error)
     missing = ""
     if lam == 0:
@@ -97,7 +97,7 @@ def step_rule(step: float, highest: float, lam: float) -> Certificate:
 
     Source: FAMR (arXiv 2506.14515), step rule.
     """
-    check_number("highest", highest)
+    _check("highest", highest)
     top = highest + lam
     missing = "" if top > 0 else "J has no positive curvature"
     return _judge("step rule", step, _over(1.0, top), missing, lam=lam)
@@ -133,11 +133,15 @@ def linear_rate(
     distances = np.asarray(distances, np.float64)
     if distances.size < 2 or not np.all(np.isfinite(distances)) or np.any(distances < 0):
         raise ValueError("`distances` must be two or more finite numbers >= 0.")
-    check_number("step", step, above=0)
+    for name, value in {"lowest": lowest, "highest": highest}.items():
+        _check(name, value)
+    _check("step", step, above=0)
     factor = max(abs(1 - step * (lowest + lam)), abs(1 - step * (highest + lam)))
     missing = "" if factor < 1 else f"the curvatures allow a factor of {factor:.3g}"
     if not np.all(distances[:-1] > 0):
         missing = "an iterate is the minimum already"
+    elif error >= np.max(distances):
+        missing = "the minimum is known no better than the iterates' distances to it"
     before = np.where(distances[:-1] > 0, distances[:-1] + error, np.inf)
     worst = float(np.max((distances[1:] - error) / before))
     return _judge("linear rate", max(worst, 0.0), factor, missing)
@@ -161,7 +165,7 @@ def anchor_distance(
 
     Source: FAMR (arXiv 2506.14515), proximity; from <grad J(end) - grad J(anchor), end - anchor>.
     """
-    check_number("lowest", lowest)
+    _check("lowest", lowest)
     missing = "" if lam + lowest > 0 else "J is not strongly convex on the segment"
     bound = _over(grad_norm + residual, lam + lowest)
     sizes = {"grad_norm": grad_norm, "lam": lam, "residual": residual}
@@ -184,7 +188,7 @@ def descent_distance(
         lam: FAMR's anchor strength.
     """
     gain = loss_at_anchor - loss_at_end
-    check_number("loss_at_anchor - loss_at_end", gain)
+    _check("loss_at_anchor - loss_at_end", gain)
     missing = "lam is 0" if lam == 0 else "" if gain >= 0 else "the forget loss did not fall"
     bound = math.sqrt(2 * max(gain, 0.0) / lam) if lam > 0 else 0.0
     return _judge("distance, descent", distance, bound, missing, lam=lam)
@@ -216,7 +220,7 @@ def newton_gap(
 
     Source: FAMR (arXiv 2506.14515), influence link, with its error.
     """
-    check_number("lowest", lowest)
+    _check("lowest", lowest)
     missing = "" if lam + lowest > 0 else "H + lam is not positive definite"
     bound = _over(drift * distance + residual, lam + lowest)
     sizes = {"drift": drift, "distance": distance, "lam": lam, "residual": residual}
@@ -274,10 +278,10 @@ def minimum_distance(distance: float, grad_norms: Sequence[float], modulus: floa
         grad_norms: |grad J| at both.
         modulus: lam + lambda_min of the forget loss's Hessian, averaged along the segment.
     """
-    check_number("modulus", modulus)
+    _check("modulus", modulus)
     missing = "" if modulus > 0 else "J is not strongly convex between the points"
     bound = _over(sum(grad_norms), modulus)
-    return _judge("distance, gradients", distance, bound, missing, grad_norms=min(grad_norms))
+    return _judge("distance, gradients", distance, bound, missing, grad_norms=np.min(grad_norms))
 
 
 def output_divergence(gap: float, slope: float, distance: float) -> Certificate:
@@ -298,7 +302,7 @@ def output_divergence(gap: float, slope: float, distance: float) -> Certificate:
 
 
 def _needs_definite(lowest):
-    check_number("lowest", lowest)
+    _check("lowest", lowest)
     return "" if lowest > 0 else f"H is not positive definite, its lambda_min is {lowest:.3g}"
 
 
@@ -306,9 +310,14 @@ def _over(numerator, denominator):
     return numerator / denominator if denominator > 0 else 0.0
 
 
+def _check(name, value, **rule):
+    # `check_number` lets arrays pass, and a NaN among them would be judged.
+    check_number(name, np.asarray(value).tolist(), **rule)
+
+
 def _check_sizes(**sizes):
     for name, size in sizes.items():
-        check_number(name, size, least=0)
+        _check(name, size, least=0)
 
 
 def _judge(name, measured, bound, missing="", **sizes):
@@ -319,6 +328,6 @@ def _judge(name, measured, bound, missing="", **sizes):
     _check_sizes(measured=measured)
     if missing:
         return Certificate(name, float(measured), None, "vacuous", missing)
-    check_number("bound", bound)
+    _check("bound", bound)
     verdict = "holds" if measured <= bound * (1 + ROUNDING) else "violated"
     return Certificate(name, float(measured), float(bound), verdict)

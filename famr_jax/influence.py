@@ -30,6 +30,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -198,7 +199,8 @@ def influence(
         l2: Ridge of the training objective.
         normaliser: Which retained objective; see above.
         query_fn: `(params, queries) -> [q, ...]`: what is asked of a query; `loss_fn` by default.
-        groups: `[groups, n]` boolean; removes groups in place of single examples.
+        groups: `[groups, n]` boolean; removes groups in place of single examples, of each some and
+            not all.
         curvature: `data -> operator`; `Hessian(loss_fn, params, data)` if not given.
         damping: Shift in the solve.
         tol: Wanted relative residual of each column.
@@ -215,6 +217,10 @@ def influence(
     if groups is not None and (groups.shape[1:] != (n,) or groups.dtype != bool):
         got = f"{groups.dtype} {list(groups.shape)}"
         raise ValueError(f"`groups` must be bool of shape [groups, {n}], got {got}.")
+    gone = np.ones(1, int) if groups is None else np.sum(groups, axis=1)
+    if np.any((gone == 0) | (gone == n)):
+        rule = "must take some examples of `data` and leave some"
+        raise ValueError(f"what `groups` remove {rule}, got {gone} of {n}.")
     asked, learnt = (query_fn or loss_fn, queries), (loss_fn, data)
     shape = jax.eval_shape(asked[0], params, queries).shape
     by_data = n < math.prod(shape)
@@ -311,5 +317,5 @@ def _why(result):
     solved = f"{open_} of {solution.converged.size} solves unconverged: " if open_ else ""
     solved += WORDS[int(jnp.max(solution.reason))]
     low, error = map(float, result.lambda_min)
-    definite = "indefinite" if low < 0 else "definite" if low > error else "not resolved"
+    definite = "indefinite" if low < -error else "definite" if low > error else "not resolved"
     return f"{solved}; lambda_min + damping = {low:.2g} +- {error:.1g}: {definite}"

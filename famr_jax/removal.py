@@ -113,9 +113,7 @@ def fit(
     if noise not in ("objective", "output"):
         raise ValueError(f"`noise` must be 'objective' or 'output', got {noise!r}.")
     x, signs = _check_data(x, signs)
-    retained = jnp.ones(len(x), bool) if retained is None else jnp.asarray(retained, bool)
-    if retained.shape != (len(x),) or not jnp.any(retained):
-        raise ValueError("`retained` must be a mask of shape [n] with an example in it.")
+    retained = jnp.ones(len(x), bool) if retained is None else _mask("retained", retained, len(x))
     drawn = sigma * jax.random.normal(key, (signs.shape[1], x.shape[1]), x.dtype)
     b = drawn if noise == "objective" else jnp.zeros_like(drawn)
     weights, left = _fit(x, signs, b, retained, l2)
@@ -148,11 +146,10 @@ def remove(fitted: Fitted, x: Array, signs: Array, rows: Array, *, settle: bool 
             undoes what earlier removals left, and only this one's bound counts as spent.
 
     Raises:
-        ValueError: No row, a row that is not retained, or no row left.
+        ValueError: Inputs that `fit` refuses, no row, a row that is not retained, or no row left.
     """
-    rows = jnp.asarray(rows, bool)
-    if rows.shape != fitted.retained.shape or not jnp.any(rows):
-        raise ValueError("`rows` must be a mask of shape [n] with an example in it.")
+    x, signs = _check_data(x, signs)
+    rows = _mask("rows", rows, len(x))
     if jnp.any(rows & ~fitted.retained):
         raise ValueError("`rows` must be retained so far, got one that is not.")
     if not jnp.any(fitted.retained & ~rows):
@@ -198,14 +195,14 @@ def account(fitted: Fitted, *, epsilon: float, delta: float) -> Account:
     Raises:
         ValueError: `epsilon` negative, or `delta` outside [1e-12, 1).
     """
-    budget = gaussian_shift(epsilon, delta) * fitted.sigma
+    budget = gaussian_shift(epsilon, delta) * float(fitted.sigma)
     if fitted.noise == "output":
-        budget *= fitted.l2 * float(jnp.sum(fitted.retained))
+        budget *= float(fitted.l2 * jnp.sum(fitted.retained))
     spent = float(jnp.linalg.norm(fitted.spent))
     stands = spent <= budget
     certified = stands and fitted.noise == "output"
     advice = "release" if stands else "the budget is spent: retrain on what is retained"
-    return Account(epsilon, delta, fitted.sigma, budget, spent, certified, advice)
+    return Account(epsilon, delta, float(fitted.sigma), budget, spent, certified, advice)
 
 
 def release(fitted: Fitted, *, key: Array) -> Array:
@@ -217,7 +214,13 @@ def release(fitted: Fitted, *, key: Array) -> Array:
 
 
 def gaussian_delta(shift: float, epsilon: float) -> float:
-    """Smallest delta for which N(0, 1) and N(shift, 1) are (epsilon, delta)-indistinguishable."""
+    """Smallest delta for which N(0, 1) and N(shift, 1) are (epsilon, delta)-indistinguishable.
+
+    Raises:
+        ValueError: `shift` or `epsilon` negative or not finite.
+    """
+    check_number("shift", shift, least=0)
+    check_number("epsilon", epsilon, least=0)
     if shift == 0:
         return 0.0
     near, far = shift / 2 - epsilon / shift, -shift / 2 - epsilon / shift
@@ -231,7 +234,6 @@ def gaussian_shift(epsilon: float, delta: float) -> float:
     Raises:
         ValueError: `epsilon` negative, or `delta` outside [1e-12, 1).
     """
-    check_number("epsilon", epsilon, least=0)
     if not 1e-12 <= delta < 1:
         raise ValueError(f"`delta` must be in [1e-12, 1), got {delta!r}.")
     # `gaussian_delta` rounds by 1e-16; a root on the far side of that would promise too much.
@@ -243,7 +245,14 @@ def gaussian_shift(epsilon: float, delta: float) -> float:
 
 
 def one_vs_rest(labels: Array, num_classes: int) -> Array:
-    """Labels +-1 of one head for each class, `[n, num_classes]`, float64."""
+    """Labels +-1 of one head for each class, `[n, num_classes]`, float64.
+
+    Raises:
+        ValueError: A label that is no class.
+    """
+    if jnp.any((labels < 0) | (labels >= num_classes)):
+        got = f"{jnp.min(labels)} to {jnp.max(labels)}"
+        raise ValueError(f"`labels` must be in 0 to {num_classes - 1}, got {got}.")
     return jnp.where(labels[:, None] == jnp.arange(num_classes), 1.0, -1.0)
 
 
@@ -261,8 +270,13 @@ def privacy_loss(fitted: Fitted, x: Array, signs: Array, removals: Array) -> Arr
 
     Returns:
         In nats, `[heads]`; that of all heads together is the sum, their noise being independent.
+
+    Raises:
+        ValueError: Noise "output", whose densities are other ones.
     """
-    return _privacy_losses(fitted, x, signs, jnp.asarray(removals, bool))
+    if fitted.noise != "objective":
+        raise ValueError(f"`noise` must be 'objective', got {fitted.noise!r}.")
+    return _privacy_losses(fitted, x, signs, jnp.asarray(removals))
 
 
 # Heads go through `lax.map`: under `vmap`, batched LAPACK calls that XLA runs side by side can wait
@@ -357,6 +371,13 @@ def _privacy_losses(fitted, x, signs, removals):
         return log_density(start, s, fitted.retained) - volume - log_density(end, s, keep)
 
     return jax.lax.map(head, (fitted.weights, signs.T))
+
+
+def _mask(name, rows, n):
+    rows = jnp.asarray(rows)
+    if rows.dtype != bool or rows.shape != (n,) or not jnp.any(rows):
+        raise ValueError(f"`{name}` must be a boolean mask of shape [{n}] with an example in it.")
+    return rows
 
 
 def _check_data(x, signs):

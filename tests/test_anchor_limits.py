@@ -49,6 +49,13 @@ def test_order_is_the_slope_above_rounding():
     assert anchor_limits.order(rows[:1], "error") is None
 
 
+def test_headline_of_laws_without_an_order():
+    """Few or small lams leave none to fit."""
+    row = {"identity": 1e-12}
+    law = {"model": "m", "forget": "f", "orders": {"linearised": None}, "rows": [row]}
+    assert "orders: none" in anchor_limits.headline({"results": {"laws": [law], "cases": []}})[0]
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """One SMALL run: its folder and its JSON."""

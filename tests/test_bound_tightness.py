@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import bound_tightness, bounds_page, ledger
+from experiments import bound_tightness, bounds, bounds_page, ledger
 from experiments.bound_tightness import SMALL
+from famr_jax import certify
 
 RESULTS = {
     name: result
@@ -68,6 +69,16 @@ def test_removals_are_counted_and_priced(content):
         assert 0 <= counts["guo"] <= counts["spent"] <= counts["residual"] <= SMALL.removals
     losses = removal["privacy_losses"]
     assert losses["largest"] < removal["epsilon"]
+
+
+def test_an_influence_step_that_was_not_solved_proves_nothing():
+    judged = certify.influence_distance(0.5, 2.0, 1.0, 0.5)
+    assert bounds.if_solved(judged, True).verdict == "holds"
+    unsolved = bounds.if_solved(judged, False)
+    assert (unsolved.verdict, unsolved.bound, unsolved.measured) == ("vacuous", None, 0.5)
+    # And so the bound on the outputs that is made of it.
+    outputs = certify.output_divergence(1.0, 3.0, 0.5)
+    assert bounds.chained(unsolved, outputs, 3.0).verdict == "vacuous"
 
 
 def row(verdict, problem="softmax", lam=0.1, certificate=bound_tightness.CHAIN, measured=1.0):

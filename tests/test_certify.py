@@ -124,6 +124,7 @@ def test_linear_rate(convex):
     late = ([1e-3, 9e-4], 0.1, 2.0, 5.0, LAM)
     assert certify.linear_rate(*late).verdict == "violated"
     assert certify.linear_rate(*late, error=1e-4).verdict == "holds"
+    is_vacuous(certify.linear_rate(*late, error=1e-3), "no better")
 
 
 def test_linear_rate_is_tight_on_a_quadratic():
@@ -238,6 +239,34 @@ def test_numbers_that_are_none_are_refused():
         certify.resolvent(1.0, 1.0, math.nan, LAM)
     with pytest.raises(ValueError, match="points"):
         segment.along(lambda flat: flat, jnp.ones(1), jnp.ones(1), points=1)
+
+
+GOOD = {
+    "stationarity": (1.0, 1.0),
+    "strong_convexity": (-0.05, LAM),
+    "step_rule": (0.1, 1.0, LAM),
+    "linear_rate": ([1.0, 0.5], 0.1, 1.0, 2.0, LAM),
+    "anchor_distance": (1.0, 1.0, LAM),
+    "descent_distance": (1.0, 0.6, 0.5, LAM),
+    "newton_gap": (1.0, 0.1, 1.0, 0.1, LAM),
+    "resolvent": (1.0, 1.0, 0.1, LAM),
+    "influence_distance": (1.0, 1.0, 0.1, LAM),
+    "minimum_distance": (1.0, [1.0, 1.0], 0.1),
+    "output_divergence": (1.0, 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("wrap", [float, jnp.asarray, np.asarray])
+@pytest.mark.parametrize("name", GOOD)
+def test_nothing_is_judged_by_a_nan(name, wrap):
+    """In any argument, and as an array too: a NaN neither holds nor is violated nor vacuous."""
+    function = getattr(certify, name)
+    more = {"tol": 0.1} if name == "stationarity" else {}
+    assert function(*GOOD[name], **more).verdict != "vacuous"
+    for i, value in enumerate(GOOD[name]):
+        bad = [value[0], wrap(math.nan)] if isinstance(value, list) else wrap(math.nan)
+        with pytest.raises(ValueError, match="finite"):
+            function(*GOOD[name][:i], bad, *GOOD[name][i + 1 :], **more)
 
 
 @pytest.mark.parametrize("points", [2, 3, 5, 8])

@@ -372,3 +372,11 @@ def test_bad_arguments(problem):
         dual.fit(SQUARED, gram, problem.labels, problem.offset, l2=-1.0)
     with pytest.raises(ValueError, match="depth"):
         dual.ReLUKernel(0)
+    for loss in LOSSES.values():
+        for labels in (problem.labels.at[0].set(CLASSES), problem.labels.at[0].set(-1)):
+            with pytest.raises(ValueError, match="`labels` must be classes of 3"):
+                dual.fit(loss, gram, labels, problem.offset, l2=L2)
+            with pytest.raises(ValueError, match="`labels` must be classes of 3"):
+                dual.remove(loss, gram, problem.offset, labels, FORGET, l2=L2)
+    with pytest.raises(ValueError, match=r"must be \[n, C\] and \[n\]"):
+        dual.fit(SQUARED, gram, problem.labels[1:], problem.offset, l2=L2)

@@ -107,6 +107,46 @@ def test_a_verdict_needs_trained_oracles():
     assert dual_influence.claims(content["results"])[1]["verdict"] == "not resolved"
 
 
+def test_a_verdict_needs_solved_systems():
+    content = ledger.read_results()["dual_influence"]
+    content["results"]["linearised"][-1]["status"]["dual"]["converged"] = False
+    verdicts = [entry["verdict"] for entry in dual_influence.claims(content["results"])]
+    assert verdicts == ["not resolved"] * 2
+    content = ledger.read_results()["dual_influence"]
+    content["results"]["linearised"][-1]["gradient"] = float("nan")
+    assert dual_influence.claims(content["results"])[1]["verdict"] == "not resolved"
+
+
+@pytest.mark.parametrize(
+    ("num_params", "converged", "wanted"),
+    [(200, True, "holds"), (90, True, "not resolved"), (200, False, "not resolved")],
+)
+def test_speed_is_judged_where_parameters_outnumber_outputs(num_params, converged, wanted):
+    status = {"primal": {"converged": converged}}
+    row = {"retained_outputs": 100, "status": status}
+    cross = {"num_params": [num_params], "routes": {"dense": {"ratios": [2.0], "crossover": 1.0}}}
+    made = dual_timing.claims({"rows": [row], "crossings": cross})
+    assert made[0]["verdict"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [({}, "holds"), ({"negative_curvature": True}, "holds"), ({}, "not resolved")],
+)
+def test_failure_of_a_form_is_not_that_of_a_solver(change, wanted):
+    status = {"converged": wanted == "holds" and not change, "negative_curvature": False} | change
+    names = dual_control.HESSIAN, dual_control.AT_START
+    row = {
+        "l2": 1e-4,
+        "num_forget": 3,
+        "trained": {name: {"converged": True} for name in dual_control.TRAINED},
+        "error": dict.fromkeys(names, 2.0),
+        "test_output_error": dict.fromkeys(names, 2.0),
+        "status": dict.fromkeys(names, status),
+    }
+    assert dual_control.claims({"rows": [row], "num_train": 9})[0]["verdict"] == wanted
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_linearised_training_ends_at_a_minimum(seed):
     """Cross-entropy from a start that is far off, where Newton's first steps are halved."""

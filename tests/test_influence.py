@@ -233,6 +233,15 @@ def test_indefinite_hessian_is_said_so():
         assert not found.solution.converged.all() or found.solution.negative_curvature.any()
 
 
+def test_a_singular_matrix_is_not_called_indefinite(linear):
+    """A shift of all logits changes nothing, so without a ridge the smallest eigenvalue is 0."""
+    params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
+    sets = softmax_loss, params, linear[FORGET], linear[RETAIN]
+    found = removal(*sets, l2=0.0, normaliser="n", key=KEY)
+    assert abs(found.lambda_min.value) < 1e-12
+    assert found.why.endswith("not resolved")
+
+
 def test_new_numbers_do_not_retrace():
     params, batch, queries, loss_fn, *_ = net()
 
@@ -266,3 +275,8 @@ def test_bad_arguments_are_named(linear):
     for groups in (jnp.ones((2, 3), bool), jnp.ones((2, N))):
         with pytest.raises(ValueError, match=r"bool of shape \[groups, 200\]"):
             ask(**good, groups=groups)
+    for groups in (jnp.zeros((1, N), bool), jnp.ones((1, N), bool)):
+        with pytest.raises(ValueError, match="leave some"):
+            ask(**good, groups=groups)
+    with pytest.raises(ValueError, match="leave some"):
+        influence(softmax_loss, params, linear[:1], linear[:3], **good)

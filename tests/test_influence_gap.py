@@ -173,7 +173,8 @@ def case_of(distances, lams=(1e-5, 1e-1)):
         for lam, value in zip(lams, distances, strict=True)
     ]
     newton = {"to_retrained": {"n": 0.3}}
-    return {"forget": "class:3", "num_forget": 9, "famr": rows, "points": {"newton": newton}}
+    case = {"forget": "class:3", "num_forget": 9, "famr": rows, "points": {"newton": newton}}
+    return case | {"trained_converged": True}
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,18 @@ def case_of(distances, lams=(1e-5, 1e-1)):
 )
 def test_going_to_w_is_judged_at_the_smallest_lam(distances, lams, verdict):
     assert influence_gap._goes_exactly([case_of(distances, lams)], "")[0] == verdict
+
+
+@pytest.mark.parametrize("late", ["famr", "trained_converged"])
+def test_nothing_is_judged_by_minimisers_that_are_none(late, done):
+    exactly = json.loads(json.dumps(done[1]["results"]["softmax"]))
+    parts = influence_gap._goes_exactly, influence_gap._identity, influence_gap._bound
+    assert [part(exactly["cases"], "")[0] == "not resolved" for part in parts] == [False] * 3
+    if late == "famr":
+        exactly["cases"][0]["famr"][-1]["converged"] = False
+    else:
+        exactly["cases"][0][late] = False
+    assert [part(exactly["cases"], "")[0] for part in parts] == ["not resolved"] * 3
 
 
 def network_case(kl, count=8, converged=True):
@@ -214,7 +227,7 @@ def test_network_is_judged_by_the_oracles_band(kls, changes, verdict):
 
 
 BAD = [
-    ({"lams": ()}, "lams"),
+    ({"lams": (0.1,)}, "lams"),
     ({"lams": (1.0, 0.1)}, "lams"),
     ({"lams": (-1.0, 0.1)}, "lams"),
     ({"dampings": (0.1, 0.1)}, "dampings"),

@@ -39,7 +39,10 @@ def test_small_run_predicts_the_convex_model_and_judges_both(done):
         assert scores["null"]["rank"]["min"] > 0.99
         assert scores["null"]["n"] == 2
         assert "first order, of training on" in net["scores"][kind]
-    assert all(each["gradient_norm"] < 1e-8 for each in convex["status"])
+    for status in convex["status"]:
+        assert max(status["gradient_norm"], status["gradient_norm_retrained"]) < 1e-8
+        assert status["converged"]
+    assert min(status["gradient_norm_retrained"] for status in net["status"]) > 1e-8
     assert {claim["claim"] for claim in content["claims"]} == set(experiment.SENTENCES.values())
     ledger.ledger({"x": content})
     page = (chosen.out / "report.html").read_text()
@@ -59,16 +62,21 @@ def test_score_of_known_answers():
 
 
 def test_verdicts_follow_the_numbers():
-    def case(convex, rank, slope):
+    def case(convex, rank, slope, left=1e-9, converged=True):
+        status = [{"gradient_norm": 1e-9, "gradient_norm_retrained": left, "converged": converged}]
         spread = lambda value: {"mean": value, "min": value, "max": value}  # noqa: E731
         scores = {"first order": {"rank": spread(rank), "slope": spread(slope), "n": 1}}
-        return {"model": "m", "convex": convex, "scores": dict.fromkeys(experiment.KINDS, scores)}
+        scores = dict.fromkeys(experiment.KINDS, scores)
+        return {"model": "m", "convex": convex, "scores": scores, "status": status}
 
     judged = lambda *cases: [  # noqa: E731
         claim["verdict"] for claim in experiment.judge(list(cases), experiment.SMALL)
     ]
     assert judged(case(True, 0.95, 1.0), case(False, 0.5, 1.0)) == ["holds", "fails"]
     assert judged(case(True, 0.95, 1.0), case(True, 0.95, 2.0)) == ["mixed"]
+    assert judged(case(True, 0.95, 1.0, left=0.1)) == ["not resolved"]
+    assert judged(case(False, 0.95, 1.0, left=0.1)) == ["holds"]
+    assert judged(case(True, 0.95, 1.0, converged=False)) == ["not resolved"]
 
 
 def test_retraining_drops_what_it_is_told_to():
@@ -80,8 +88,8 @@ def test_retraining_drops_what_it_is_told_to():
             subject = open_subject(name, (4, 4, 1))
             start, prepare = subject.begin(jax.random.key(0))
             batch = Batch(prepare(x), jnp.arange(12) % 10)
-            masked = retrain(subject, start, batch, jnp.arange(12) > 2, recipe)
-            alone = retrain(subject, start, batch[3:], jnp.ones(9), recipe)
+            masked, _ = retrain(subject, start, batch, jnp.arange(12) > 2, recipe)
+            alone, _ = retrain(subject, start, batch[3:], jnp.ones(9), recipe)
             gap = optax.tree.norm(optax.tree.sub(masked, alone))
             assert gap < 1e-6 * optax.tree.norm(alone)
 

@@ -267,6 +267,9 @@ def test_one_vs_rest():
     signs = removal.one_vs_rest(jnp.array([2, 0]), 3)
     np.testing.assert_array_equal(signs, [[-1, -1, 1], [1, -1, -1]])
     assert signs.dtype == jnp.float64
+    for label in (-1, 3):
+        with pytest.raises(ValueError, match="0 to 2"):
+            removal.one_vs_rest(jnp.array([label, 0]), 3)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +279,7 @@ def test_one_vs_rest():
         ({"sigma": -1.0}, "sigma"),
         ({"noise": "nowhere"}, "noise"),
         ({"retained": np.zeros(60, bool)}, "retained"),
+        ({"retained": np.arange(60)}, "boolean mask"),
         ({"x": np.ones((60, 5), np.float32)}, "float64"),
         ({"x": np.full((60, 5), np.nan)}, "finite"),
         ({"x": np.ones((59, 5))}, "signs"),
@@ -292,12 +296,20 @@ def test_fit_refuses(change, word):
 def test_remove_and_account_refuse():
     x, signs = problem()
     fitted = fit(x, signs, l2=0.1, sigma=1.0, key=KEY)
-    for rows in (mask([]), mask(range(60)), mask([1], n=59)):
+    for rows in (mask([]), mask(range(60)), mask([1], n=59), mask([1]).astype(int)):
         with pytest.raises(ValueError, match="rows"):
             remove(fitted, x, signs, rows)
     once = remove(fitted, x, signs, mask([1])).fitted
     with pytest.raises(ValueError, match="retained"):
         remove(once, x, signs, mask([1, 2]))
+    for wrong in (x.astype(jnp.float32), x * jnp.nan):
+        with pytest.raises(ValueError, match=r"float64|finite"):
+            remove(fitted, wrong, signs, mask([1]))
+    with pytest.raises(ValueError, match="objective"):
+        removal.privacy_loss(fitted, x, signs, mask([1])[None])
+    for shift, epsilon in ((-1.0, 1.0), (1.0, -1.0), (np.nan, 1.0)):
+        with pytest.raises(ValueError, match=r"shift|epsilon"):
+            gaussian_delta(shift, epsilon)
     for epsilon, delta in ((-1.0, 0.1), (1.0, 0.0), (1.0, 1.0)):
         with pytest.raises(ValueError, match=r"epsilon|delta"):
             account(fitted, epsilon=epsilon, delta=delta)

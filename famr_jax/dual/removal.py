@@ -102,11 +102,10 @@ def fit(
         max_steps: Newton steps after which to give up.
 
     Raises:
-        ValueError: A number out of range.
+        ValueError: A number or label out of range, or shapes that do not agree.
     """
-    check_number("l2", l2, above=0)
-    check_number("tol", tol, above=0)
-    check_count("max_steps", max_steps)
+    _check(l2, tol, max_steps)
+    _check_labels(labels, offset)
     return _fit(loss, gram, labels, offset, l2, tol, max_steps)
 
 
@@ -184,13 +183,13 @@ def remove(
         A solution whose value is the change, `[n, C]`, and whose residual is that of v.
 
     Raises:
-        ValueError: A number out of range, an unknown normaliser, or a mask that is none.
+        ValueError: A number or label out of range, shapes that do not agree, an unknown
+            normaliser, or a mask that is none.
 
     Source: Sun and Valaee (arXiv 2605.11239), eq. 13, made symmetric, with one K less.
     """
-    check_number("l2", l2, above=0)
-    check_number("tol", tol, above=0)
-    check_count("max_steps", max_steps)
+    _check(l2, tol, max_steps)
+    _check_labels(labels, outputs)
     if normaliser not in ("n", "n-m"):
         raise ValueError(f"`normaliser` must be 'n' or 'n-m', got {normaliser!r}.")
     forget = np.asarray(forget)
@@ -246,6 +245,23 @@ class Whitened:
 def loss_changes(loss: Loss, outputs: Array, labels: Array, changes: Array) -> Array:
     """Change of each example's loss to first order in the change of its outputs, `[n]`."""
     return jnp.sum(_slopes(loss, outputs, labels) * changes, axis=-1)
+
+
+def _check(l2, tol, max_steps):
+    check_number("l2", l2, above=0)
+    check_number("tol", tol, above=0)
+    check_count("max_steps", max_steps)
+
+
+def _check_labels(labels, outputs):
+    # Neither loss would say so: out of range, its target is no class at all.
+    labels, classes = np.asarray(labels), outputs.shape[-1]
+    if outputs.shape != (len(labels), classes):
+        shapes = f"{outputs.shape} and {labels.shape}"
+        raise ValueError(f"outputs and `labels` must be [n, C] and [n], got {shapes}.")
+    if np.any((labels < 0) | (labels >= classes)):
+        got = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"`labels` must be classes of {classes}, 0 to {classes - 1}, got {got}.")
 
 
 def _slopes(loss, outputs, labels):
