@@ -146,20 +146,26 @@ def _exact(cases):
 
 
 def _goes(cases, where):
-    """Arrived: inside the oracles' band on both sets, at the smallest lam that converged."""
+    """Arrived: inside the oracles' band on both sets, at the smallest lam that converged.
+
+    Of a band that the original is inside too, no arrival is resolved.
+    """
     verdicts, parts = [], []
     for case in cases:
         row = next((row for row in case["famr"]["converged"] if row["converged"]), None)
         null, before = case["null"], case["original"]
         if row is None or row["lam"] > SMALL_LAM or null["n"] < ORACLES_FOR_A_VERDICT:
             return "not resolved", f"{where} too few oracles, or no small lam converged."
-        names = ("kl_forget", "kl_test")
-        verdicts.append(all(row[name] <= null[f"{name}_band"][1] for name in names))
+        tops = {name: null[f"{name}_band"][1] for name in ("kl_forget", "kl_test")}
+        arrived, idle = (all(of[name] <= top for name, top in tops.items()) for of in (row, before))
+        if arrived and idle:
+            return "not resolved", f"{where} on {case['forget']} the band holds the original too."
+        verdicts.append(arrived)
         told = [
             f"{name.removeprefix('kl_')} {row[name]:.3g} (do nothing {before[name]:.3g}, one "
             f"Gauss-Newton step {case['best']['one step'][name]:.3g}, oracles among each other "
             f"{null[name]:.3g})"
-            for name in names
+            for name in tops
         ]
         parts.append(f"{case['forget']} at lam {row['lam']:g} {', '.join(told)}")
     verdict = "holds" if all(verdicts) else "mixed" if any(verdicts) else "fails"

@@ -53,7 +53,10 @@ def along(
 def curvature_range(
     matvec: Callable, like: Any, *, tol: float = 1e-3, key: Array
 ) -> tuple[float, float]:
-    """Ends of a symmetric operator's spectrum, each moved outwards by its recomputed residual."""
+    """Ends of a symmetric operator's spectrum, each moved outwards by its recomputed residual.
+
+    An eigenvalue is that near; that none lies beyond is what Lanczos found, not a proof.
+    """
     ends = []
     for which, sign in (("smallest", -1), ("largest", 1)):
         found = curvature.eigenvalues(matvec, like, k=1, which=which, tol=tol, key=key)

@@ -202,11 +202,11 @@ def test_nothing_is_judged_by_minimisers_that_are_none(late, done):
     assert [part(exactly["cases"], "")[0] for part in parts] == ["not resolved"] * 3
 
 
-def network_case(kl, count=8, converged=True):
+def network_case(kl, count=8, converged=True, nothing=1.0):
     row = {"lam": 1e-6, "converged": converged, "kl_forget": kl, "kl_test": kl}
     null = {"n": count, "kl_forget": 0.1, "kl_test": 0.1}
     null |= {"kl_forget_band": [0.0, 0.2], "kl_test_band": [0.0, 0.2]}
-    same = {"kl_forget": 1.0, "kl_test": 1.0}
+    same = {"kl_forget": nothing, "kl_test": nothing}
     famr = {"converged": [row]}
     best = {"one step": same}
     return {"forget": "class:3", "famr": famr, "null": null, "original": same, "best": best}
@@ -220,6 +220,8 @@ def network_case(kl, count=8, converged=True):
         ((0.5, 0.5), {}, "fails"),
         ((0.1, 0.1), {"count": 2}, "not resolved"),
         ((0.1, 0.1), {"converged": False}, "not resolved"),
+        ((0.1, 0.1), {"nothing": 0.15}, "not resolved"),
+        ((0.5, 0.5), {"nothing": 0.15}, "fails"),
     ],
 )
 def test_network_is_judged_by_the_oracles_band(kls, changes, verdict):
