@@ -15,6 +15,8 @@ and at the trained weights):
     l2 0.01  errors 0.18 0.25 0.39 0.25
     l2 0.001  errors 1 0.7 0.8 0.7
     l2 0.0001  errors 1 0.83 0.93 0.83
+
+The two errors of 1 are no estimates: on an indefinite Hessian conjugate gradients take no step.
 """
 
 from dataclasses import dataclass
@@ -163,6 +165,8 @@ def claims(results: dict[str, Any]) -> list[dict[str, str]]:
         f"l2 {l2:g}: {means['error'][HESSIAN]:.2g} and {means['error'][AT_START]:.2g}"
         for l2, means in by_l2(rows).items()
     )
+    stopped = [row["l2"] for row in rows if row["status"][HESSIAN]["negative_curvature"]]
+    no_step = ", ".join(f"{stopped.count(l2)} at l2 {l2:g}" for l2 in dict.fromkeys(stopped))
     return [
         common.claim(
             "Both forms fail on networks outside the linear regime.",
@@ -177,7 +181,8 @@ def claims(results: dict[str, Any]) -> list[dict[str, str]]:
             f"Mean error of primal (Hessian) and dual (kernel at the start), 1 for doing nothing: "
             f"{by_ridge}; digits {PAIR[0]} and {PAIR[1]}, {rows[0]['num_forget']} of "
             f"N={results['num_train']} forgotten, {len(last)} seeds; at the smallest ridge "
-            f"{'all' if trained else 'not all'} networks reached a gradient of 1e-6 of the first.",
+            f"{'all' if trained else 'not all'} networks reached a gradient of 1e-6 of the first. "
+            f"Indefinite Hessians, on which the primal form takes no step: {no_step or 'none'}.",
         ),
     ]
 

@@ -144,7 +144,9 @@ def test_failure_of_a_form_is_not_that_of_a_solver(change, wanted):
         "test_output_error": dict.fromkeys(names, 2.0),
         "status": dict.fromkeys(names, status),
     }
-    assert dual_control.claims({"rows": [row], "num_train": 9})[0]["verdict"] == wanted
+    (made,) = dual_control.claims({"rows": [row], "num_train": 9})
+    assert made["verdict"] == wanted
+    assert made["words"].endswith(f"no step: {'1 at l2 0.0001' if change else 'none'}.")
 
 
 @pytest.mark.parametrize("seed", range(3))
