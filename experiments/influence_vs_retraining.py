@@ -232,7 +232,7 @@ def judge(cases: list[dict[str, Any]], flags: Flags) -> list[dict[str, str]]:
 
 def _is_exact(status: dict[str, Any], convex: bool) -> bool:
     norms = status["gradient_norm"], status["gradient_norm_retrained"]
-    minima = not convex or all(norm <= MINIMUM for norm in norms)
+    minima = not convex or all(float(norm) <= MINIMUM for norm in norms)
     return minima and bool(status["converged"])
 
 
