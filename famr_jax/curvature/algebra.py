@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from famr_jax.types import Params, as_pytree, pytree, static
 
@@ -50,7 +51,7 @@ def linearized(matvec: Callable) -> Callable:
 
 def check_vector(name: str, tree: Any) -> None:
     """Raises a `ValueError` unless a tree holds numbers, all of one real floating-point type."""
-    types = {getattr(leaf, "dtype", type(leaf)) for leaf in jax.tree.leaves(tree)}
+    types = {getattr(leaf, "dtype", np.dtype(object)) for leaf in jax.tree.leaves(tree)}
     if len(types) != 1 or not jnp.issubdtype(next(iter(types)), jnp.floating):
         told = ", ".join(sorted(map(str, types))) or "no array"
         raise ValueError(f"`{name}` must hold arrays of one real floating-point type, got {told}.")

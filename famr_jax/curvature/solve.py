@@ -24,7 +24,7 @@ WORDS = (
     "met curvature <= 0, the matrix is indefinite or singular: raise damping, or use MINRES",
     "stalled above tol, at the floor of its floating point: raise tol, or use float64; a singular "
     "matrix, of whose range b is not, wants damping",
-    "met numbers that are not finite",
+    "met numbers that are not finite: look at A and b, or raise damping",
 )
 
 
@@ -205,7 +205,7 @@ def _minres(product, b, target, max_steps):
     """Paige and Saunders (1975) from zero, until the recursive residual `phi` is below `target`.
 
     The tridiagonal matrix is positive definite as long as cos gamma < 0, so that indefiniteness is
-    seen when CG would see it (Liu and Roosta, arXiv 2208.07095).
+    seen when CG would see it (Liu and Roosta, arXiv 2206.05732).
     """
 
     def going_on(s):

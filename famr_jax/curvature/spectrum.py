@@ -19,7 +19,7 @@ from famr_jax.types import as_pytree, check_count, check_number
 
 STEPS_BETWEEN_CHECKS = 5
 STEPS_OF_A_FRESH_START = 10  # in which a direction that was missed shows
-MARGIN = 0.7  # of tol: room for the coupling that a fresh start leaves out
+MARGIN = 0.7  # of tol: room for what a fresh start cuts off
 ROUNDING = 5  # eps of the largest |e|: what an eigenvalue is good to at best
 
 
@@ -162,7 +162,7 @@ class _Search(NamedTuple):
     restarts: Array
     scale: Array
     settled: Array
-    fresh_until: Array
+    until: Array
     going_on: Array
 
 
@@ -187,47 +187,41 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
         values, vectors = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T + jnp.diag(last))
         return sign * values[::-1], vectors[:, ::-1]
 
-    def restart(basis, matrix, values, vectors):
-        best = vectors[:, :kept].T @ basis[:size]
-        basis = jnp.zeros_like(basis).at[:kept].set(best).at[kept].set(basis[size])
-        diagonal = jnp.arange(kept)
-        return basis, jnp.zeros_like(matrix).at[diagonal, diagonal].set(values[:kept]), kept
+    def restart(count, following, basis, matrix, values, vectors):
+        """The best `count` vectors, and the one to go on from; their coupling stays in its row."""
+        best = vectors[:, :count].T @ basis[:size]
+        basis = jnp.zeros_like(basis).at[:count].set(best)
+        diagonal = jnp.arange(count)
+        matrix = jnp.zeros_like(matrix).at[diagonal, diagonal].set(values[:count])
+        return put(basis, count, following(basis)), matrix, count
 
     def body(s):
         stop = jnp.minimum(jnp.maximum(s.filled, k) + STEPS_BETWEEN_CHECKS, size)
         start = (s.basis, s.matrix, jnp.zeros((), flat.dtype), s.num_products)
         basis, matrix, beta, num_products = jax.lax.fori_loop(s.filled, stop, extend, start)
-        values, vectors = ritz(matrix, stop)
-        scale = jnp.maximum(
-            s.scale, jnp.max(jnp.abs(values), where=jnp.arange(size) < stop, initial=0)
-        )
+        found = basis, matrix, *ritz(matrix, stop)
+        values, vectors = found[2:]
+        there = jnp.arange(size) < stop
+        scale = jnp.maximum(s.scale, jnp.max(jnp.abs(values), where=there, initial=0))
         open_ = jnp.max(jnp.abs(beta * vectors[stop - 1, :k])) > MARGIN * tol * scale
-        # One copy of a multiple eigenvalue is all that one start finds, and one is enough if k = 1.
+        # For k = 1 one copy is enough.
         moved = jnp.max(jnp.abs(values[:k] - s.settled)) > tol * scale
-        to_check, full = ~open_ & moved & (k > 1) & (stop < flat.size), stop == size
-        fresh_until = jnp.where(to_check, num_products + STEPS_OF_A_FRESH_START, s.fresh_until)
-        going_on = open_ | (num_products < fresh_until)
-        basis, matrix, filled = jax.lax.cond(
-            going_on & full,
-            lambda: restart(basis, matrix, values, vectors),
-            lambda: (basis, matrix, stop),
-        )
+        check, full = ~open_ & moved & (k > 1) & (stop < flat.size), stop == size
+        until = jnp.where(check, num_products + STEPS_OF_A_FRESH_START, s.until)
+        going_on = open_ | (num_products < until)
         draw = jax.random.fold_in(check_key, num_products)
-        basis = jax.lax.cond(
-            to_check, lambda: put(basis, filled, _fresh(basis, draw)), lambda: basis
+        basis, matrix, filled = jax.lax.switch(
+            jnp.where(check, 2, going_on & full),
+            (
+                lambda: (basis, matrix, stop),
+                lambda: restart(kept, lambda _: basis[size], *found),
+                lambda: restart(k, lambda best: _fresh(best, draw), *found),
+            ),
         )
-        settled = jnp.where(to_check, values[:k], s.settled)
-        going_on &= s.restarts + full <= max_restarts
+        settled, restarts = jnp.where(check, values[:k], s.settled), s.restarts + (full | check)
+        going_on &= restarts <= max_restarts
         return _Search(
-            basis,
-            matrix,
-            filled,
-            num_products,
-            s.restarts + full,
-            scale,
-            settled,
-            fresh_until,
-            going_on,
+            basis, matrix, filled, num_products, restarts, scale, settled, until, going_on
         )
 
     start_key, check_key, key = jax.random.split(key, 3)
