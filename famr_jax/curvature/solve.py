@@ -22,8 +22,8 @@ WORDS = (
     "converged",
     "ran out of steps: raise max_steps or damping, or precondition",
     "met curvature <= 0, the matrix is indefinite or singular: raise damping, or use MINRES",
-    "stalled above tol, at the floor of its floating point: raise tol, or use float64; a singular "
-    "matrix, of whose range b is not, wants damping",
+    "stalled above tol, at the floor of its floating point or of a singular matrix: raise tol or "
+    "damping, or use float64",
     "met numbers that are not finite: look at A and b, or raise damping",
 )
 
