@@ -118,6 +118,35 @@ def test_algebra_and_restriction(references):
     np.testing.assert_allclose(columns(head, head.select(params)), wanted, atol=1e-12)
 
 
+def test_linearised_sums_are_operators_too():
+    """In micro-batches as well: their terms hold arrays, which are not hashable."""
+    params, batch, loss_fn, outputs_fn, _ = problem("logistic")
+    kernel = curvature.NTK(outputs_fn, params, batch)
+    u = jnp.ones((len(batch), 3))
+    hessian = curvature.Hessian(loss_fn, params, batch, 5)
+    for matvec, v in ((hessian, params), (kernel, u)):
+        whole = 2.0 * matvec + curvature.Identity() + (lambda v: v)
+        first = curvature.solve(curvature.linearized(whole), v, max_steps=3)
+        second = curvature.solve(whole, v, max_steps=3)
+        np.testing.assert_allclose(first.residual, second.residual, rtol=1e-8)
+
+
+def test_bad_data_is_refused():
+    params, batch, loss_fn, *_ = problem("logistic")
+    short, none = Batch(batch.x, batch.labels[:-3]), batch[:0]
+    for data, size, word in (
+        (short, 4, "one length >= 1, got .10, 13."),
+        (none, None, "got .0."),
+        (none, 4, "got .0."),
+        (batch, 0, "batch_size"),
+        (batch, -1, "batch_size"),
+    ):
+        hessian = curvature.Hessian(loss_fn, params, data, size)
+        for matvec in (lambda: hessian(params), lambda: curvature.linearized(hessian)):  # noqa: B023
+            with pytest.raises(ValueError, match=word):
+                matvec()
+
+
 def test_hessian_is_gauss_newton_for_a_linear_model():
     params, batch, loss_fn, outputs_fn, output_loss = problem("logistic")
     first = columns(curvature.Hessian(loss_fn, params, batch), params)

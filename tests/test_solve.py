@@ -69,11 +69,79 @@ def test_many_right_hand_sides_by_vmap_and_preconditioning():
 def test_zero_right_hand_side_and_bad_arguments():
     matvec, b = Dense(jnp.eye(3)), {"a": jnp.zeros(3)}
     assert curvature.solve(matvec, b).converged
-    for bad in ({"tol": 0.0}, {"damping": float("nan")}, {"max_steps": 0}, {"method": "gmres"}):
+    for bad in ({"tol": 0.0}, {"damping": float("nan")}, {"max_steps": 2.5}, {"method": "gmres"}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             curvature.solve(matvec, b, **bad)
     with pytest.raises(ValueError, match="preconditioner"):
         curvature.solve(matvec, b, method="minres", preconditioner=matvec)
+
+
+@pytest.mark.parametrize("method", ["cg", "minres"])
+def test_what_is_not_finite_has_not_converged(method):
+    matrix, ones = symmetric(np.linspace(0.1, 10, 20)), jnp.ones(20)
+    for bad in (jnp.nan, jnp.inf):
+        for a, b in ((matrix, ones.at[3].set(bad)), (matrix.at[0, 0].set(bad), ones)):
+            found = curvature.solve(Dense(a), {"a": b}, method=method, max_steps=10**6)
+            assert not found.converged
+            assert "not finite" in found.why
+            assert found.num_steps < 100
+            assert not found.residual < 1
+
+
+@pytest.mark.parametrize("method", ["cg", "minres"])
+def test_right_hand_sides_whose_squares_are_no_float32(method):
+    matrix = symmetric(np.linspace(0.1, 10, 20)).astype(jnp.float32)
+    for scale in (1e-30, 1e30):
+        b = {"a": jnp.full(20, scale, jnp.float32)}
+        found = curvature.solve(Dense(matrix), b, method=method, damping=jnp.float64(0.1))
+        wanted = np.linalg.solve(np.float64(matrix) + 0.1 * np.eye(20), np.ones(20))
+        assert found.converged
+        np.testing.assert_allclose(np.float64(found.value["a"]) / scale, wanted, rtol=1e-3)
+
+
+def test_minres_sees_the_negative_curvature_that_cg_sees():
+    """No Lanczos vector has it, their span has."""
+    matvec, b = Dense(symmetric(np.r_[-0.05, np.linspace(1, 10, 49)])), {"a": jnp.ones(50)}
+    found = curvature.solve(matvec, b, method="minres")
+    assert found.converged
+    assert found.negative_curvature
+    assert curvature.solve(matvec, b).negative_curvature
+
+
+def test_a_matrix_of_zeros_has_no_solution():
+    b = {"a": jnp.ones(20)}
+    found = curvature.solve(Dense(jnp.zeros((20, 20))), b, method="minres", max_steps=1000)
+    assert found.residual == 1
+    assert "singular" in found.why
+    assert "singular" in curvature.solve(Dense(jnp.zeros((20, 20))), b).why
+
+
+def test_many_solutions_tell_every_reason_once():
+    matvec = Dense(symmetric(np.linspace(0.1, 10, 20)))
+    b = {"a": jnp.ones((3, 20)).at[0, 0].set(jnp.nan)}
+    found = jax.vmap(lambda b: curvature.solve(matvec, b))(b)
+    assert (
+        found.why == "converged; met numbers that are not finite: look at A and b, or raise damping"
+    )
+    found = curvature.solve_block(matvec, b)
+    assert not found.converged.any()
+    assert "not finite" in found.why
+
+
+def test_right_hand_sides_that_are_no_vectors():
+    mixed = {"a": jnp.ones(3), "b": jnp.ones(3, jnp.float32)}
+    for b in (
+        {"a": jnp.ones((3, 3), int)},
+        {"a": jnp.ones((3, 3), complex)},
+        mixed,
+        {},
+        {"a": 1.0},
+    ):
+        for solve in (curvature.solve, curvature.solve_block):
+            with pytest.raises(ValueError, match="one real floating-point type, got"):
+                solve(curvature.Identity(), b)
+    with pytest.raises(ValueError, match="at least one number"):
+        curvature.solve_block(curvature.Identity(), {"a": jnp.ones((0, 3))})
 
 
 def test_lineax_agrees():

@@ -52,6 +52,56 @@ def test_lanczos_ends_where_the_space_does():
     assert found.remainder < 1e-9
 
 
+COPIES = {
+    "largest": np.r_[np.full(3, 5.0), np.linspace(-4, 4, 97)],
+    "smallest": np.r_[np.zeros(50), np.linspace(0.5, 10, 50)],
+}
+
+
+@pytest.mark.parametrize("which", COPIES)
+def test_every_copy_of_a_multiple_eigenvalue_is_found(which):
+    """From one start Lanczos finds one copy, and the residuals of all that it finds are small."""
+    spread = COPIES[which]
+    like = {"a": jnp.zeros(100)}
+    found = curvature.eigenvalues(Dense(symmetric(spread)), like, k=3, which=which, key=KEY)
+    np.testing.assert_allclose(found.values, spread[:3], atol=1e-2)
+    assert found.converged.all()
+
+
+def test_exhausted_spaces_show_nothing_that_is_not_there():
+    """Rounding, scaled up to a unit vector, gave eigenvalues of -890 and 815 of this matrix."""
+    for dtype in (jnp.float32, jnp.float64):
+        matvec, like = Dense(3 * jnp.eye(400, dtype=dtype)), {"a": jnp.zeros(400, dtype)}
+        found = curvature.density(matvec, like, num_steps=20, num_probes=3, key=KEY)
+        np.testing.assert_allclose(found.nodes, 3, atol=1e-5)
+        assert jnp.max(found.residuals) < 1e-5
+    start = {"a": jnp.zeros(400).at[3].set(2.0)}
+    found = curvature.lanczos(Dense(jnp.diag(jnp.linspace(1, 5, 400))), start, num_steps=8)
+    np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(8), atol=1e-12)
+    assert found.offdiagonal[0] == 0
+    off = np.diag(found.offdiagonal, 1)
+    assert np.linalg.eigvalsh(np.diag(found.diagonal) + off + off.T)[0] >= 1
+
+
+def test_matrices_that_are_not_finite_have_no_counts():
+    matvec, like = Dense(jnp.full((20, 20), jnp.nan)), {"a": jnp.zeros(20)}
+    for num_steps in (4, 20):
+        found = curvature.condition(
+            matvec, like, lam=0.1, num_steps=num_steps, num_probes=2, key=KEY
+        )
+        assert found.exact == (num_steps == 20)
+        for name in ("near_zero", "under_floor", "negative", "ratio", "effective_dimension"):
+            assert np.isnan(getattr(found, name).value), name
+
+
+def test_probes_are_not_held_all_at_once():
+    like, keys = {"a": jnp.zeros(50)}, {"num_probes": 7, "key": KEY}
+    for function in (curvature.trace, curvature.diagonal):
+        program = jax.make_jaxpr(lambda a, f=function: f(Dense(a), like, **keys))(jnp.eye(50))
+        assert "f64[50,50]" in str(program)
+        assert "f64[7,50]" not in str(program)
+
+
 def test_density_moments_trace_and_diagonal_are_within_their_errors():
     matrix = symmetric(SPREAD)
     like = {"a": jnp.zeros(50)}
@@ -152,6 +202,25 @@ def test_condition_by_quadrature_is_near_the_truth():
         assert abs(estimate.value - value) < 4 * estimate.error
         assert estimate.error < 0.1 * len(spread)
     assert found.negative.value - 4 * found.negative.error <= 0
+
+
+def test_spectra_refuse_what_is_no_vector():
+    functions = (
+        lambda like: curvature.eigenvalues(curvature.Identity(), like, k=1, key=KEY),
+        lambda like: curvature.density(curvature.Identity(), like, key=KEY),
+        lambda like: curvature.condition(curvature.Identity(), like, lam=1.0, key=KEY),
+        lambda like: curvature.trace(curvature.Identity(), like, key=KEY),
+        lambda like: curvature.diagonal(curvature.Identity(), like, key=KEY),
+        lambda like: curvature.lanczos(curvature.Identity(), like, num_steps=2),
+    )
+    for function in functions:
+        for like in ({"a": jnp.zeros(3, int)}, {"a": jnp.zeros(3, complex)}, {}, {"a": 0.0}):
+            with pytest.raises(ValueError, match="one real floating-point type, got"):
+                function(like)
+    with pytest.raises(ValueError, match="max_restarts"):
+        curvature.eigenvalues(
+            curvature.Identity(), {"a": jnp.zeros(3)}, k=1, max_restarts=-1, key=KEY
+        )
 
 
 def test_condition_refuses_bad_numbers():

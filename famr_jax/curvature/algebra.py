@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from famr_jax.types import Params, pytree, static
+from famr_jax.types import Params, as_pytree, pytree, static
 
 
 def precise(function: Callable) -> Callable:
@@ -33,7 +34,7 @@ def precise(function: Callable) -> Callable:
 def operator(cls: type) -> type:
     """Class decorator: a callable pytree dataclass that adds and scales."""
     cls.__call__ = precise(cls.__call__)
-    cls.__add__ = lambda self, other: Sum((self, other))
+    cls.__add__ = lambda self, other: Sum((self, as_pytree(other)))
     cls.__mul__ = cls.__rmul__ = lambda self, factor: Scaled(self, factor)
     return pytree(cls)
 
@@ -45,7 +46,17 @@ def linearized(matvec: Callable) -> Callable:
     Solvers call it before their loop. It holds the activations of one pass, so an operator that
     runs in micro-batches stays as it is.
     """
-    return getattr(matvec, "linearized", lambda: matvec)()
+    return as_pytree(getattr(matvec, "linearized", lambda: matvec)())
+
+
+def check_vector(name: str, tree: Any) -> None:
+    """Raises a `ValueError` unless a tree holds numbers, all of one real floating-point type."""
+    types = {getattr(leaf, "dtype", np.dtype(object)) for leaf in jax.tree.leaves(tree)}
+    if len(types) != 1 or not jnp.issubdtype(next(iter(types)), jnp.floating):
+        told = ", ".join(sorted(map(str, types))) or "no array"
+        raise ValueError(f"`{name}` must hold arrays of one real floating-point type, got {told}.")
+    if not any(leaf.size for leaf in jax.tree.leaves(tree)):
+        raise ValueError(f"`{name}` must hold at least one number, got none.")
 
 
 @operator
@@ -66,7 +77,7 @@ class Sum:
         return jax.tree.map(lambda *leaves: sum(leaves), *(term(v) for term in self.terms))
 
     def linearized(self):
-        return Sum(tuple(jax.tree_util.Partial(linearized(term)) for term in self.terms))
+        return Sum(tuple(linearized(term) for term in self.terms))
 
 
 @operator

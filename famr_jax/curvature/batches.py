@@ -12,16 +12,28 @@ import jax.numpy as jnp
 from jax import Array
 
 from famr_jax.mesh import spread
+from famr_jax.types import check_count
 
 
 def size_of(data: Any) -> int:
-    """How many examples."""
-    return jax.tree.leaves(data)[0].shape[0]
+    """How many examples.
+
+    Raises:
+        ValueError: Arrays of different numbers of examples, or none.
+    """
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(data)}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"`data` must hold arrays of one length >= 1, got {sorted(sizes)}.")
+    return sizes.pop()
 
 
 def in_batches(data: Any, batch_size: int | None) -> bool:
     """Whether the data set is more than one micro-batch."""
-    return batch_size is not None and batch_size < size_of(data)
+    n = size_of(data)
+    if batch_size is None:
+        return False
+    check_count("batch_size", batch_size)
+    return batch_size < n
 
 
 def _batches(n: int, batch_size: int) -> Array:

@@ -8,9 +8,18 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from famr_jax.curvature.algebra import linearized, precise
-from famr_jax.curvature.solve import CONVERGED, INDEFINITE, OUT_OF_STEPS, STALLED, Solution
-from famr_jax.types import as_pytree, check_count, check_number
+from famr_jax.curvature.algebra import check_vector, linearized, precise
+from famr_jax.curvature.solve import (
+    CONVERGED,
+    INDEFINITE,
+    NOT_FINITE,
+    OUT_OF_STEPS,
+    STALLED,
+    Solution,
+    check_limits,
+    normalised,
+)
+from famr_jax.types import as_pytree
 
 
 @precise
@@ -39,14 +48,13 @@ def solve_block(
         A `Solution` whose fields have one entry for each right-hand side.
 
     Raises:
-        ValueError: A number out of range, or more right-hand sides than dimensions.
+        ValueError: A number out of range, a `b` that is not of one real floating-point type, or
+            more right-hand sides than dimensions.
 
     Source: O'Leary (1980), in Dubrulle's form (2001) that keeps the residuals' factors by QR.
     """
-    check_number("damping", damping)
-    check_number("tol", tol, above=0)
-    if isinstance(max_steps, int):
-        check_count("max_steps", max_steps)
+    check_vector("b", b)
+    check_limits(damping, tol, max_steps)
     leaves = jax.tree.leaves(b)
     columns, size = leaves[0].shape[0], sum(leaf.size for leaf in leaves)
     if columns * columns > size:
@@ -67,10 +75,9 @@ class _Outer(NamedTuple):
 def _solve_block(matvec, b, damping, tol, max_steps):
     product, unravel = linearized(matvec), ravel_pytree(jax.tree.map(lambda leaf: leaf[0], b))[1]
     flat = lambda tree: ravel_pytree(tree)[0]  # noqa: E731
-    damped = jax.vmap(lambda row: flat(product(unravel(row))) + damping * row)
-    rows = jax.vmap(flat)(b)
-    scale = jnp.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows / jnp.where(scale > 0, scale, 1)
+    one = lambda row: flat(product(unravel(row))) + damping * row  # noqa: E731
+    damped = jax.vmap(lambda row: one(row).astype(row.dtype))
+    rows, scale = jax.vmap(normalised)(jax.vmap(flat)(b))
 
     def body(outer):
         budget = max_steps - outer.num_steps - 1
@@ -81,12 +88,21 @@ def _solve_block(matvec, b, damping, tol, max_steps):
         better = norms < outer.norms
         x = jnp.where(better[:, None], x, outer.x)
         residual = jnp.where(better[:, None], residual, outer.residual)
-        kept = jnp.minimum(norms, outer.norms)
+        kept = jnp.where(better, norms, outer.norms)
         num_steps = outer.num_steps + used + 1
         # Of the columns that are still open, one that halves is reason enough to go on.
         stalled = jnp.all((kept <= tol) | (norms > outer.norms / 2))
-        stop_here = (jnp.all(kept <= tol), negative, num_steps + 1 >= max_steps, stalled)
-        reason = jnp.select(stop_here, (CONVERGED, INDEFINITE, OUT_OF_STEPS, STALLED), -1)
+        reason = jnp.select(
+            (
+                jnp.all(kept <= tol),
+                ~jnp.all(jnp.isfinite(norms)),
+                negative,
+                num_steps + 1 >= max_steps,
+                stalled,
+            ),
+            (CONVERGED, NOT_FINITE, INDEFINITE, OUT_OF_STEPS, STALLED),
+            -1,
+        )
         return _Outer(x, residual, kept, num_steps, outer.negative | negative, reason)
 
     norms = jnp.linalg.norm(rows, axis=1)
@@ -95,7 +111,7 @@ def _solve_block(matvec, b, damping, tol, max_steps):
     converged = end.norms <= tol
     every = lambda value: jnp.broadcast_to(value, converged.shape)  # noqa: E731
     return Solution(
-        jax.vmap(unravel)(end.x * scale),
+        jax.vmap(unravel)(end.x * scale[:, None]),
         end.norms,
         every(end.num_steps),
         converged,

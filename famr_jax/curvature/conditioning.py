@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from famr_jax.curvature.algebra import linearized, precise
-from famr_jax.curvature.spectrum import Density, check_memory, density, eigenvalues
+from famr_jax.curvature.algebra import check_vector, linearized, precise
+from famr_jax.curvature.spectrum import ROUNDING, Density, check_memory, density, eigenvalues
 from famr_jax.types import as_pytree, check_count, check_number
 
 
@@ -80,6 +80,7 @@ def condition(
     Raises:
         ValueError: A number out of range, or a basis that does not fit in memory.
     """
+    check_vector("like", like)
     check_number("lam", lam, above=0)
     check_count("num_steps", num_steps)
     if num_probes < 2:
@@ -90,10 +91,10 @@ def condition(
     if exact:
         check_memory(dim, like)
         spectrum = _spectrum(as_pytree(matvec), like)
-        floor = 10 * eps * jnp.max(jnp.abs(spectrum))
+        floor = 2 * ROUNDING * eps * jnp.max(jnp.abs(spectrum))
         ends = Estimate(spectrum[0], floor), Estimate(spectrum[-1], floor)
         whole = jnp.broadcast_to(spectrum, (2, dim))
-        quadrature = Density(whole, jnp.full_like(whole, 1 / dim), jnp.full_like(whole, floor))
+        quadrature = Density(whole, jnp.full_like(whole, 1 / dim), jnp.full_like(whole, floor / 2))
     else:
         keys = jax.random.split(key, 3)
         found = [
@@ -101,7 +102,7 @@ def condition(
             for which, key in zip(("smallest", "largest"), keys[:2], strict=True)
         ]
         ends = tuple(Estimate(end.values[0], end.residuals[0]) for end in found)
-        floor = 10 * eps * jnp.max(jnp.abs(jnp.stack([end.value for end in ends])))
+        floor = 2 * ROUNDING * eps * jnp.max(jnp.abs(jnp.stack([end.value for end in ends])))
         sizes = {"num_steps": num_steps, "num_probes": num_probes}
         quadrature = density(matvec, like, **sizes, key=keys[2])
     count = lambda *at: Estimate(*(dim * part for part in quadrature.count(*at)))  # noqa: E731
@@ -124,8 +125,8 @@ def condition(
 def _ratio(top: Estimate, bottom: Estimate) -> Estimate:
     value = top.value / bottom.value
     error = value * (top.error / top.value + bottom.error / bottom.value)
-    definite = bottom.value > 0
-    return Estimate(jnp.where(definite, value, jnp.inf), jnp.where(definite, error, jnp.inf))
+    indefinite = bottom.value <= 0
+    return Estimate(jnp.where(indefinite, jnp.inf, value), jnp.where(indefinite, jnp.inf, error))
 
 
 @jax.jit

@@ -122,6 +122,13 @@ class EmpiricalFisher:
 
         return mean_of(product, self.data, self.batch_size)
 
+    def linearized(self):
+        if in_batches(self.data, self.batch_size):
+            return self
+        push = jax.linearize(lambda params: self.loss_fn(params, self.data), self.params)[1]
+        pull, n = jax.linear_transpose(push, self.params), size_of(self.data)
+        return lambda v: pull(push(v) / n)[0]
+
 
 def fisher(
     outputs_fn: OutputsFn, params: Params, data: Any, *, batch_size: int | None = None

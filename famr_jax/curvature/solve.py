@@ -10,18 +10,21 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
-from famr_jax.curvature.algebra import linearized, precise
+from famr_jax.curvature.algebra import check_vector, linearized, precise
 from famr_jax.types import as_pytree, check_count, check_number
 
-CONVERGED, OUT_OF_STEPS, INDEFINITE, STALLED = range(4)
+CONVERGED, OUT_OF_STEPS, INDEFINITE, STALLED, NOT_FINITE = range(5)
 WORDS = (
     "converged",
     "ran out of steps: raise max_steps or damping, or precondition",
-    "met negative curvature, the matrix is indefinite: raise damping, or use MINRES",
-    "stalled above tol, at the floor of its floating point: raise tol, or use float64",
+    "met curvature <= 0, the matrix is indefinite or singular: raise damping, or use MINRES",
+    "stalled above tol, at the floor of its floating point or of a singular matrix: raise tol or "
+    "damping, or use float64",
+    "met numbers that are not finite: look at A and b, or raise damping",
 )
 
 
@@ -46,8 +49,8 @@ class Solution(NamedTuple):
 
     @property
     def why(self) -> str:
-        """Why it stopped, and what to do, in words."""
-        return WORDS[int(self.reason)]
+        """Why it stopped, and what to do, in words; every reason once for many solutions."""
+        return "; ".join(WORDS[reason] for reason in np.unique(self.reason))
 
 
 @precise
@@ -78,12 +81,11 @@ def solve(
         preconditioner: `r -> M^-1 r`, symmetric positive definite; CG only.
 
     Raises:
-        ValueError: A number out of range, an unknown method, or MINRES with a preconditioner.
+        ValueError: A number out of range, a `b` that is not of one real floating-point type, an
+            unknown method, or MINRES with a preconditioner.
     """
-    check_number("damping", damping)
-    check_number("tol", tol, above=0)
-    if isinstance(max_steps, int):
-        check_count("max_steps", max_steps)
+    check_vector("b", b)
+    check_limits(damping, tol, max_steps)
     if method not in ("cg", "minres"):
         raise ValueError(f"`method` must be 'cg' or 'minres', got {method!r}.")
     if method == "minres" and preconditioner is not None:
@@ -91,6 +93,14 @@ def solve(
     if preconditioner is not None:
         preconditioner = as_pytree(preconditioner)
     return _solve(as_pytree(matvec), b, damping, tol, max_steps, preconditioner, method=method)
+
+
+def check_limits(damping: Any, tol: Any, max_steps: Any) -> None:
+    """Raises a `ValueError` for a concrete number that no solver can work with."""
+    check_number("damping", damping)
+    check_number("tol", tol, above=0)
+    if not isinstance(max_steps, Array):
+        check_count("max_steps", max_steps)
 
 
 class _Outer(NamedTuple):
@@ -105,14 +115,14 @@ class _Outer(NamedTuple):
 @partial(jax.jit, static_argnames="method")
 def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
     product = linearized(matvec)
-    damped = lambda v: optax.tree.add_scale(product(v), damping, v)  # noqa: E731
+    shifted = lambda image, leaf: (image + damping * leaf).astype(leaf.dtype)  # noqa: E731
+    damped = lambda v: jax.tree.map(shifted, product(v), v)  # noqa: E731
     inner = _minres if method == "minres" else partial(_cg, preconditioner or (lambda r: r))
-    norm_b = optax.tree.norm(b)
-    target = tol * norm_b
+    b, scale = normalised(b)
 
     def body(outer):
         budget = max_steps - outer.num_steps - 1
-        step, used, negative = inner(damped, outer.residual, target, budget)
+        step, used, negative = inner(damped, outer.residual, tol, budget)
         value = optax.tree.add(outer.value, step)
         residual = optax.tree.sub(b, damped(value))
         norm = optax.tree.norm(residual)
@@ -120,19 +130,34 @@ def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
         keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
         value, residual = jax.tree.map(keep, (value, residual), (outer.value, outer.residual))
         num_steps = outer.num_steps + used + 1
-        stop_here = (negative & (method == "cg"), num_steps + 1 >= max_steps, norm > outer.norm / 2)
         reason = jnp.select(
-            (norm <= target, *stop_here), (CONVERGED, INDEFINITE, OUT_OF_STEPS, STALLED), -1
+            (
+                norm <= tol,
+                ~jnp.isfinite(norm),
+                negative & (method == "cg"),
+                num_steps + 1 >= max_steps,
+                norm > outer.norm / 2,
+            ),
+            (CONVERGED, NOT_FINITE, INDEFINITE, OUT_OF_STEPS, STALLED),
+            -1,
         )
-        norm = jnp.minimum(norm, outer.norm)
+        norm = jnp.where(better, norm, outer.norm)
         return _Outer(value, residual, norm, num_steps, outer.negative | negative, reason)
 
-    zeros = optax.tree.zeros_like(b)
-    start = _Outer(zeros, b, norm_b, 0, jnp.asarray(False), jnp.where(norm_b > 0, -1, CONVERGED))
+    norm = optax.tree.norm(b)
+    reason = jnp.select((norm > 0, norm == 0), (-1, CONVERGED), NOT_FINITE)
+    start = _Outer(optax.tree.zeros_like(b), b, norm, 0, jnp.asarray(False), reason)
     end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
-    relative = jnp.where(norm_b > 0, end.norm / jnp.where(norm_b > 0, norm_b, 1), 0)
-    converged = end.reason == CONVERGED
-    return Solution(end.value, relative, end.num_steps, converged, end.negative, end.reason)
+    value, converged = optax.tree.scale(scale, end.value), end.reason == CONVERGED
+    return Solution(value, end.norm, end.num_steps, converged, end.negative, end.reason)
+
+
+def normalised(b: Any) -> tuple[Any, Array]:
+    """b / ||b|| and ||b||, zero for b = 0; no square overflows or vanishes."""
+    largest = optax.tree.norm(b, ord="inf")
+    b = jax.tree.map(lambda leaf: leaf / jnp.where(largest == 0, 1, largest), b)
+    norm = optax.tree.norm(b)
+    return jax.tree.map(lambda leaf: leaf / jnp.where(norm == 0, 1, norm), b), largest * norm
 
 
 def _cg(precondition, product, b, target, max_steps):
@@ -177,7 +202,11 @@ class _Minres(NamedTuple):
 
 
 def _minres(product, b, target, max_steps):
-    """Paige and Saunders (1975) from zero, until the recursive residual `phi` is below `target`."""
+    """Paige and Saunders (1975) from zero, until the recursive residual `phi` is below `target`.
+
+    The tridiagonal matrix is positive definite as long as cos gamma < 0, so that indefiniteness is
+    seen when CG would see it (Liu and Roosta, arXiv 2206.05732).
+    """
 
     def going_on(s):
         return (jnp.abs(s.phi) > target) & (s.num_steps < max_steps) & (s.beta > 0)
@@ -194,13 +223,15 @@ def _minres(product, b, target, max_steps):
         delta = s.cos * s.delta + s.sin * alpha
         gamma = s.sin * s.delta - s.cos * alpha
         norm = jnp.sqrt(gamma**2 + beta**2)
-        cos, sin = gamma / norm, beta / norm
+        # Zero where the space ends in a singular matrix: nothing is left to add.
+        safe = jnp.where(norm > 0, norm, 1)
+        cos, sin = gamma / safe, beta / safe
         d = optax.tree.add_scale(s.v, -delta, s.d)
-        d = optax.tree.scale(1 / norm, optax.tree.add_scale(d, -s.epsilon, s.d_old))
+        d = optax.tree.scale(1 / safe, optax.tree.add_scale(d, -s.epsilon, s.d_old))
         x = optax.tree.add_scale(s.x, cos * s.phi, d)
         return _Minres(
             x, v, s.v, beta, d, s.d, cos, sin, -s.cos * beta, s.sin * beta, sin * s.phi,
-            s.num_steps + 1, s.negative | (alpha <= 0),
+            s.num_steps + 1, s.negative | (s.cos * gamma >= 0),
         )  # fmt: skip
 
     zeros = optax.tree.zeros_like(b)

@@ -14,10 +14,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from famr_jax.curvature.algebra import linearized, precise
+from famr_jax.curvature.algebra import check_vector, linearized, precise
 from famr_jax.types import as_pytree, check_count, check_number
 
 STEPS_BETWEEN_CHECKS = 5
+STEPS_OF_A_FRESH_START = 10  # in which a direction that was missed shows
+MARGIN = 0.7  # of tol: room for what a fresh start cuts off
+ROUNDING = 5  # eps of the largest |e|: what an eigenvalue is good to at best
 
 
 class Lanczos(NamedTuple):
@@ -25,9 +28,9 @@ class Lanczos(NamedTuple):
 
     Attributes:
         diagonal: Of the tridiagonal T, `[k]`, k the smaller of `num_steps` and the dimension.
-        offdiagonal: `[k - 1]`.
+        offdiagonal: `[k - 1]`; zero where a space was exhausted and a fresh direction follows.
         remainder: ||A v - ...||, what the last step left over: zero once the space is exhausted.
-        basis: V, orthonormal rows, `[k, dim]`; zero rows once the space is exhausted.
+        basis: V, orthonormal rows, `[k, dim]`.
     """
 
     diagonal: Array
@@ -56,14 +59,17 @@ class Eigenvalues(NamedTuple):
 
 @precise
 def lanczos(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
-    """`num_steps` steps of Lanczos from `start`, a pytree, fully re-orthogonalised.
+    """`num_steps` steps of Lanczos from `start`, a nonzero pytree, fully re-orthogonalised.
 
-    At most as many steps as there are dimensions: after them the space is exhausted.
+    At most as many steps as there are dimensions. Where the space that `start` spans is exhausted
+    before, they go on from a fresh direction, the same at every call.
 
     Raises:
-        ValueError: `num_steps` below one, or a basis that does not fit in memory.
+        ValueError: `num_steps` below one, a `start` that is not of one real floating-point type, or
+            a basis that does not fit in memory.
     """
     check_count("num_steps", num_steps)
+    check_vector("start", start)
     check_memory(num_steps, start)
     return _lanczos(as_pytree(matvec), start, num_steps=num_steps)
 
@@ -76,12 +82,31 @@ def _lanczos(matvec, start, *, num_steps):
     basis = jnp.zeros((num_steps + 1, v.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
 
     def body(basis, i):
-        w, column = orthogonalise(basis, product(basis[i]))
-        beta = jnp.linalg.norm(w)
-        return put(basis, i + 1, w / jnp.where(beta > 0, beta, 1)), (column[i], beta)
+        basis, column, beta = _extend(basis, i, product(basis[i]), jax.random.key(i))
+        return basis, (column[i], beta)
 
     basis, (alphas, betas) = jax.lax.scan(body, basis, jnp.arange(num_steps))
     return Lanczos(alphas, betas[:-1], betas[-1], basis[:-1])
+
+
+def _extend(basis, i, image, key):
+    """Adds the image of v_i to the basis: with it, its coefficients, and what is left of it.
+
+    Nothing is left of it in an exhausted space: rounding would give the same vectors once more. The
+    basis then goes on from a fresh direction, and after the last dimension from zero.
+    """
+    w, column = orthogonalise(basis, image)
+    beta = jnp.linalg.norm(w)
+    ended = beta <= 2 * ROUNDING * jnp.finfo(w.dtype).eps * jnp.linalg.norm(column)
+    w = jax.lax.cond(ended, lambda: _fresh(basis, key), lambda: w / beta)
+    w = jnp.where(i + 1 < w.size, w, 0)
+    return put(basis, i + 1, w), column, jnp.where(ended, 0, beta)
+
+
+def _fresh(basis, key):
+    """A random unit vector, orthogonal to the rows."""
+    w, _ = orthogonalise(basis, jax.random.normal(key, basis.shape[1:], basis.dtype))
+    return w / jnp.linalg.norm(w)
 
 
 @precise
@@ -97,7 +122,9 @@ def eigenvalues(
 ) -> Eigenvalues:
     """The k largest or smallest (algebraically) eigenvalues by thick-restart Lanczos.
 
-    The basis holds 2 k + 20 vectors, whatever the number of steps.
+    The basis holds 2 k + 20 vectors, whatever the number of steps. One start finds one copy of a
+    multiple eigenvalue: for k > 1, what has converged is held against a fresh start of ten steps,
+    until that changes nothing.
 
     Args:
         matvec: A, symmetric.
@@ -106,13 +133,16 @@ def eigenvalues(
         which: Which end of the spectrum.
         tol: Wanted residual, relative to the largest |e| seen.
         max_restarts: After which to give up.
-        key: PRNG key of the start.
+        key: PRNG key of the starts.
 
     Raises:
-        ValueError: `k` out of range, another `which`, or a basis that does not fit in memory.
+        ValueError: A number out of range, a `like` that is not of one real floating-point type,
+            another `which`, or a basis that does not fit in memory.
     """
+    check_vector("like", like)
     check_count("k", k)
     check_number("tol", tol, above=0)
+    check_number("max_restarts", max_restarts, least=0)
     dim = sum(leaf.size for leaf in jax.tree.leaves(like))
     if k > dim:
         raise ValueError(f"`k` must be at most the dimension {dim}, got {k}.")
@@ -124,6 +154,18 @@ def eigenvalues(
     return _eigenvalues(as_pytree(matvec), like, sign, tol, max_restarts, key, k=k, size=size)
 
 
+class _Search(NamedTuple):
+    basis: Array
+    matrix: Array
+    filled: Array
+    num_products: Array
+    restarts: Array
+    scale: Array
+    settled: Array
+    until: Array
+    going_on: Array
+
+
 @partial(jax.jit, static_argnames=("k", "size"))
 def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
     product = flat_product(matvec, like)
@@ -132,17 +174,10 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
 
     def extend(i, carry):
         """Adds A v_i to the basis; its Gram-Schmidt coefficients are a column of the matrix."""
-        basis, matrix, _, exhausted = carry
-        w, column = orthogonalise(basis, product(basis[i]))
-        beta = jnp.linalg.norm(w)
-        # An exhausted Krylov space goes on from a fresh direction.
-        ended = beta <= 10 * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(column)
-        beta = jnp.where(ended, 0, beta)
-        draw = lambda: jax.random.normal(jax.random.fold_in(key, i), w.shape, w.dtype)  # noqa: E731
-        w = jax.lax.cond(ended, lambda: orthogonalise(basis, draw())[0], lambda: w)
-        w = jnp.where(i + 1 < flat.size, w / jnp.linalg.norm(w), 0)
-        matrix = matrix.at[:, i].set(column)
-        return put(basis, i + 1, w), matrix, beta, exhausted | ended
+        basis, matrix, _, num_products = carry
+        draw = jax.random.fold_in(key, num_products)
+        basis, column, beta = _extend(basis, i, product(basis[i]), draw)
+        return basis, matrix.at[:, i].set(column), beta, num_products + 1
 
     def ritz(matrix, filled):
         """Eigenpairs of A in the first vectors of the basis, the wanted ones first."""
@@ -152,42 +187,52 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
         values, vectors = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T + jnp.diag(last))
         return sign * values[::-1], vectors[:, ::-1]
 
-    def restart(basis, matrix, values, vectors):
-        best = vectors[:, :kept].T @ basis[:size]
-        basis = jnp.zeros_like(basis).at[:kept].set(best).at[kept].set(basis[size])
-        diagonal = jnp.arange(kept)
-        return basis, jnp.zeros_like(matrix).at[diagonal, diagonal].set(values[:kept]), kept
+    def restart(count, following, basis, matrix, values, vectors):
+        """The best `count` vectors, and the one to go on from; their coupling stays in its row."""
+        best = vectors[:, :count].T @ basis[:size]
+        basis = jnp.zeros_like(basis).at[:count].set(best)
+        diagonal = jnp.arange(count)
+        matrix = jnp.zeros_like(matrix).at[diagonal, diagonal].set(values[:count])
+        return put(basis, count, following(basis)), matrix, count
 
-    def body(carry):
-        basis, matrix, filled, num_products, restarts, _, scale = carry
-        stop = jnp.minimum(jnp.maximum(filled, k) + STEPS_BETWEEN_CHECKS, size)
-        start = (basis, matrix, jnp.zeros((), flat.dtype), jnp.asarray(False))
-        basis, matrix, beta, exhausted = jax.lax.fori_loop(filled, stop, extend, start)
-        values, vectors = ritz(matrix, stop)
-        estimates = jnp.abs(beta * vectors[stop - 1, :k])
-        scale = jnp.maximum(scale, jnp.max(jnp.abs(jnp.where(jnp.arange(size) < stop, values, 0))))
-        full = stop == size
-        # A space exhausted early may lack copies of a multiple eigenvalue.
-        is_open = (jnp.max(estimates) > tol * scale) | (exhausted & ~full)
-        num_products += stop - filled
-        basis, matrix, filled = jax.lax.cond(
-            is_open & full,
-            lambda: restart(basis, matrix, values, vectors),
-            lambda: (basis, matrix, stop),
+    def body(s):
+        stop = jnp.minimum(jnp.maximum(s.filled, k) + STEPS_BETWEEN_CHECKS, size)
+        start = (s.basis, s.matrix, jnp.zeros((), flat.dtype), s.num_products)
+        basis, matrix, beta, num_products = jax.lax.fori_loop(s.filled, stop, extend, start)
+        found = basis, matrix, *ritz(matrix, stop)
+        values, vectors = found[2:]
+        there = jnp.arange(size) < stop
+        scale = jnp.maximum(s.scale, jnp.max(jnp.abs(values), where=there, initial=0))
+        open_ = jnp.max(jnp.abs(beta * vectors[stop - 1, :k])) > MARGIN * tol * scale
+        # For k = 1 one copy is enough.
+        moved = jnp.max(jnp.abs(values[:k] - s.settled)) > tol * scale
+        check, full = ~open_ & moved & (k > 1) & (stop < flat.size), stop == size
+        until = jnp.where(check, num_products + STEPS_OF_A_FRESH_START, s.until)
+        going_on = open_ | (num_products < until)
+        draw = jax.random.fold_in(check_key, num_products)
+        basis, matrix, filled = jax.lax.switch(
+            jnp.where(check, 2, going_on & full),
+            (
+                lambda: (basis, matrix, stop),
+                lambda: restart(kept, lambda _: basis[size], *found),
+                lambda: restart(k, lambda best: _fresh(best, draw), *found),
+            ),
         )
-        return basis, matrix, filled, num_products, restarts + full, is_open, scale
+        settled, restarts = jnp.where(check, values[:k], s.settled), s.restarts + (full | check)
+        going_on &= restarts <= max_restarts
+        return _Search(
+            basis, matrix, filled, num_products, restarts, scale, settled, until, going_on
+        )
 
-    def going_on(carry):
-        *_, restarts, is_open, _ = carry
-        return is_open & (restarts <= max_restarts)
-
-    start_key, key = jax.random.split(key)
+    start_key, check_key, key = jax.random.split(key, 3)
     v = jax.random.normal(start_key, flat.shape, flat.dtype)
     basis = jnp.zeros((size + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
-    matrix = jnp.zeros((size + 1, size), flat.dtype)
-    carry = (basis, matrix, 0, 0, 0, jnp.asarray(True), jnp.zeros((), flat.dtype))
-    basis, matrix, filled, num_products, *_, scale = jax.lax.while_loop(going_on, body, carry)
-    vectors = ritz(matrix, filled)[1][:, :k].T @ basis[:size]
+    matrix, zero = jnp.zeros((size + 1, size), flat.dtype), jnp.zeros((), flat.dtype)
+    unknown = jnp.full(k, jnp.inf, flat.dtype)
+    search = _Search(basis, matrix, 0, 0, 0, zero, unknown, 0, jnp.asarray(True))
+    search = jax.lax.while_loop(lambda s: s.going_on, body, search)
+    num_products, scale = search.num_products, search.scale
+    vectors = ritz(search.matrix, search.filled)[1][:, :k].T @ search.basis[:size]
     images = jax.lax.map(product, vectors)
     values = jnp.sum(vectors * images, axis=1)
     residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
@@ -203,7 +248,8 @@ class Density(NamedTuple):
     Attributes:
         nodes: `[probes, num_steps]`.
         weights: `[probes, num_steps]`, each row sums to one.
-        residuals: `[probes, num_steps]`: an eigenvalue lies this near to each node.
+        residuals: `[probes, num_steps]`: an eigenvalue lies this near to each node of some weight;
+            at least 5 eps max|e|, which is what rounding leaves.
     """
 
     nodes: Array
@@ -220,7 +266,8 @@ class Density(NamedTuple):
         The error is the standard error over the probes plus the mass whose own residual reaches
         over a threshold: a count that the steps do not resolve has an error as large as itself.
         """
-        inside = (self.nodes > low) & (self.nodes < high)
+        # A node that is not a number makes a count that is none.
+        inside = ((self.nodes > low) & (self.nodes < high)) + 0 * self.nodes
         near = lambda threshold: jnp.abs(self.nodes - threshold) < self.residuals  # noqa: E731
         share, error = self.mean_of(lambda _: inside)
         doubtful, _ = self.mean_of(lambda _: near(low) | near(high))
@@ -251,6 +298,7 @@ def density(
 
     Source: Ghorbani, Krishnan and Xiao (arXiv 1901.10159), section 2.
     """
+    check_vector("like", like)
     check_count("num_steps", num_steps)
     check_count("num_probes", num_probes)
     check_memory(num_steps, like)
@@ -266,7 +314,9 @@ def _density(matvec, like, keys, *, num_steps):
         diagonal, offdiagonal, remainder, _ = _lanczos(matvec, probe, num_steps=num_steps)
         matrix = jnp.diag(diagonal) + jnp.diag(offdiagonal, 1) + jnp.diag(offdiagonal, -1)
         nodes, vectors = jnp.linalg.eigh(matrix)
-        return nodes, vectors[0] ** 2, jnp.abs(remainder * vectors[-1])
+        rounding = ROUNDING * jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(nodes))
+        residuals = jnp.maximum(jnp.abs(remainder * vectors[-1]), rounding)
+        return nodes, vectors[0] ** 2, residuals
 
     return Density(*jax.lax.map(one, keys))
 
@@ -280,7 +330,7 @@ def mean_and_error(values: Array, axis: int = -1) -> tuple[Array, Array]:
 def flat_product(matvec: Callable, like: Any) -> Callable:
     """`v -> A v` on flat vectors, linearised."""
     unravel, product = ravel_pytree(like)[1], linearized(matvec)
-    return lambda v: ravel_pytree(product(unravel(v)))[0]
+    return lambda v: ravel_pytree(product(unravel(v)))[0].astype(v.dtype)
 
 
 def orthogonalise(basis: Array, w: Array) -> tuple[Array, Array]:

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from famr_jax.curvature.algebra import precise
+from famr_jax.curvature.algebra import check_vector, precise
 from famr_jax.curvature.spectrum import (
     check_memory,
     flat_product,
     mean_and_error,
     orthogonalise,
 )
-from famr_jax.types import as_pytree
+from famr_jax.types import as_pytree, check_count
 
 
 @precise
@@ -46,12 +46,13 @@ def trace(
 
     Source: Meyer, Musco, Musco and Woodruff (arXiv 2010.09649), algorithm 1.
     """
+    check_vector("like", like)
     if method not in ("hutchinson", "hutch++"):
         raise ValueError(f"`method` must be 'hutchinson' or 'hutch++', got {method!r}.")
     if method == "hutchinson":
         _check_probes(num_probes)
-        estimates = _probe(as_pytree(matvec), like, jax.random.split(key, num_probes))
-        return mean_and_error(jnp.sum(estimates, axis=1))
+        keys = jax.random.split(key, num_probes)
+        return mean_and_error(_hutchinson(as_pytree(matvec), like, keys))
     _check_probes(num_probes, least=6)
     check_memory(num_probes // 3, like)
     return _hutch_plus_plus(as_pytree(matvec), like, key, count=num_probes // 3)
@@ -80,23 +81,45 @@ def diagonal(matvec: Callable, like: Any, *, num_probes: int = 100, key: Array) 
     Raises:
         ValueError: `num_probes` below two.
     """
+    check_vector("like", like)
     _check_probes(num_probes)
-    estimates = _probe(as_pytree(matvec), like, jax.random.split(key, num_probes))
-    unravel = ravel_pytree(like)[1]
-    return tuple(unravel(part) for part in mean_and_error(estimates, axis=0))
+    return _diagonal(as_pytree(matvec), like, jax.random.split(key, num_probes))
 
 
 @jax.jit
-def _probe(matvec, like, keys):
+def _hutchinson(matvec, like, keys):
+    one = _probe(matvec, like)
+    return jax.lax.map(lambda key: jnp.sum(one(key)), keys)
+
+
+@jax.jit
+def _diagonal(matvec, like, keys):
+    """Mean and standard error by Welford's recursion, which holds two vectors."""
+    one, (flat, unravel) = _probe(matvec, like), ravel_pytree(like)
+
+    def body(carry, key):
+        mean, squares, count = carry
+        gap = one(key) - mean
+        mean = mean + gap / (count + 1)
+        return (mean, squares + gap**2 * count / (count + 1), count + 1), None
+
+    start = (jnp.zeros_like(flat), jnp.zeros_like(flat), 0)
+    (mean, squares, count), _ = jax.lax.scan(body, start, keys)
+    return unravel(mean), unravel(jnp.sqrt(squares / (count - 1) / count))
+
+
+def _probe(matvec, like):
+    """A function `key -> z * A z` of a Rademacher vector z, flat."""
     product, flat = flat_product(matvec, like), ravel_pytree(like)[0]
 
     def one(key):
         z = jax.random.rademacher(key, flat.shape, flat.dtype)
         return z * product(z)
 
-    return jax.lax.map(one, keys)
+    return one
 
 
 def _check_probes(num_probes: int, least: int = 2) -> None:
+    check_count("num_probes", num_probes)
     if num_probes < least:
         raise ValueError(f"`num_probes` must be >= {least} for an error, got {num_probes}.")

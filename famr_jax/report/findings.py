@@ -127,6 +127,6 @@ def _rule(results: dict) -> str:
         "Runs that went down without a rise or a turn, for eta (L + lam) up to 1, from 1 to 2 and "
         f"above 2: {'; '.join(told)}. {diverged or 'None'} diverged. At {first['multiple']:g} of "
         f"the anchor's limit the objective rose after {first['rises']} of "
-        f"{len(first['objective'])} steps, and L went from {number(first['curvature'][0])} to "
+        f"{len(first['objective']) - 1} steps, and L went from {number(first['curvature'][0])} to "
         f"{number(max(first['curvature']))}."
     )
