@@ -31,6 +31,8 @@ class Flags:
     """Where TFDS keeps its data sets; its own default if not given."""
     classes: int | None = None
     """Keep the first k classes only."""
+    image_size: int | None = None
+    """Height and width to which the model resizes images on the device; as stored if not given."""
     model: str = "vit_mu/2"
     """vit_V/PATCH with V of mu, nano, Ti, S, B, L; mlp_SIZExSIZE; or logistic."""
     train_epochs: int = 50
@@ -110,7 +112,7 @@ class Workbench:
 
     def config(self, mask: np.ndarray) -> dict[str, Any]:
         """What determines a model trained on the rows of `mask`, for the store."""
-        names = ("model", "train_epochs", "train_lr", "batch_size", "seed", "mesh")
+        names = ("model", "image_size", "train_epochs", "train_lr", "batch_size", "seed", "mesh")
         chosen = {name: getattr(self.flags, name) for name in names}
         chosen["augment"] = self.augment.__name__
         return {
@@ -213,12 +215,15 @@ def open_workbench(flags: Flags) -> Workbench:
     """
     for name in ("train_epochs", "batch_size", "oracles"):
         check_count(name, getattr(flags, name))
+    if flags.image_size is not None:
+        check_count("image_size", flags.image_size)
     check_number("train_lr", flags.train_lr, above=0)
     if not 0 <= flags.seed < 2**32:
         raise ValueError(f"`seed` must be in [0, 2^32), got {flags.seed}.")
     dataset = data.load(flags.dataset, data_dir=flags.data_dir, classes=flags.classes)
-    shape = {"num_classes": dataset.num_classes, "image_shape": dataset.image_shape}
-    model = models.create(flags.model, **shape)
+    side, (height, width, channels) = flags.image_size, dataset.image_shape
+    shape = (side or height, side or width, channels)
+    model = models.create(flags.model, num_classes=dataset.num_classes, image_shape=shape)
     name = f"{dataset.name}-{flags.model}-{flags.seed}".replace("/", "-").replace(":", "-")
     store = common.Store(flags.cache, resume=flags.resume, clock=common.Clock())
     out = flags.out or Path("runs") / name

@@ -54,13 +54,16 @@ def _constrain(tree, *axes):
 
 
 def split(params: Any) -> Any:
-    """Places weights, or a whole training state, on the mesh in use, if any.
+    """Places weights, or a whole training state, on the mesh in use, if any, by `layout`."""
+    return jax.device_put(params, layout(params)) if _axes() else params
+
+
+def layout(params: Any) -> Any:
+    """Where each array of weights, or of a training state, belongs on the mesh in use.
 
     Matrices are split over "model" along the longer of their last two axes, which pairs each wide
     layer with the narrow one after it; what does not divide, and everything else, is replicated.
     """
-    if not _axes():
-        return params
     mesh = jax.sharding.get_mesh()
     size = dict(mesh.shape).get("model", 1)
 
@@ -72,4 +75,4 @@ def split(params: Any) -> Any:
                 spec[axis] = "model"
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.device_put(params, jax.tree.map(placed, params))
+    return jax.tree.map(placed, params)

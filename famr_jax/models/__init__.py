@@ -11,6 +11,7 @@ from jax import Array
 
 from famr_jax.models import vit
 from famr_jax.models.mlp import MLP
+from famr_jax.models.precision import computing_in as computing_in
 from famr_jax.models.resnet import ResNet18
 from famr_jax.types import Params, check_count
 
@@ -38,7 +39,13 @@ class Model:
         return self.module.init(key, jax.numpy.zeros((1, *self.image_shape)))["params"]
 
     def apply(self, params: Params, x: Array) -> Array:
-        """Logits, `[n, num_classes]`, of images `[n, *image_shape]`: an `ApplyFn`."""
+        """Logits, `[n, num_classes]`, of images `[n, height, width, channels]`: an `ApplyFn`.
+
+        Images whose sides are not those of `image_shape` are resized to it: bilinear, antialiased.
+
+        Raises:
+            ValueError: Other channels than the model's.
+        """
         return self._call(params, x)[0]
 
     def features(self, params: Params, x: Array) -> dict[str, Array]:
@@ -46,7 +53,13 @@ class Model:
         return self._call(params, x)[1]
 
     def _call(self, params, x):
-        return self.module.apply({"params": params}, x.astype(jax.tree.leaves(params)[0].dtype))
+        x = x.astype(jax.tree.leaves(params)[0].dtype)
+        if x.shape[1:] != self.image_shape:
+            if x.ndim != 4 or x.shape[3] != self.image_shape[2]:
+                wanted = f"[n, height, width, {self.image_shape[2]}]"
+                raise ValueError(f"`x` must have the shape {wanted}, got {list(x.shape)}.")
+            x = jax.image.resize(x, (len(x), *self.image_shape), "linear")
+        return self.module.apply({"params": params}, x)
 
 
 def create(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> Model:

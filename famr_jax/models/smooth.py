@@ -14,6 +14,11 @@ from jax import Array
 SCALE, CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
+def at_least_float32(x: Array) -> Array:
+    """The array itself, or in float32 if its dtype is narrower."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _inner(x: Array) -> Array:
     return jnp.tanh(SCALE * (x + CUBIC * x**3))
 

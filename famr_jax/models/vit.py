@@ -7,6 +7,8 @@ and GELU and normalisation have their derivatives written out (`smooth.py`).
 `experiments/benchmarks/step.py` and `curvature.py` measure the result.
 Attention is written out: `jax.nn.dot_product_attention` takes its softmax in float32 even for
 float64 inputs, and its cuDNN kernel has no second derivative.
+Of weights in bfloat16 (`precision.py`) only products and activations are narrow: softmax, mean and
+variance, the residual stream and the head are in float32.
 """
 
 import re
@@ -16,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from famr_jax.models.smooth import gelu, standardise
+from famr_jax.models.smooth import at_least_float32, gelu, standardise
 from famr_jax.types import check_number
 
 
@@ -43,8 +45,10 @@ def attention(qkv: jax.Array, heads: int) -> jax.Array:
     n, tokens, dim3 = qkv.shape
     split = qkv.reshape(n, tokens, 3 * heads, dim3 // (3 * heads)).swapaxes(1, 2)
     q, k, v = jnp.split(split, 3, axis=1)
-    scores = jnp.einsum("nhqd,nhkd->nhqk", q * q.shape[-1] ** -0.5, k)
-    out = jnp.einsum("nhqk,nhkd->nhqd", jax.nn.softmax(scores), v)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    q = q * q.shape[-1] ** -0.5
+    scores = jnp.einsum("nhqd,nhkd->nhqk", q, k, preferred_element_type=wide)
+    out = jnp.einsum("nhqk,nhkd->nhqd", jax.nn.softmax(scores).astype(v.dtype), v)
     return out.swapaxes(1, 2).reshape(n, tokens, dim3 // 3)
 
 
@@ -57,7 +61,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        return standardise(x, self.epsilon) * scale + bias
+        return standardise(x, self.epsilon).astype(scale.dtype) * scale + bias
 
 
 class Block(nn.Module):
@@ -121,7 +125,7 @@ class ViT(nn.Module):
         position = self.param(
             "position", nn.initializers.normal(deviation), (tokens, dim), jnp.float32
         )
-        x = (x + position).reshape(n * tokens, dim)
+        x = at_least_float32(x + position).reshape(n * tokens, dim)
         for i in range(depth):
             x = Block(heads, self.gelu, self.epsilon, name=f"block_{i}")(x, tokens)
             features[f"block_{i}"] = x.reshape(n, tokens, dim)
@@ -132,7 +136,7 @@ class ViT(nn.Module):
             x = jnp.mean(norm(x).reshape(n, tokens, dim), axis=1)
         features["pre_logits"] = x
         head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
-        return head(x), features
+        return head(at_least_float32(x)), features
 
 
 def name_of(variant: str, patch: int, pooling: str, gelu: str, epsilon: float) -> str:

@@ -1,0 +1,203 @@
+"""What does a device compute and communicate when devices, and images with them, become more?
+
+    python -m experiments.benchmarks.scaling
+
+Compiles the training step (once whole, once in micro-batches), the unlearning step and a
+Hessian-vector product for meshes of 1 to 8 devices, at the same number of images for each row of
+the axis "data", from shapes alone: nothing runs, and no device is needed but a CPU. FLOPs are those
+of XLA's analysis of one device's program; bytes those of the results of its collectives on one
+device, a loop's as often as it turns. A ring moves 2 (n - 1) / n of an all-reduce's bytes through
+each of n devices. No time is measured, and no efficiency follows from these numbers alone.
+
+No full-size result is recorded yet.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from experiments import common
+from experiments.benchmarks.collectives import traffic
+from famr_jax import curvature, losses, mesh, models, train
+from famr_jax.methods import famr
+from famr_jax.types import Batch, Pair, check_count
+
+DEVICES = 8
+MICRO_BATCHES = 4
+TRAIN, PARTS, UNLEARN, HVP = PROGRAMS = (
+    "train",
+    f"train in {MICRO_BATCHES} parts",
+    "unlearn",
+    "HVP",
+)
+# The code that LLVM makes of the partitioned program is of no interest here.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings of the benchmark."""
+
+    models: tuple[str, ...] = ("vit_nano/4", "vit_Ti/16")
+    """As `models.create` names them."""
+    image_sizes: tuple[int, ...] = (32, 224)
+    """Height and width of an image, by model."""
+    num_classes: int = 100
+    """Width of the logits."""
+    batch_size: int = 32
+    """Images for each row of the axis "data"; a multiple of 4."""
+    meshes: tuple[str, ...] = (
+        "data=1",
+        "data=2",
+        "data=4",
+        "data=8",
+        "data=2,model=2",
+        "data=4,model=2",
+    )
+    """The first is what the ratios are to."""
+    out: Path = Path("experiments/results/benchmark-scaling.json")
+    """The JSON to write."""
+
+
+SMALL = Flags(
+    models=("mlp_8",),
+    image_sizes=(8,),
+    num_classes=3,
+    batch_size=4,
+    meshes=("data=1", "data=2", "data=4", "data=2,model=2"),
+)
+
+
+def run(flags: Flags) -> None:
+    """Compiles every program for every mesh and writes the JSON."""
+    started = time.perf_counter()
+    check_count("batch_size", flags.batch_size)
+    if flags.batch_size % MICRO_BATCHES:
+        raise ValueError(
+            f"`batch_size` must be a multiple of {MICRO_BATCHES}, got {flags.batch_size}."
+        )
+    if len(flags.models) != len(flags.image_sizes):
+        sizes = f"{len(flags.image_sizes)} for {len(flags.models)} models"
+        raise ValueError(f"`image_sizes` must be one a model, got {sizes}.")
+    grids = {name: mesh.parse(name) for name in flags.meshes}
+    results = {}
+    for name, side in zip(flags.models, flags.image_sizes, strict=True):
+        model = models.create(name, num_classes=flags.num_classes, image_shape=(side, side, 3))
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        found = {}
+        for words, grid in grids.items():
+            with jax.set_mesh(grid):
+                found[words] = measure(model, flags.batch_size)
+            common.console.print(name, words, f"{time.perf_counter() - started:.0f} s")
+        results[name] = {
+            "image_size": side,
+            "num_params": num_params,
+            "programs": {
+                program: {
+                    words: ratios(each[program], found[flags.meshes[0]][program])
+                    for words, each in found.items()
+                }
+                for program in PROGRAMS
+            },
+        }
+    config = common.describe("benchmarks.scaling", flags)
+    config["seconds"] = {"run": 0.0, "compile": time.perf_counter() - started}
+    content = common.plain({"config": config, "results": results})
+    common.write_json(flags.out, content)
+    print("\n".join(headline(content)))
+
+
+def measure(model: models.Model, batch_size: int) -> dict[str, dict[str, Any]]:
+    """FLOPs and collectives of one device, by program, on the mesh in use."""
+    found = {}
+    for name, (function, args, result_like) in programs(model, batch_size).items():
+        layouts = jax.tree.map(lambda leaf: leaf.sharding, result_like)
+        out = layouts if name == HVP else (layouts, None)
+        compiled = jax.jit(function, out_shardings=out).lower(*args).compile(QUICK)
+        hlo = compiled.as_text()
+        found[name] = {
+            # XLA counts the body of a loop once.
+            "flops": None if name == PARTS else compiled.cost_analysis()["flops"],
+            "collectives": {kind: each._asdict() for kind, each in traffic(hlo).items()},
+        }
+    return found
+
+
+def programs(model: models.Model, batch_size: int) -> dict[str, tuple[Callable, tuple, Any]]:
+    """Each program with abstract arguments on the mesh in use, and what its result is placed as."""
+    grid = jax.sharding.get_mesh()
+    rows = batch_size * dict(grid.shape)["data"]
+
+    def placed(tree, layouts):
+        place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)  # noqa: E731
+        return jax.tree.map(place, tree, layouts)
+
+    def shapes(function):
+        tree = jax.eval_shape(function)
+        return placed(tree, mesh.layout(tree))
+
+    init = lambda: model.init(jax.random.key(0))  # noqa: E731
+    spread = NamedSharding(grid, PartitionSpec("data"))
+    x = jax.ShapeDtypeStruct((rows, *model.image_shape), jnp.float32, sharding=spread)
+    batch = Batch(x, jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=spread))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, optimizer = shapes(init), train.recipe(num_steps=1000)
+    whole = train.Supervised(model.apply, optimizer)
+    parts = train.Supervised(model.apply, optimizer, accumulate=MICRO_BATCHES)
+    unlearner = famr(model.apply)
+    state = shapes(lambda: whole.init(init()))
+    unlearning = shapes(lambda: unlearner.init(init(), None, None, None))
+
+    def step(learner, state, sets, key):
+        return learner.step(state, mesh.spread(sets), key)
+
+    def forget_loss(params, batch):
+        return losses.uniform_kl(model.apply(params, batch.x))
+
+    def product(params, batch, v):
+        return curvature.Hessian(forget_loss, params, batch)(v)
+
+    return {
+        TRAIN: (step, (whole, state, batch, key), state),
+        PARTS: (step, (parts, state, batch, key), state),
+        UNLEARN: (step, (unlearner, unlearning, Pair(batch, None), key), unlearning),
+        HVP: (product, (params, batch, params), params),
+    }
+
+
+def ratios(found: Mapping[str, Any], alone: Mapping[str, Any]) -> dict[str, Any]:
+    """A program's numbers with its bytes summed, and its FLOPs relative to those of one device."""
+    bytes_ = sum(each["bytes"] for each in found["collectives"].values())
+    if found["flops"] is None:
+        return {"collectives": found["collectives"], "bytes": bytes_}
+    return {**found, "bytes": bytes_, "flops_ratio": found["flops"] / alone["flops"]}
+
+
+def headline(content: Mapping[str, Any]) -> list[str]:
+    """FLOPs and bytes of one device, a line for each model and program, a column for each mesh."""
+    lines = []
+    for name, model in content["results"].items():
+        weights = 4 * model["num_params"] / 1e6
+        lines.append(f"{name}, {model['image_size']} pixels, {weights:.2f} MB of weights")
+        meshes = list(model["programs"][TRAIN])
+        lines.append(f"{'':<22}" + "".join(f"{words:>16}" for words in meshes))
+        for program, by_mesh in model["programs"].items():
+            if "flops" in by_mesh[meshes[0]]:
+                cells = (f"{by_mesh[words]['flops'] / 1e9:.2f}" for words in meshes)
+                lines.append(f"{program + ' GFLOP':<22}" + "".join(f"{c:>16}" for c in cells))
+            cells = (f"{by_mesh[words]['bytes'] / 1e6:.2f}" for words in meshes)
+            lines.append(f"{program + ' MB':<22}" + "".join(f"{c:>16}" for c in cells))
+    return lines
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    common.main(Flags, run)

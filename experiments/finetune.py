@@ -1,0 +1,249 @@
+"""Trains a classifier from weights of a file, or random ones, for the other experiments to forget.
+
+AdamW with warm-up and cosine decay, its products in bfloat16 if asked for, its steps in
+micro-batches that bound the memory; evaluated on the test images and saved between epochs, and
+resumed by `--resume` to the same bits. Writes metrics.json, report.html and a checkpoint, which
+`python -m experiments.class_forgetting --original OUT/checkpoints/original` takes at the same
+--dataset, --classes, --model and --image-size.
+
+    python -m experiments.finetune --dataset cifar100 --data-dir DIR --model vit_Ti/16 \
+        --weights FILE --image-size 224 --train-epochs 10 --train-lr 3e-4 --batch-size 256 \
+        --accumulate 4 --ema 0.999 --dtype bfloat16
+
+No full-size result is recorded yet.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import common, workbench
+from experiments.curves import made_by
+from experiments.workbench import Workbench
+from famr_jax import loop, losses, mesh, metrics, models, train
+from famr_jax.models import pretrained
+from famr_jax.report import page, plot
+from famr_jax.report.page import Html, number
+from famr_jax.report.style import colour
+from famr_jax.types import Params, check_count
+
+DTYPES = ("float32", "bfloat16")
+CURVES = {"loss": "nats", "accuracy": "share"}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings of a run."""
+
+    weights: str | None = None
+    """What to start from: a .npz or .safetensors file, a directory with model.safetensors, or
+    hf:owner/name; another number of classes gets a new head, another image size new positions.
+    Random weights if not given."""
+    accumulate: int = 1
+    """Micro-batches a step, which bound the memory; --batch-size is their sum."""
+    ema: float | None = None
+    """Decay of a running average of the weights, which then is evaluated and saved."""
+    dtype: str = "float32"
+    """Of products and activations: float32 or bfloat16; weights and tests stay in float32."""
+    bench: workbench.Flags = field(default_factory=workbench.Flags)
+
+
+SMALL = Flags(
+    accumulate=2,
+    ema=0.9,
+    dtype="bfloat16",
+    bench=workbench.Flags(model="vit_mu/4_token", train_epochs=3, batch_size=256, classes=3),
+)
+"""The configuration that the test suite runs."""
+
+
+def start(flags: Flags, bench: Workbench) -> Params:
+    """The weights before the first step.
+
+    Raises:
+        ValueError: `weights` are not those of the bench's model.
+    """
+    if flags.weights is None:
+        return jax.jit(bench.model.init)(bench.key("init"))
+    shape = {"num_classes": bench.model.num_classes, "image_shape": bench.model.image_shape}
+    model, params = pretrained.load(flags.weights, **shape)
+    if model.name != bench.model.name:
+        rule = f"must be that of `weights`, {model.name}"
+        raise ValueError(f"`model` {rule}, got {bench.model.name}.")
+    return params
+
+
+def fit(flags: Flags, bench: Workbench, params: Params) -> common.Fitted:
+    """Trains from `params` on the whole training set; the test images are looked at every epoch."""
+    sizes = {"size": len(bench.train), "epochs": flags.bench.train_epochs}
+    sizes["batch_size"] = flags.bench.batch_size
+    num_steps = sizes["epochs"] * math.ceil(sizes["size"] / sizes["batch_size"])
+    learner = train.Supervised(
+        models.computing_in(bench.model.apply, flags.dtype),
+        train.recipe(num_steps=num_steps, lr=flags.bench.train_lr),
+        bench.augment,
+        accumulate=flags.accumulate,
+        ema=flags.ema,
+    )
+    names = ("accumulate", "ema", "dtype")
+    made_by = {name: getattr(flags, name) for name in names}
+    return bench.store.fit(
+        "finetune",
+        bench.config(np.ones(len(bench.train), bool))
+        | {"start": common.fingerprint(params), **made_by},
+        lambda: learner.init(jax.tree.map(jnp.copy, params)),
+        lambda state, start: loop.run_epochs(
+            learner, mesh.split(state), bench.train, **sizes, key=bench.key("train"), start=start
+        ),
+        epochs=sizes["epochs"],
+        watch=lambda params: evaluate(bench, params),
+    )
+
+
+def evaluate(bench: Workbench, params: Params) -> dict[str, float]:
+    """Mean cross-entropy in nats and accuracy on the test images, in the dtype of the weights."""
+    logits = metrics.predict(bench.model.apply, params, bench.test.x)
+    return {
+        "test_loss": float(jnp.mean(losses.cross_entropy(logits, bench.test.labels))),
+        "test_accuracy": float(metrics.accuracy(logits, bench.test.labels)),
+    }
+
+
+def check(flags: Flags) -> None:
+    """Raises a `ValueError` for a flag out of range."""
+    check_count("accumulate", flags.accumulate)
+    check_count("batch_size", flags.bench.batch_size)
+    if flags.bench.batch_size % flags.accumulate:
+        rule = f"must divide `batch_size` {flags.bench.batch_size}"
+        raise ValueError(f"`accumulate` {rule}, got {flags.accumulate}.")
+    if flags.ema is not None and not 0 <= flags.ema < 1:
+        raise ValueError(f"`ema` must be in [0, 1), got {flags.ema!r}.")
+    if flags.dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {flags.dtype!r}.")
+    if flags.bench.original is not None:
+        raise ValueError(
+            f"`original` must not be given, `weights` may, got {flags.bench.original}."
+        )
+
+
+def run(flags: Flags) -> None:
+    """Trains and writes metrics.json, report.html and checkpoints/original."""
+    check(flags)
+    with common.console.status("loading data and weights"):
+        bench = workbench.open_workbench(flags.bench)
+        params = start(flags, bench)
+    if (size := min(flags.bench.batch_size, len(bench.train))) % flags.accumulate:
+        raise ValueError(f"`accumulate` must divide all {size} images, got {flags.accumulate}.")
+    for name, path in (("out", bench.out), ("cache", flags.bench.cache)):
+        common.usable_directory(name, path)
+    remote = flags.weights is None or flags.weights.startswith("hf:")
+    shown = flags.weights if remote else Path(flags.weights).name
+    config = common.describe("finetune", replace(flags, weights=shown))
+    bench.clear()
+    before = bench.clock.time("evaluate the start", lambda: evaluate(bench, params))
+    try:
+        fitted = fit(flags, bench, params)
+    except common.NonFiniteError as error:
+        results = {"finite": False, "phase": error.phase, "epoch": error.epoch}
+        common.write_json(bench.out / "metrics.json", {"config": config, "results": results})
+        raise
+    made_by = {"weights": shown, "start": common.fingerprint(params), "dtype": flags.dtype}
+    made_by |= {"accumulate": flags.accumulate, "ema": flags.ema}
+    everything = np.ones(len(bench.train), bool)
+    bench.keep("original", fitted.params, bench.config(everything) | {"finetune": made_by})
+    described = bench.describe(fitted)
+    history = {f"test_{name}": [before[f"test_{name}"]] for name in CURVES}
+    for name in history:
+        history[name] += [entry[name] for entry in fitted.log]
+    content = common.plain(
+        {
+            "claims": [],
+            "config": config | {"seconds": bench.clock.seconds()},
+            "results": {
+                "finite": True,
+                "dataset": described["dataset"],
+                "model": described["model"] | {"image_shape": bench.model.image_shape},
+                "history": described["original"]["history"] | history,
+            },
+        }
+    )
+    common.write_json(bench.out / "metrics.json", content)
+    common.write_text(bench.out / "report.html", report(content))
+    print("\n".join([*headline(content), f"report: {bench.out / 'report.html'}"]))
+
+
+def headline(content: dict[str, Any]) -> list[str]:
+    """One line: data, model, and test accuracy in per cent before and after."""
+    results, flags = content["results"], content["config"]["flags"]
+    accuracy = results["history"]["test_accuracy"]
+    parts = (results["dataset"]["name"], results["model"]["name"], flags["dtype"])
+    shown = f"test accuracy {100 * accuracy[0]:.1f} {100 * accuracy[-1]:.1f}"
+    return ["  ".join([*parts, shown])]
+
+
+def report(content: dict[str, Any]) -> str:
+    """The page: what came of it, the curves, how it was made."""
+    results, flags = content["results"], content["config"]["flags"]
+    history, dataset = results["history"], results["dataset"]
+    last = {name: number(history[f"test_{name}"][-1], unit) for name, unit in CURVES.items()}
+    shape = " × ".join(map(str, results["model"]["image_shape"]))
+    facts = [
+        ("model", results["model"]["name"]),
+        ("weights", number(results["model"]["num_params"])),
+        ("started from", flags["weights"] or "random weights"),
+        ("images", f"{shape}, {dataset['num_classes']} classes"),
+        ("training images", number(dataset["num_train"])),
+        ("batch", f"{flags['batch_size']} in {flags['accumulate']} parts"),
+        ("products in", flags["dtype"]),
+        ("average of the weights", number(flags["ema"])),
+    ]
+    title = f"Fine-tuning on {dataset['name']}"
+    return page.page(
+        title,
+        page.element("h1", title),
+        page.grid(
+            page.tile("Test accuracy", last["accuracy"], "%", f"N = {dataset['num_test']} images"),
+            page.tile("Test loss", last["loss"], "nats"),
+            width=150,
+        ),
+        page.section(
+            "Epochs",
+            page.grid(*(curve(name, unit, history) for name, unit in CURVES.items())),
+            page.paragraph(
+                "Training: mean over the steps of an epoch, of augmented images and of the weights "
+                "as they were. Test: after each epoch, epoch 0 before the first step.",
+                kind="note",
+            ),
+        ),
+        page.section("Settings", page.facts(facts)),
+        made_by(content["config"]),
+    )
+
+
+def curve(name: str, unit: str, history: dict[str, Sequence[float | None]]) -> Html:
+    """Loss or accuracy over the epochs, of training and test images."""
+    scale, words = (100, "%") if unit == "share" else (1, unit)
+    drawing, panel = plot.axes(name.capitalize(), words, margin=(40, 44, 44, 96))
+    test, of_training = (scale * plot.finite(history[key]) for key in (f"test_{name}", name))
+    epochs = np.arange(test.size)
+    style = {"linewidth": 2.2, "marker": "o", "markersize": 4, "clip_on": False}
+    panel.plot(epochs, test, color=colour("vermillion"), **style)
+    panel.plot(epochs[1:], of_training, color=colour("blue"), **style)
+    panel.set_xlim(0, epochs[-1])
+    panel.set_ylim(0, 100 if unit == "share" else 1.05 * np.nanmax([*test, *of_training]))
+    panel.set_xticks(np.unique(np.linspace(0, epochs[-1], 5).round()))
+    plot.x_label(panel, "epoch")
+    ends = [(test[-1], "test", "vermillion"), (of_training[-1], "training", "blue")]
+    plot.label_ends(panel, ends)
+    told = ", ".join(f"{value:.3g}" for value in test)
+    return page.figure(drawing, f"{name} in {words} on the test images by epoch: {told}")
+
+
+if __name__ == "__main__":
+    common.main(Flags, run)
