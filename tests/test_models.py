@@ -275,6 +275,22 @@ def test_the_hessian_is_symmetric_and_agrees_with_differences(name, weights, ima
     np.testing.assert_allclose((up - down) / (2 * step), hv, rtol=1e-4, atol=1e-6 * abs(hv).max())
 
 
+def test_images_of_another_size_are_resized():
+    model = models.create("logistic", num_classes=4, image_shape=(1, 4, 1))
+    params = {"head": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}}
+    row = jnp.array([[0.0, 1.0]]).reshape(1, 1, 2, 1)
+    # Bilinear between the centres of the pixels, constant beyond the outer ones.
+    np.testing.assert_allclose(model.apply(params, row), [[0, 0.25, 0.75, 1]], atol=1e-6)
+    np.testing.assert_allclose(model.features(params, row[:, :, :1])["pre_logits"], 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 128), (2, 4, 4)])
+def test_images_of_other_channels_are_refused(shape):
+    model = create("mlp_8")
+    with pytest.raises(ValueError, match=r"`x` must have the shape \[n, height, width, 2\], got"):
+        jax.eval_shape(lambda params: model.apply(params, jnp.zeros(shape)), drawn(model.init))
+
+
 def test_the_same_arguments_give_the_same_object():
     assert create("vit_mu/4") is create("vit_mu/4")
     assert create("vit_mu/4") is not create("vit_mu/2")

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_same, random_batch
+from conftest import assert_same, drawn, random_batch, to_float64
 
-from famr_jax import loop
+from famr_jax import loop, mesh
 from famr_jax.losses import cross_entropy
 from famr_jax.train import Supervised, recipe
 from famr_jax.types import Batch
@@ -55,6 +55,85 @@ def test_augmentation_sees_the_steps_key_and_changes_the_batch(logistic, batch):
     kernels = [each.params["head"]["kernel"] for each in (state, wanted, other)]
     np.testing.assert_allclose(*kernels[:2], rtol=1e-5)
     assert not np.allclose(kernels[0], kernels[2])
+
+
+def noise(key, x):
+    return x + jax.random.normal(key, x.shape, x.dtype)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("parts", [2, 6])
+def test_a_step_in_micro_batches_is_that_of_the_whole_batch(model, parts):
+    batch, params = to_float64(random_batch(12, seed=3)), to_float64(drawn(model.init))
+    ends = []
+    for accumulate in (1, parts):
+        learner = Supervised(model.apply, SGD, noise, 0.1, accumulate=accumulate)
+        ends.append(step(learner, learner.init(params), batch))
+    for leaf, same in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(leaf, same, rtol=1e-12, atol=1e-15)
+
+
+def test_micro_batches_on_a_mesh(model, params):
+    learner = Supervised(model.apply, SGD, accumulate=2)
+    batch = random_batch(16, seed=3)
+    spread = lambda learner, state, batch: learner.step(state, mesh.spread(batch), KEY)  # noqa: E731
+    alone = jax.jit(spread)(learner, learner.init(params), batch)
+    with jax.set_mesh(mesh.parse("data=4")):
+        many = jax.jit(spread)(learner, mesh.split(learner.init(params)), batch)
+    for leaf, same in zip(*map(jax.tree.leaves, (alone, many)), strict=True):
+        np.testing.assert_allclose(leaf, same, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (3, "`accumulate` must divide the 10 examples, got 3"),
+        (0, "`accumulate` must be an integer >= 1, got 0"),
+    ],
+)
+def test_parts_that_do_not_divide_are_refused(logistic, batch, parts, message):
+    learner = Supervised(logistic.apply, SGD, accumulate=parts)
+    state = jax.eval_shape(lambda: learner.init(logistic.init(KEY)))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(type(learner).step, learner, state, batch, KEY)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_average_of_the_weights_obeys_its_recursion(logistic):
+    batch, params = to_float64(random_batch(12, seed=3)), to_float64(drawn(logistic.init))
+    plain, mine = Supervised(logistic.apply, SGD), Supervised(logistic.apply, SGD, ema=0.8)
+    state, averaged = plain.init(params), mine.init(params)
+    average = jax.tree.map(np.asarray, params)
+    for _ in range(4):
+        state, _ = step(plain, state, batch)
+        averaged, _ = step(mine, averaged, batch)
+        average = jax.tree.map(lambda e, new: 0.8 * e + 0.2 * new, average, state.params)
+        assert_same(averaged.latest, state.params)
+    for leaf, same in zip(*map(jax.tree.leaves, (averaged.params, average)), strict=True):
+        np.testing.assert_allclose(leaf, same, rtol=1e-13)
+    moved = optax.tree.norm(optax.tree.sub(averaged.params, state.params))
+    assert moved > 1e-3
+
+
+def test_an_average_goes_through_epochs(logistic, batch):
+    learner = Supervised(logistic.apply, SGD, ema=0.5)
+    state = learner.init(drawn(logistic.init))
+    sizes = {"size": 10, "epochs": 2, "batch_size": 5}
+    *_, (_, state, info) = loop.run_epochs(learner, state, batch, **sizes, key=KEY)
+    assert bool(info["finite"])
+    assert jax.tree.structure(state.latest) == jax.tree.structure(state.params)
+
+
+@pytest.mark.parametrize(
+    ("ema", "message"),
+    [
+        (-0.1, "`ema` must be finite and >= 0, got -0.1"),
+        (1.0, "`1 - ema` must be finite and > 0, got 0.0"),
+    ],
+)
+def test_an_average_of_no_decay_is_refused(logistic, params, ema, message):
+    with pytest.raises(ValueError, match=message):
+        Supervised(logistic.apply, SGD, ema=ema).init(params)
 
 
 def test_training_fits_separable_data(logistic):

@@ -44,10 +44,10 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 class Flags:
     """Settings of the benchmark."""
 
-    models: tuple[str, ...] = ("vit_nano/4", "vit_Ti/16")
-    """As `models.create` names them."""
-    image_sizes: tuple[int, ...] = (32, 224)
-    """Height and width of an image, by model."""
+    model: str = "vit_nano/4"
+    """As `models.create` names it."""
+    image_size: int = 32
+    """Height and width of an image."""
     num_classes: int = 100
     """Width of the logits."""
     batch_size: int = 32
@@ -66,8 +66,8 @@ class Flags:
 
 
 SMALL = Flags(
-    models=("mlp_8",),
-    image_sizes=(8,),
+    model="mlp_8",
+    image_size=8,
     num_classes=3,
     batch_size=4,
     meshes=("data=1", "data=2", "data=4", "data=2,model=2"),
@@ -82,33 +82,24 @@ def run(flags: Flags) -> None:
         raise ValueError(
             f"`batch_size` must be a multiple of {MICRO_BATCHES}, got {flags.batch_size}."
         )
-    if len(flags.models) != len(flags.image_sizes):
-        sizes = f"{len(flags.image_sizes)} for {len(flags.models)} models"
-        raise ValueError(f"`image_sizes` must be one a model, got {sizes}.")
     grids = {name: mesh.parse(name) for name in flags.meshes}
-    results = {}
-    for name, side in zip(flags.models, flags.image_sizes, strict=True):
-        model = models.create(name, num_classes=flags.num_classes, image_shape=(side, side, 3))
-        shapes = jax.eval_shape(model.init, jax.random.key(0))
-        num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-        found = {}
-        for words, grid in grids.items():
-            with jax.set_mesh(grid):
-                found[words] = measure(model, flags.batch_size)
-            common.console.print(name, words, f"{time.perf_counter() - started:.0f} s")
-        results[name] = {
-            "image_size": side,
-            "num_params": num_params,
-            "programs": {
-                program: {
-                    words: ratios(each[program], found[flags.meshes[0]][program])
-                    for words, each in found.items()
-                }
-                for program in PROGRAMS
-            },
-        }
+    shape = (flags.image_size, flags.image_size, 3)
+    model = models.create(flags.model, num_classes=flags.num_classes, image_shape=shape)
+    shapes, found = jax.eval_shape(model.init, jax.random.key(0)), {}
+    for name, grid in grids.items():
+        with jax.set_mesh(grid):
+            found[name] = measure(model, flags.batch_size)
+        common.console.print(name, f"{time.perf_counter() - started:.0f} s", highlight=False)
+    alone = found[flags.meshes[0]]
     config = common.describe("benchmarks.scaling", flags)
     config["seconds"] = {"run": 0.0, "compile": time.perf_counter() - started}
+    results = {
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+        "programs": {
+            program: {name: ratios(each[program], alone[program]) for name, each in found.items()}
+            for program in PROGRAMS
+        },
+    }
     content = common.plain({"config": config, "results": results})
     common.write_json(flags.out, content)
     print("\n".join(headline(content)))
@@ -181,20 +172,18 @@ def ratios(found: Mapping[str, Any], alone: Mapping[str, Any]) -> dict[str, Any]
 
 
 def headline(content: Mapping[str, Any]) -> list[str]:
-    """FLOPs and bytes of one device, a line for each model and program, a column for each mesh."""
-    lines = []
-    for name, model in content["results"].items():
-        weights = 4 * model["num_params"] / 1e6
-        lines.append(f"{name}, {model['image_size']} pixels, {weights:.2f} MB of weights")
-        meshes = list(model["programs"][TRAIN])
-        lines.append(f"{'':<22}" + "".join(f"{words:>16}" for words in meshes))
-        for program, by_mesh in model["programs"].items():
-            if "flops" in by_mesh[meshes[0]]:
-                cells = (f"{by_mesh[words]['flops'] / 1e9:.2f}" for words in meshes)
-                lines.append(f"{program + ' GFLOP':<22}" + "".join(f"{c:>16}" for c in cells))
-            cells = (f"{by_mesh[words]['bytes'] / 1e6:.2f}" for words in meshes)
-            lines.append(f"{program + ' MB':<22}" + "".join(f"{c:>16}" for c in cells))
-    return lines
+    """FLOPs and bytes of one device: a line for each program, a column for each mesh."""
+    results, flags = content["results"], content["config"]["flags"]
+    size = f"{4 * results['num_params'] / 1e6:.3f} MB of weights"
+    names = flags["meshes"]
+    lines = [f"{flags['model']}, {flags['batch_size']} images of {flags['image_size']}, {size}"]
+    lines.append(f"{'':<20}" + "".join(f"{name.replace(',', ' '):>15}" for name in names))
+    for program, found in results["programs"].items():
+        for unit, value, scale in (("GFLOP", "flops", 1e9), ("MB", "bytes", 1e6)):
+            if value in found[names[0]]:
+                cells = "".join(f"{found[name][value] / scale:>15.3f}" for name in names)
+                lines.append(f"{program + ' ' + unit:<20}{cells}")
+    return [line.rstrip() for line in lines]
 
 
 if __name__ == "__main__":
