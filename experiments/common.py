@@ -233,7 +233,8 @@ class Store:
             watch: Measures the weights after each epoch; its numbers join the log.
 
         Raises:
-            NonFiniteError: The epoch that was not finite is not saved.
+            NonFiniteError: The epoch that was not finite, or whose watched numbers were not, is not
+                saved.
         """
         directory = self.directory(name, config)
         if not self.resume:
@@ -274,6 +275,8 @@ class Store:
                 if not np.all(info["finite"]):
                     raise NonFiniteError(name, epoch)
                 seen = watch(state.params) if watch else {}
+                if not all(np.all(np.isfinite(value)) for value in seen.values()):
+                    raise NonFiniteError(name, epoch)
                 numbers = {key: value for key, value in info.items() if key != "finite"}
                 record["log"].append(plain(numbers | seen))
                 bar.update(task, completed=epoch, numbers=_brief(record["log"][-1]))

@@ -45,7 +45,11 @@ ROWS = (8, 3)  # two rows, 24 bytes, on each device
     [
         (psum, "all-reduce", 24),
         (lambda x: jax.lax.all_gather(x, "data"), "all-gather", 4 * 24),
-        (lambda x: jax.lax.psum_scatter(x.reshape(-1)[:4], "data"), "reduce-scatter", 4),
+        (
+            lambda x: jax.lax.psum_scatter(x.reshape(-1)[:4], "data", tiled=True),
+            "reduce-scatter",
+            4,
+        ),
         (lambda x: jax.lax.ppermute(x, "data", [(0, 1), (1, 0)]), "collective-permute", 24),
         (lambda x: jax.lax.all_to_all(x.reshape(-1)[:4], "data", 0, 0), "all-to-all", 16),
     ],
