@@ -61,7 +61,7 @@ def file(tmp_path_factory):
 def test_what_it_tells_is_what_its_checkpoint_does(done):
     chosen, content = done
     bench = saved(chosen)
-    logits = bench.model.apply(bench.given, bench.test.x)
+    logits = np.asarray(bench.model.apply(bench.given, bench.test.x))
     accuracy = np.mean(np.argmax(logits, -1) == bench.dataset.test.labels)
     history = content["results"]["history"]
     assert history["test_accuracy"][-1] == pytest.approx(accuracy, abs=1e-5)

@@ -62,12 +62,12 @@ def test_gradients_and_optimizer_have_the_dtype_of_the_weights(weights, batch):
         assert leaf.dtype in (jnp.float32, jnp.int32)
 
 
-def test_training_reaches_the_same_loss(batch):
+def test_training_reaches_the_same_loss(model, batch):
     ends = []
-    for apply_fn in (MODEL.apply, NARROW):
-        learner = Supervised(apply_fn, optax.adam(3e-3))
+    for apply_fn in (model.apply, models.computing_in(model.apply, "bfloat16")):
+        learner = Supervised(apply_fn, optax.adam(3e-2))
         sizes = {"size": 24, "epochs": 10, "batch_size": 8}
-        state = learner.init(jax.jit(MODEL.init)(KEY))
+        state = learner.init(model.init(KEY))
         *_, (_, _, info) = loop.run_epochs(learner, state, batch, **sizes, key=KEY)
         ends.append(float(info["loss"]))
     assert ends[0] < 0.5 * np.log(3)
