@@ -16,7 +16,7 @@ from famr_jax import mesh, models
 from famr_jax.models.vit import Variant, ViT
 
 MODEL = models.Model("vit", 3, (4, 4, 1), ViT(3, 2, Variant(8, 1, 2)))
-RESULT = Path(scaling.SMALL.out)
+RESULT = Path(__file__).parent.parent / scaling.SMALL.out
 
 
 def of(function, *shapes):
@@ -171,3 +171,7 @@ def test_prose_is_the_recorded_result():
     content = json.loads(RESULT.read_text())
     for line in scaling.headline(content):
         assert line in scaling.__doc__
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    trained = content["results"]["programs"][scaling.TRAIN]
+    for name in ("data=2", "data=4", "data=8", "data=2,model=2"):
+        assert f"{trained[name]['bytes'] / 1e6:.3f} MB" in readme

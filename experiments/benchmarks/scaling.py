@@ -9,7 +9,22 @@ of XLA's analysis of one device's program; bytes those of the results of its col
 device, a loop's as often as it turns. A ring moves 2 (n - 1) / n of an all-reduce's bytes through
 each of n devices. No time is measured, and no efficiency follows from these numbers alone.
 
-No full-size result is recorded yet.
+24 minutes on a very busy machine; nothing of it depends on the load. Expect:
+
+    vit_nano/4, 32 images of 32, 0.855 MB of weights
+    data x model                 1         2         4         8     2 x 2     4 x 2
+    train GFLOP              2.954     2.954     2.954     2.954     1.481     1.481
+    train MB                 0.000     0.855     0.855     0.855    36.452    36.452
+    train in 4 parts MB      0.000     3.421     3.421     3.421    37.759    33.565
+    unlearn GFLOP            2.955     2.955     2.955     2.955     1.482     1.482
+    unlearn MB               0.000     0.855     0.855     0.855    36.451    36.451
+    HVP GFLOP                7.975     7.976     7.976     7.976     4.005     4.005
+    HVP MB                   0.000     1.667     1.667     1.667    81.196    81.196
+
+So over "data" a step sums one gradient, the bytes of the weights, whatever the number of devices;
+in micro-batches it does so in each of them; a product sums nearly two. Over "model" XLA moves about
+40 times as much as over "data" here, in narrow layers' activations: split over "model" only what
+does not fit.
 """
 
 import time
@@ -177,11 +192,12 @@ def headline(content: Mapping[str, Any]) -> list[str]:
     size = f"{4 * results['num_params'] / 1e6:.3f} MB of weights"
     names = flags["meshes"]
     lines = [f"{flags['model']}, {flags['batch_size']} images of {flags['image_size']}, {size}"]
-    lines.append(f"{'':<20}" + "".join(f"{name.replace(',', ' '):>15}" for name in names))
+    columns = (name.replace("data=", "").replace(",model=", " x ") for name in names)
+    lines.append(f"{'data x model':<20}" + "".join(f"{column:>10}" for column in columns))
     for program, found in results["programs"].items():
         for unit, value, scale in (("GFLOP", "flops", 1e9), ("MB", "bytes", 1e6)):
             if value in found[names[0]]:
-                cells = "".join(f"{found[name][value] / scale:>15.3f}" for name in names)
+                cells = "".join(f"{found[name][value] / scale:>10.3f}" for name in names)
                 lines.append(f"{program + ' ' + unit:<20}{cells}")
     return [line.rstrip() for line in lines]
 
