@@ -307,7 +307,11 @@ def _without_directories(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_without_directories(part) for part in value]
     kind, colon, path = str(value).partition(":")
-    return f"{kind}:{Path(path).name}" if colon and kind in ("folder", "index") else value
+    return (
+        f"{kind}:{Path(path).name}"
+        if colon and kind in ("folder", "imagenet100", "index")
+        else value
+    )
 
 
 def _flat(flags: dict[str, Any]) -> dict[str, Any]:

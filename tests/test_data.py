@@ -360,13 +360,13 @@ def test_tfds_refuses_another_file_format(tmp_path):
 def test_a_known_name_that_is_not_prepared_says_how_to_prepare_it(tmp_path, name):
     with pytest.raises(ValueError, match=f"`{name}` must be prepared") as error:
         load(name, data_dir=tmp_path)
-    for words in (str(tmp_path), "tensorflow-cpu", f"tfds build {name}"):
+    for words in (str(tmp_path), "famr_jax[prepare]", f"famr_jax.data prepare {name} "):
         assert words in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["no_such_set", "", "hub:mnist", "two words", "../digits"])
 def test_an_unknown_name_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="`name` must be digits, folder:PATH or a TFDS name, got"):
+    with pytest.raises(ValueError, match="`name` must be digits, imagenet100, folder:PATH or a"):
         load(name, data_dir=tmp_path)
 
 
