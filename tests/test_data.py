@@ -251,7 +251,9 @@ def png(pixels):
 
 
 def prepare(root, examples, *, name="Toy", splits=("train", "test"), supervised=None, **features):
-    """Prepares a data set with the same `examples` (dicts) in each split."""
+    """Prepares a data set of `examples` (dicts), the same in each split or a dict of splits."""
+    if not isinstance(examples, dict):
+        examples = dict.fromkeys(splits, examples)
 
     def info(self):
         described = tfds.features.FeaturesDict(features)
@@ -262,12 +264,12 @@ def prepare(root, examples, *, name="Toy", splits=("train", "test"), supervised=
     body = {
         "VERSION": tfds.core.Version("1.0.0"),
         "_info": info,
-        "_split_generators": lambda self, _: (
-            dict.fromkeys(splits, None) | {split: self._generate_examples() for split in splits}
-        ),
-        "_generate_examples": lambda self: (
+        "_split_generators": lambda self, _: {
+            split: self._generate_examples(each) for split, each in examples.items()
+        },
+        "_generate_examples": lambda self, each: (
             (i, {k: png(v) if isinstance(v, np.ndarray) else v for k, v in example.items()})
-            for i, example in enumerate(examples)
+            for i, example in enumerate(each)
         ),
         "__module__": __name__,
     }

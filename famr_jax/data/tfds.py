@@ -163,12 +163,12 @@ def read(
     """
     image, label = _image_and_label(builder, name)
     stored = builder.info.features[label].names
-    class_names = stored if only is None else only
-    missing = [each for each in class_names if each not in stored]
+    missing = [each for each in only or () if each not in stored]
     if missing:
         raise ValueError(f"`{name}` must list classes of {builder.name}, got {missing[:5]}.")
-    class_names = tuple(class_names[: kept_classes(classes, len(class_names))])
-    wanted = {stored.index(each): i for i, each in enumerate(class_names)}
+    numbers = range(len(stored)) if only is None else [stored.index(each) for each in only]
+    numbers = numbers[: kept_classes(classes, len(numbers))]
+    wanted = {number: i for i, number in enumerate(numbers)}
     form = _Form(name, builder.info.features, image, label, image_size, wanted)
     splits = list(builder.info.splits)
     used = [split for split in ("train", "test", "validation") if split in splits]
@@ -183,7 +183,7 @@ def read(
         name=name,
         train=read_split(form, "train", sources["train"]),
         test=read_split(form, test, sources[test]),
-        class_names=class_names,
+        class_names=tuple(stored[number] for number in numbers),
         mirrored=_CHARACTERS.isdisjoint((base, base.partition("/")[0])),
     )
 
