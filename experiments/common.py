@@ -297,7 +297,7 @@ def describe(experiment: str, flags: Any) -> dict[str, Any]:
     for name, value in given.items():
         if value != default[name] and name not in ("out", "cache", "resume"):
             parts = value if isinstance(value, (list, tuple)) else [value]
-            parts = ["DIR"] if isinstance(value, Path) else parts
+            parts = ["DIR"] if isinstance(value, Path) else [] if value is True else parts
             words += [f"--{name.replace('_', '-')}", *(str(plain(part)) for part in parts)]
     config = {"experiment": experiment, "command": " ".join(words), "flags": given}
     return config | {"environment": environment()}

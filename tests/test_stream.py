@@ -1,5 +1,6 @@
 """Images on disk: the same pixels, batches and keys as in memory, in bounded memory."""
 
+import json
 import os
 import shutil
 import threading
@@ -18,6 +19,7 @@ from test_data import prepare, tfds
 from test_folder import write_folder
 from test_loop import Seen, Writer, run
 
+from experiments import case, class_forgetting, workbench
 from famr_jax import data, mesh, metrics, models, unlearn
 from famr_jax.data import stream
 from famr_jax.data.imagenet import IMAGENET100
@@ -391,3 +393,33 @@ def test_an_epoch_from_disk_does_not_retrace(on_disk, model, params):
         learner = Supervised(apply_fn, ADAM)
         run(learner, begin(learner, params), on_disk.train[seed:], **SETTINGS, key=KEY)
     assert len(traces) == 1
+
+
+def small_job(root, tmp_path, **changes):
+    """The flags of the smallest main job on the photographs of many sizes."""
+    chosen = {"image_size": 7, "model": "mlp_4", "train_epochs": 1, "batch_size": 4, "oracles": 2}
+    places = {"dataset": f"folder:{root}", "cache": tmp_path / "cache", "out": tmp_path / "out"}
+    return workbench.Flags(**chosen, **places, **changes)
+
+
+def test_the_workbench_trains_and_evaluates_from_disk(tmp_path):
+    root, made = write_uneven(tmp_path / "set"), []
+    for on in (False, True):
+        bench = workbench.open_workbench(small_job(root, tmp_path, stream=on))
+        assert (bench.model.image_shape, bench.dataset.image_shape) == ((7, 7, 3), (8, 8, 3))
+        [shown] = workbench.parse_cases(["class:1"], bench.dataset, seed=0)
+        weights = bench.original().params
+        logits = case.outputs(bench.model.apply, weights, bench.train, bench.test)
+        made.append((weights, logits, bench.in_memory(shown.mask)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *made)
+
+
+@pytest.mark.slow
+def test_the_main_job_runs_from_disk(tmp_path):
+    bench = small_job(write_uneven(tmp_path / "set"), tmp_path, stream=True)
+    class_forgetting.run(class_forgetting.Flags(forget=("class:1",), epochs=1, bench=bench))
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert content["results"]["finite"]
+    assert content["config"]["flags"]["stream"]
+    assert " --stream --model " in content["config"]["command"]
+    assert (tmp_path / "out" / "report.html").exists()
