@@ -381,12 +381,6 @@ def test_a_list_of_classes_is_checked(tmp_path, words, message):
         data.load(f"imagenet100:{file}")
 
 
-def test_sets_of_another_type_are_refused(model, params):
-    method = descent_ascent(model.apply, optimizer=ADAM)
-    with pytest.raises(ValueError, match="`forget` must be a Batch or a Source, got list"):
-        unlearn.run(method, params, [1], None, epochs=1, batch_size=1, key=KEY)
-
-
 def test_an_epoch_from_disk_does_not_retrace(on_disk, model, params):
     apply_fn, traces = counting(model.apply)
     for seed in range(2):
