@@ -1,7 +1,6 @@
 """Images on disk: the same pixels, batches and keys as in memory, in bounded memory."""
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -15,14 +14,12 @@ import optax
 import pytest
 from conftest import assert_same, counting, drawn
 from PIL import Image
-from test_data import prepare, tfds
 from test_folder import write_folder
 from test_loop import Seen, Writer, run
 
 from experiments import case, class_forgetting, workbench
 from famr_jax import data, mesh, metrics, models, unlearn
 from famr_jax.data import stream
-from famr_jax.data.imagenet import IMAGENET100
 from famr_jax.data.stream import OnDisk, read_ahead
 from famr_jax.methods import descent_ascent
 from famr_jax.train import Supervised
@@ -317,68 +314,6 @@ def test_twins_on_disk_are_equal_files(root, tmp_path):
     assert counts == data.count_duplicates(in_memory.train, in_memory.test)
     assert counts == data.count_duplicates(in_memory.train.x, in_memory.test.x)
     assert on_disk.fingerprint != data.load(f"folder:{root}", stream=True).fingerprint
-
-
-WORDNET = sorted([*IMAGENET100[:3], "n00000001", "n99999999"])
-
-
-@pytest.fixture(scope="module")
-def imagenet(tmp_path_factory):
-    """A toy `imagenet2012`: a grey level a class, uneven sizes, a test split without labels."""
-    root = tmp_path_factory.mktemp("imagenet")
-    examples = [
-        {"image": np.full((6 + i % 3, 8), 40 * (i % 5), np.uint8), "label": i % 5}
-        for i in range(20)
-    ]
-    label = tfds.features.ClassLabel(names=WORDNET)
-    splits = {"train": examples, "validation": examples[:10]}
-    splits["test"] = [example | {"label": -1} for example in examples[:3]]
-    image = tfds.features.Image(shape=(None, None, 3))
-    prepare(root, splits, name="Imagenet2012", image=image, label=label)
-    return root
-
-
-@pytest.mark.parametrize("on", [False, True])
-def test_imagenet100_is_classes_of_imagenet_in_the_order_of_their_ids(imagenet, tmp_path, on):
-    how = {"data_dir": imagenet, "image_size": 4, "stream": on}
-    with pytest.raises(ValueError, match="`imagenet100` must list classes of imagenet2012, got"):
-        data.load("imagenet100", **how)
-    file = tmp_path / "mine.txt"
-    file.write_text(f"{WORDNET[3]}\n{WORDNET[1]}\n{WORDNET[2]}\n")
-    some = data.load(f"imagenet100:{file}", **how)
-    assert (some.name, some.class_names) == ("imagenet100:mine.txt", tuple(WORDNET[1:4]))
-    assert (some.image_shape, some.mirrored) == ((4, 4, 3), True)
-    assert (np.bincount(some.train.labels).tolist(), len(some.test)) == ([4, 4, 4], 6)
-    levels = some.train.pixels()[:, 0, 0, 0]
-    np.testing.assert_array_equal(levels, 40 * (some.train.labels + 1))
-    two = data.load(f"imagenet100:{file}", classes=2, **how)
-    assert two.class_names == tuple(WORDNET[1:3])
-    with pytest.raises(ValueError, match="images of `imagenet2012` must have one size, got"):
-        data.load("imagenet2012", data_dir=imagenet, stream=on)
-
-
-def test_the_hundred_classes_are_imagenets():
-    labels = os.path.join(tfds.__path__[0], "datasets", "imagenet2012", "labels.txt")
-    with open(labels) as file:
-        assert set(IMAGENET100) < set(file.read().split())
-    assert len(IMAGENET100) == 100
-    assert list(IMAGENET100) == sorted(set(IMAGENET100))
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (None, "`imagenet100:FILE` must be a readable text file of WordNet ids, got"),
-        ("n1", "must name two classes or more, each once, got 1"),
-        ("n1 n2 n1", "each once, got ..n1.. twice"),
-    ],
-)
-def test_a_list_of_classes_is_checked(tmp_path, words, message):
-    file = tmp_path / "list.txt"
-    if words is not None:
-        file.write_text(words)
-    with pytest.raises(ValueError, match=message):
-        data.load(f"imagenet100:{file}")
 
 
 def test_an_epoch_from_disk_does_not_retrace(on_disk, model, params):
