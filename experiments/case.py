@@ -10,7 +10,7 @@ import optax
 from experiments.workbench import Case
 from famr_jax import curvature, losses, metrics
 from famr_jax.attacks import loss_attack, svc_confidence
-from famr_jax.types import ApplyFn, Batch, Objective, Pair, Params
+from famr_jax.types import ApplyFn, Batch, Objective, Pair, Params, Source
 
 GRID_SIZE = 12
 HISTOGRAM_EDGES = np.linspace(0, 1, 21)
@@ -46,10 +46,12 @@ class Comparison(NamedTuple):
         return np.isin(self.labels.test, self.case.classes)
 
 
-def outputs(apply_fn: ApplyFn, params: Params, train: Batch, test: Batch) -> Outputs:
+def outputs(
+    apply_fn: ApplyFn, params: Params, train: Batch | Source, test: Batch | Source
+) -> Outputs:
     """Evaluates one model on both splits."""
-    predict = metrics.predict
-    return Outputs(*(np.asarray(predict(apply_fn, params, split.x)) for split in (train, test)))
+    images = (split if isinstance(split, Source) else split.x for split in (train, test))
+    return Outputs(*(np.asarray(metrics.predict(apply_fn, params, x)) for x in images))
 
 
 def rows(shown: Comparison) -> list[dict[str, Any]]:

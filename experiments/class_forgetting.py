@@ -82,10 +82,10 @@ class Forgetting:
 
     def __init__(self, flags: Flags, bench: Workbench, case: Case, original: Params):
         self.flags, self.bench, self.case, self.original = flags, bench, case, original
-        self.forget = bench.train[np.flatnonzero(case.mask)]
+        self.forget = bench.in_memory(np.flatnonzero(case.mask))
         retained = np.flatnonzero(~case.mask)
         order = np.random.default_rng(flags.bench.seed).permutation(len(retained))
-        self.watched_retain = bench.train[np.sort(retained[order[:WATCHED_RETAIN]])]
+        self.watched_retain = bench.in_memory(np.sort(retained[order[:WATCHED_RETAIN]]))
         self.sizes = {"epochs": flags.epochs, "batch_size": flags.bench.batch_size}
         self.key = bench.key("unlearn")
 
@@ -254,7 +254,8 @@ def forget_case(flags: Flags, bench: Workbench, case: Case, original: Params):
         "normalisation": clock.show(f"forms {case.name}", forgetting.forms),
     }
     result = common.plain(result)
-    return result | {"diagnosis": report.diagnose(result)}, bench.dataset.train.x[grid["indices"]]
+    result["diagnosis"] = report.diagnose(result)
+    return result, bench.dataset.train.pixels(grid["indices"])
 
 
 def claims(case: dict[str, Any], setting: str) -> list[dict[str, str]]:

@@ -300,7 +300,7 @@ def describe(experiment: str, flags: Any) -> dict[str, Any]:
     for name, value in given.items():
         if value != default[name] and name not in ("out", "cache", "resume"):
             parts = value if isinstance(value, (list, tuple)) else [value]
-            parts = ["DIR"] if isinstance(value, Path) else parts
+            parts = ["DIR"] if isinstance(value, Path) else [] if value is True else parts
             words += [f"--{name.replace('_', '-')}", *(str(plain(part)) for part in parts)]
     config = {"experiment": experiment, "command": " ".join(words), "flags": given}
     return config | {"environment": environment()}
@@ -310,7 +310,11 @@ def _without_directories(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_without_directories(part) for part in value]
     kind, colon, path = str(value).partition(":")
-    return f"{kind}:{Path(path).name}" if colon and kind in ("folder", "index") else value
+    return (
+        f"{kind}:{Path(path).name}"
+        if colon and kind in ("folder", "imagenet100", "index")
+        else value
+    )
 
 
 def _flat(flags: dict[str, Any]) -> dict[str, Any]:

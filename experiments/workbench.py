@@ -14,9 +14,10 @@ import optax
 
 from experiments import common
 from famr_jax import checkpoint, data, forget, loop, mesh, models, train
-from famr_jax.types import Batch, Params, check_count, check_number
+from famr_jax.types import Batch, Params, Source, check_count, check_number
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
+MARGIN = 256 / 224
 USES_OF_KEYS = ("init", "train", "oracle init", "oracle train", "unlearn", "unlearn again")
 
 
@@ -25,14 +26,18 @@ class Flags:
     """Data, model and training; the defaults are the demo."""
 
     dataset: str = "digits"
-    """digits; any image classification of TFDS (fashion_mnist, cifar10, cifar100, ...) that is
-    prepared in --data-dir; or folder:PATH with PATH/split/class/image."""
+    """digits; any image classification of TFDS (fashion_mnist, cifar10, cifar100, imagenet100, ...)
+    that is prepared in --data-dir; or folder:PATH with PATH/split/class/image."""
     data_dir: Path | None = None
     """Where TFDS keeps its data sets; its own default if not given."""
     classes: int | None = None
     """Keep the first k classes only."""
     image_size: int | None = None
-    """Height and width to which the model resizes images on the device; as stored if not given."""
+    """Side of what the model sees, as 224; the images' own if not given. Of larger images, training
+    takes random resized crops of squares of 8/7 of it, everything else their middle; smaller ones
+    are resized on the device."""
+    stream: bool = False
+    """Read images from disk as they are needed; forget sets are held in memory."""
     model: str = "vit_mu/2"
     """vit_V/PATCH with V of mu, nano, Ti, S, B, L; mlp_SIZExSIZE; or logistic."""
     train_epochs: int = 50
@@ -89,8 +94,8 @@ class Workbench:
 
     flags: Flags
     dataset: data.Dataset
-    train: Batch
-    test: Batch
+    train: Batch | Source
+    test: Batch | Source
     model: models.Model
     store: common.Store
     out: Path
@@ -108,12 +113,19 @@ class Workbench:
     @property
     def augment(self):
         """The augmentation of training: mirrored only where a mirrored image keeps its class."""
+        if self.model.view is not None:
+            return data.random_resized_crop(self.flags.image_size, flip=self.dataset.mirrored)
         return data.crop_and_flip if self.dataset.mirrored else data.crop
+
+    def in_memory(self, rows: np.ndarray) -> Batch:
+        """Training images at some rows, read if they are on disk."""
+        part = self.train[rows]
+        return part.batch() if isinstance(part, Source) else part
 
     def config(self, mask: np.ndarray) -> dict[str, Any]:
         """What determines a model trained on the rows of `mask`, for the store."""
         names = ("model", "image_size", "train_epochs", "train_lr", "batch_size", "seed", "mesh")
-        chosen = {name: getattr(self.flags, name) for name in names}
+        chosen = {name: getattr(self.flags, name) for name in (*names, "stream")}
         chosen["augment"] = self.augment.__name__
         return {
             "data": self.dataset.fingerprint,
@@ -172,7 +184,7 @@ class Workbench:
                 "image_shape": dataset.image_shape,
                 "num_train": len(dataset.train),
                 "num_test": len(dataset.test),
-                "duplicates": data.count_duplicates(dataset.train.x, dataset.test.x),
+                "duplicates": data.count_duplicates(dataset.train, dataset.test),
             },
             "model": {
                 "name": self.model.name,
@@ -220,14 +232,26 @@ def open_workbench(flags: Flags) -> Workbench:
     check_number("train_lr", flags.train_lr, above=0)
     if not 0 <= flags.seed < 2**32:
         raise ValueError(f"`seed` must be in [0, 2^32), got {flags.seed}.")
-    dataset = data.load(flags.dataset, data_dir=flags.data_dir, classes=flags.classes)
-    side, (height, width, channels) = flags.image_size, dataset.image_shape
-    shape = (side or height, side or width, channels)
+    size = flags.image_size
+    if size is not None:
+        check_count("image_size", size)
+    dataset = data.load(
+        flags.dataset,
+        data_dir=flags.data_dir,
+        classes=flags.classes,
+        image_size=None if size is None else round(size * MARGIN),
+        stream=flags.stream,
+    )
+    shape = dataset.image_shape if size is None else (size, size, dataset.image_shape[-1])
     model = models.create(flags.model, num_classes=dataset.num_classes, image_shape=shape)
+    if size is not None and min(dataset.image_shape[:2]) > size:
+        model = replace(model, view=data.centre_crop(size))
     name = f"{dataset.name}-{flags.model}-{flags.seed}".replace("/", "-").replace(":", "-")
     store = common.Store(flags.cache, resume=flags.resume, clock=common.Clock())
     out = flags.out or Path("runs") / name
-    train_set, test_set = dataset.train.batch(), dataset.test.batch()
+    train_set, test_set = (
+        split if flags.stream else split.batch() for split in (dataset.train, dataset.test)
+    )
     bench = Workbench(flags, dataset, train_set, test_set, model, store, out)
     if flags.original is None:
         return bench
@@ -244,7 +268,7 @@ def parse_cases(specs: Sequence[str], dataset: data.Dataset, *, seed: int) -> li
     """
     if not specs:
         raise ValueError("`forget` must name at least one set, got none.")
-    groups, _ = data.duplicate_groups(dataset.train.x, dataset.test.x)
+    groups, _ = data.duplicate_groups(dataset.train, dataset.test)
     cases = []
     for spec in specs:
         parse = functools.partial(forget.parse, num_classes=dataset.num_classes, seed=seed)

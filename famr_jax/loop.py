@@ -1,9 +1,12 @@
 """Epochs as one jitted scan over a permutation, and the host loop between them.
 
 Training and unlearning share it: a *learner* is any pytree with
-`step(state, sets, key) -> (state, info)`, and `sets` is a `Batch` or a `Pair` of them.
+`step(state, sets, key) -> (state, info)`, and `sets` is a `Batch` or a `Pair` of them. With a
+`Source` among the sets an epoch is a loop on the host over one jitted step, on the same rows and
+keys.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from famr_jax.mesh import gather, spread
-from famr_jax.types import Batch, check_count
+from famr_jax.types import Batch, Source, check_count
 
 
 def draw(key: Array, size: int, num_steps: int, batch_size: int) -> Array:
@@ -34,22 +37,37 @@ def run_epoch(learner: Any, state: Any, sets: Any, key: Array, *, num_steps: int
 
     `info["finite"]` is added: whether every step's scalars and the last weights are finite.
     """
-    order_key, step_key = jax.random.split(key)
-    leaves, structure = jax.tree.flatten(sets, is_leaf=lambda node: isinstance(node, Batch))
-    rows = [
-        draw(jax.random.fold_in(order_key, i), len(leaf), num_steps, min(batch_size, len(leaf)))
-        for i, leaf in enumerate(leaves)
-    ]
+    leaves, structure = _flatten(sets)
+    sizes = tuple(len(leaf) for leaf in leaves)
+    rows, keys = _plan(key, sizes=sizes, num_steps=num_steps, batch_size=batch_size)
 
     def body(state, xs):
         step_rows, key = xs
         batches = [spread(leaf[r]) for leaf, r in zip(leaves, step_rows, strict=True)]
         return learner.step(state, jax.tree.unflatten(structure, batches), key)
 
-    state, info = jax.lax.scan(body, state, (rows, jax.random.split(step_key, num_steps)))
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((info, state.params))]
+    state, info = jax.lax.scan(body, state, (rows, keys))
+    return state, _summary(info, state.params)
+
+
+def _flatten(sets):
+    return jax.tree.flatten(sets, is_leaf=lambda node: isinstance(node, (Batch, Source)))
+
+
+def _plan(key, *, sizes, num_steps, batch_size):
+    """The rows that every step takes from each set, and every step's key."""
+    order_key, step_key = jax.random.split(key)
+    rows = [
+        draw(jax.random.fold_in(order_key, i), size, num_steps, min(batch_size, size))
+        for i, size in enumerate(sizes)
+    ]
+    return rows, jax.random.split(step_key, num_steps)
+
+
+def _summary(info, params):
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((info, params))]
     info = jax.tree.map(jnp.mean, info)
-    return state, gather({**info, "finite": jnp.all(jnp.stack(finite))})
+    return gather({**info, "finite": jnp.all(jnp.stack(finite))})
 
 
 @partial(jax.jit, static_argnames=("num_steps", "batch_size"), donate_argnames="state")
@@ -61,6 +79,55 @@ def _epoch(learner, state, sets, key, *, num_steps, batch_size):
 def _epoch_of_members(learner, state, sets, key, *, num_steps, batch_size):
     one = partial(run_epoch, num_steps=num_steps, batch_size=batch_size)
     return jax.vmap(one, in_axes=(None, 0, None, 0))(learner, state, sets, key)
+
+
+@partial(jax.jit, static_argnames=("sizes", "num_steps", "batch_size"))
+def _plans(key, *, sizes, num_steps, batch_size):
+    plan = partial(_plan, sizes=sizes, num_steps=num_steps, batch_size=batch_size)
+    return jax.vmap(plan)(key) if key.ndim else plan(key)
+
+
+@partial(jax.jit, static_argnames="structure", donate_argnames="state")
+def _streamed_step(learner, state, i, keys, parts, structure):
+    """Step i; a part is a set in memory and all rows drawn from it, or a batch read, and None."""
+
+    def one(state, keys, parts):
+        batches = [spread(batch if r is None else batch[r[i]]) for batch, r in parts]
+        state, info = learner.step(state, jax.tree.unflatten(structure, batches), keys[i])
+        return state, gather(info)
+
+    if keys.ndim == 1:
+        return one(state, keys, parts)
+    axes = [(0, None) if r is None else (None, 0) for _, r in parts]
+    return jax.vmap(one, in_axes=(0, 0, axes))(state, keys, parts)
+
+
+@jax.jit
+def _streamed_summary(info, params, key):
+    return (jax.vmap(_summary) if key.ndim else _summary)(info, params)
+
+
+def _streamed_epoch(learner, state, sets, key, *, num_steps, batch_size):
+    """`run_epoch`, or members of it, as a loop on the host."""
+    leaves, structure = _flatten(sets)
+    sizes = tuple(len(leaf) for leaf in leaves)
+    rows, keys = _plans(key, sizes=sizes, num_steps=num_steps, batch_size=batch_size)
+    streams, infos = {}, []
+    with contextlib.ExitStack() as stack:
+        for n, (leaf, drawn) in enumerate(zip(leaves, rows, strict=True)):
+            if isinstance(leaf, Source):
+                by_step = np.moveaxis(np.asarray(drawn), -2, 0)
+                streams[n] = stack.enter_context(contextlib.closing(leaf.stream(by_step)))
+        whole = list(zip(leaves, rows, strict=True))
+        for i in range(num_steps):
+            parts = [(next(streams[n]), None) if n in streams else p for n, p in enumerate(whole)]
+            state, info = _streamed_step(learner, state, i, keys, parts, structure)
+            infos.append(info)
+            # Else the host queues step upon step, and the batch of each takes device memory.
+            jax.block_until_ready(infos[-2:-1])
+    stacked = partial(np.stack, axis=key.ndim)
+    info = jax.tree.map(lambda *steps: stacked(steps), *jax.device_get(infos))
+    return state, _streamed_summary(info, state.params, key)
 
 
 def run_epochs(
@@ -85,7 +152,8 @@ def run_epochs(
         learner: Pytree with `step(state, sets, key) -> (state, info)`.
         state: The state to go on from; its buffers are consumed. With a leading member axis if
             `key` has one: all members then run as one `vmap`ped program.
-        sets: A `Batch`, or a pytree of them, whole; a step gets a minibatch of each.
+        sets: A `Batch`, or a pytree of them, whole; a step gets a minibatch of each. Any may be a
+            `Source`: its minibatches are read ahead, for each member its own.
         size: The number of examples that one epoch passes over, in ceil(size / batch_size) steps.
         epochs: Number of epochs in all, those before `start` included.
         batch_size: Examples a step, at most; a smaller set is used whole at every step.
@@ -100,8 +168,8 @@ def run_epochs(
     check_count("size", size)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ValueError(f"`key` must come from jax.random.key, got an array of {key.dtype}.")
-    for leaf in jax.tree.leaves(sets, is_leaf=lambda node: isinstance(node, Batch)):
-        if len(leaf.x) != len(leaf.labels):
+    for leaf in _flatten(sets)[0]:
+        if isinstance(leaf, Batch) and len(leaf.x) != len(leaf.labels):
             sizes = f"{len(leaf.x)} and {len(leaf.labels)}"
             raise ValueError(f"`x` and `labels` of a set must have equal lengths, got {sizes}.")
     sizes = {"num_steps": math.ceil(size / batch_size), "batch_size": batch_size}
@@ -110,6 +178,8 @@ def run_epochs(
 
 def _epochs(learner, state, sets, key, epochs, sizes):
     run = _epoch_of_members if key.ndim else _epoch
+    if any(isinstance(leaf, Source) for leaf in _flatten(sets)[0]):
+        run = _streamed_epoch
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None)) if key.ndim else jax.random.fold_in
     for epoch in epochs:
         state, info = run(learner, state, sets, fold(key, epoch), **sizes)

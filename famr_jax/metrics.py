@@ -3,6 +3,7 @@
 All take logits and are pure. Divergences and entropies are in nats, one value per example.
 """
 
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -14,7 +15,7 @@ import scipy.stats
 from jax import Array
 
 from famr_jax.mesh import spread
-from famr_jax.types import ApplyFn, Params
+from famr_jax.types import ApplyFn, Params, Source
 
 ORACLES_FOR_A_VERDICT = 8
 """With fewer oracles the prediction interval is too wide and too uncertain to judge by."""
@@ -22,9 +23,30 @@ ORACLES_FOR_A_VERDICT = 8
 Verdict = Literal["inside band", "outside band", "not resolved", "too few oracles"]
 
 
+def predict(
+    apply_fn: ApplyFn, params: Params, x: Array | Source, *, batch_size: int = 500
+) -> Array:
+    """Logits of a whole set, `[n, num_classes]`, in batches of bounded memory.
+
+    Args:
+        apply_fn: The model.
+        params: Its weights.
+        x: Images, `[n, height, width, channels]`, or a `Source`, which is read in order.
+        batch_size: Images at a time.
+    """
+    if not isinstance(x, Source):
+        return _predict(apply_fn, params, x, batch_size=batch_size)
+    starts, logits = range(0, len(x), batch_size), []
+    rows = (np.arange(start, min(start + batch_size, len(x))) for start in starts)
+    with contextlib.closing(x.stream(rows)) as batches:
+        for batch in batches:
+            logits.append(_predict(apply_fn, params, batch.x, batch_size=batch_size))
+            jax.block_until_ready(logits[-2:-1])
+    return jnp.concatenate(logits)
+
+
 @partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
-def predict(apply_fn: ApplyFn, params: Params, x: Array, *, batch_size: int = 500) -> Array:
-    """Logits of a whole set, `[n, num_classes]`, in batches of bounded memory."""
+def _predict(apply_fn, params, x, *, batch_size):
     whole = x.shape[0] // batch_size * batch_size
     if whole == 0:
         return apply_fn(params, spread(x))

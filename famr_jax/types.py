@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal, Protocol, TypeAlias, dataclass_transform, runtime_checkable
 
 import jax
@@ -58,6 +58,33 @@ class Batch:
         return Batch(self.x[rows], self.labels[rows])
 
 
+@runtime_checkable
+class Source(Protocol):
+    """Labelled images that are not in memory: training, unlearning and evaluation stream them.
+
+    A pytree without leaves (`jax.tree_util.register_static`), so that it may enter `jit`.
+
+    Attributes:
+        labels: Class indices, `[n]`, in memory.
+        image_shape: Height, width and channels of every image.
+    """
+
+    labels: np.ndarray
+    image_shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def __getitem__(self, rows: Any) -> "Source":
+        """A subset, by slice, mask or row numbers; reads nothing."""
+
+    def stream(self, rows: Iterable[np.ndarray]) -> Generator[Batch]:
+        """Yields the batch at each array of rows, in order, reading ahead; may be closed early."""
+
+    def batch(self) -> Batch:
+        """All of it, in memory."""
+
+
 @pytree
 class Pair:
     """What one unlearning step sees: a batch of each set, `None` for a set that is not there."""
@@ -94,7 +121,9 @@ class Unlearner(Protocol):
 
     epoch_over: Literal["forget", "retain"]
 
-    def init(self, params: Params, forget: Batch, retain: Batch | None, key: Array) -> Any:
+    def init(
+        self, params: Params, forget: Batch | Source, retain: Batch | Source | None, key: Array
+    ) -> Any:
         """The state before the first step; sets are whole, `params` are the trained weights."""
 
     def step(self, state: Any, pair: Pair, key: Array) -> tuple[Any, dict[str, Array]]:

@@ -16,6 +16,7 @@ from famr_jax.types import (
     Objective,
     Pair,
     Params,
+    Source,
     Unlearner,
     as_pytree,
     check_number,
@@ -94,8 +95,8 @@ class Unlearned(NamedTuple):
 def run(
     unlearner: Unlearner,
     params: Params,
-    forget: Batch,
-    retain: Batch | None = None,
+    forget: Batch | Source,
+    retain: Batch | Source | None = None,
     *,
     epochs: int,
     batch_size: int,
@@ -110,15 +111,15 @@ def run(
     Args:
         unlearner: The method.
         params: The trained weights.
-        forget: The whole forget set, in memory.
-        retain: The whole retained set, for methods that use one.
+        forget: The whole forget set: a `Batch`, or a `Source` that is streamed.
+        retain: The whole retained set, likewise, for methods that use one.
         epochs: Passes over the unlearner's `epoch_over` set.
         batch_size: Examples of each set a step, at most.
         key: PRNG key; `[members]` keys run as many members from the same weights in one program.
         donate: Let the run consume the buffers of `params` instead of copying them.
 
     Raises:
-        ValueError: A set is missing, empty or not a `Batch`; `epochs` or `batch_size` below one.
+        ValueError: A set is missing, empty or of another type; `epochs` or `batch_size` below one.
     """
     state = begin(unlearner, params, forget, retain, key=key, donate=donate)
     sizes = {"epochs": epochs, "batch_size": batch_size}
@@ -133,8 +134,8 @@ def run(
 def begin(
     unlearner: Unlearner,
     params: Params,
-    forget: Batch,
-    retain: Batch | None = None,
+    forget: Batch | Source,
+    retain: Batch | Source | None = None,
     *,
     key: Array,
     donate: bool = False,
@@ -150,8 +151,8 @@ def begin(
 def run_epochs(
     unlearner: Unlearner,
     state: Any,
-    forget: Batch,
-    retain: Batch | None = None,
+    forget: Batch | Source,
+    retain: Batch | Source | None = None,
     *,
     epochs: int,
     batch_size: int,
@@ -294,12 +295,12 @@ def _init_members(unlearner, params, forget, retain, keys):
     return jax.vmap(partial(_begin, unlearner, params, forget, retain))(keys)
 
 
-def _check_sets(unlearner: Unlearner, forget: Batch, retain: Batch | None):
+def _check_sets(unlearner: Unlearner, forget: Batch | Source, retain: Batch | Source | None):
     for name, batch in (("forget", forget), ("retain", retain)):
         needed = name == "forget" or unlearner.epoch_over == name
         if batch is None and needed:
             raise ValueError(f"`{name}` must be given, because the method uses it; got None.")
-        if batch is not None and not isinstance(batch, Batch):
-            raise ValueError(f"`{name}` must be a Batch in memory, got {type(batch).__name__}.")
+        if batch is not None and not isinstance(batch, (Batch, Source)):
+            raise ValueError(f"`{name}` must be a Batch or a Source, got {type(batch).__name__}.")
         if batch is not None and len(batch) == 0:
             raise ValueError(f"`{name}` must hold at least one example, got 0.")

@@ -251,7 +251,9 @@ def png(pixels):
 
 
 def prepare(root, examples, *, name="Toy", splits=("train", "test"), supervised=None, **features):
-    """Prepares a data set with the same `examples` (dicts) in each split."""
+    """Prepares a data set of `examples` (dicts), the same in each split or a dict of splits."""
+    if not isinstance(examples, dict):
+        examples = dict.fromkeys(splits, examples)
 
     def info(self):
         described = tfds.features.FeaturesDict(features)
@@ -262,12 +264,12 @@ def prepare(root, examples, *, name="Toy", splits=("train", "test"), supervised=
     body = {
         "VERSION": tfds.core.Version("1.0.0"),
         "_info": info,
-        "_split_generators": lambda self, _: (
-            dict.fromkeys(splits, None) | {split: self._generate_examples() for split in splits}
-        ),
-        "_generate_examples": lambda self: (
+        "_split_generators": lambda self, _: {
+            split: self._generate_examples(each) for split, each in examples.items()
+        },
+        "_generate_examples": lambda self, each: (
             (i, {k: png(v) if isinstance(v, np.ndarray) else v for k, v in example.items()})
-            for i, example in enumerate(examples)
+            for i, example in enumerate(each)
         ),
         "__module__": __name__,
     }
@@ -360,13 +362,13 @@ def test_tfds_refuses_another_file_format(tmp_path):
 def test_a_known_name_that_is_not_prepared_says_how_to_prepare_it(tmp_path, name):
     with pytest.raises(ValueError, match=f"`{name}` must be prepared") as error:
         load(name, data_dir=tmp_path)
-    for words in (str(tmp_path), "tensorflow-cpu", f"tfds build {name}"):
+    for words in (str(tmp_path), "famr_jax[prepare]", f"famr_jax.data prepare {name} "):
         assert words in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["no_such_set", "", "hub:mnist", "two words", "../digits"])
 def test_an_unknown_name_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="`name` must be digits, folder:PATH or a TFDS name, got"):
+    with pytest.raises(ValueError, match="`name` must be digits, imagenet100, folder:PATH or a"):
         load(name, data_dir=tmp_path)
 
 

@@ -192,7 +192,7 @@ def test_famr_refuses(model, changes, message):
     ("changes", "message"),
     [
         ({"forget": None}, "`forget` must be given, because the method uses it; got None"),
-        ({"forget": (1, 2)}, "`forget` must be a Batch in memory, got tuple"),
+        ({"forget": (1, 2)}, "`forget` must be a Batch or a Source, got tuple"),
         ({"forget": random_batch(0, 0)}, "`forget` must hold at least one example, got 0"),
         ({"retain": random_batch(0, 0)}, "`retain` must hold at least one example, got 0"),
         ({"epochs": 0}, "`epochs` must be an integer >= 1, got 0"),

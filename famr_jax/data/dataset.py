@@ -1,13 +1,15 @@
-"""Images and labels in host memory: a split, and a data set of two splits."""
+"""A split of images and labels in host memory, and a data set of two splits, there or on disk."""
 
 import dataclasses
 import hashlib
 import operator
 from functools import cached_property
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from famr_jax.data.stream import OnDisk, scaled
 from famr_jax.types import Batch
 
 
@@ -49,11 +51,16 @@ class Split:
 
     def batch(self) -> Batch:
         """All of the split on the default device: float32 images in [-1, 1], int32 labels."""
-        # Scaled by NumPy, so that every device sees the same bits.
-        x = self.x.astype(np.float32)
-        x /= np.float32(127.5)
-        x -= np.float32(1)
-        return Batch(jnp.asarray(x), jnp.asarray(self.labels))
+        return Batch(jnp.asarray(scaled(self.x)), jnp.asarray(self.labels))
+
+    def pixels(self, rows: Any = slice(None)) -> np.ndarray:
+        """The images at some rows, or all, as stored: uint8 `[k, height, width, channels]`."""
+        return self.x[rows]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        return self.x.shape[1:]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,8 +69,8 @@ class Dataset:
 
     Attributes:
         name: What `load` was asked for; of a folder, its last part only.
-        train: The training split.
-        test: The test split.
+        train: The training split, in memory or on disk.
+        test: The test split, likewise.
         class_names: Readable names; the position is the label.
         mirrored: Whether a mirrored image keeps its class; False for digits and letters.
 
@@ -72,8 +79,8 @@ class Dataset:
     """
 
     name: str
-    train: Split
-    test: Split
+    train: Split | OnDisk
+    test: Split | OnDisk
     class_names: tuple[str, ...]
     mirrored: bool
 
@@ -86,7 +93,7 @@ class Dataset:
                 wrong = low if low < 0 else high
                 rule = f"must lie in [0, {self.num_classes})"
                 raise ValueError(f"`{name}.labels` {rule}, got {wrong}.")
-        shapes = [split.x.shape[1:] for split in (self.train, self.test)]
+        shapes = [split.image_shape for split in (self.train, self.test)]
         if shapes[0] != shapes[1]:
             both = f"{shapes[0]} and {shapes[1]}"
             raise ValueError(f"`train` and `test` must have one image shape, got {both}.")
@@ -99,15 +106,19 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of every image."""
-        return self.train.x.shape[1:]
+        return self.train.image_shape
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of images, labels and class names: equal data, equal key of a cache."""
+        """SHA-256 (hex) of images, labels and class names: equal data, equal key of a cache.
+
+        On disk the images are known by their encoded bytes, so that another one is found there.
+        """
         digest = hashlib.sha256(repr(self.class_names).encode())
         for split in (self.train, self.test):
-            digest.update(repr(split.x.shape).encode())
-            digest.update(np.ascontiguousarray(split.x))
+            images = split.digests if isinstance(split, OnDisk) else split.x
+            digest.update(repr((len(split), *split.image_shape)).encode())
+            digest.update(np.ascontiguousarray(images))
             digest.update(np.ascontiguousarray(split.labels))
         return digest.hexdigest()
 

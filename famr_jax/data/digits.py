@@ -62,9 +62,16 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield row, {"id": row, "image": png, "label": int(labels[row])}
 
 
-def load_digits(data_dir: str | os.PathLike | None, classes: int | None) -> Dataset:
+def load_digits(
+    data_dir: str | os.PathLike | None,
+    classes: int | None,
+    *,
+    image_size: int | None = None,
+    stream: bool = False,
+) -> Dataset:
     """Loads the digits, ordered as in scikit-learn; prepares them if need be."""
-    return read(_prepared(data_root(data_dir)), "digits", classes)
+    builder = _prepared(data_root(data_dir))
+    return read(builder, "digits", classes, image_size=image_size, stream=stream)
 
 
 def _prepared(root: str) -> Digits:

@@ -1,16 +1,21 @@
 """Byte-identical images: a copy left in the retain set keeps what was to be forgotten."""
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 
+from famr_jax.data.dataset import Split
+from famr_jax.data.stream import OnDisk
 
-def duplicate_groups(*images: np.ndarray) -> list[np.ndarray]:
+
+def duplicate_groups(*images: np.ndarray | Split | OnDisk) -> list[np.ndarray]:
     """Numbers the distinct images: two rows have the same number exactly if they are identical.
 
     Args:
-        *images: Arrays of images, uint8 `[n, height, width, channels]`; twins are found within and
-            across them. Equal 128-bit BLAKE2b digests count as identity.
+        *images: Splits, or arrays of images, uint8 `[n, height, width, channels]`; twins are found
+            within and across them. Equal 128-bit BLAKE2b digests count as identity. On disk it is
+            the encoded bytes that are compared: one image encoded in two ways has no twin.
 
     Returns:
         One int64 array `[n]` an argument: 0, 1, ... in the order of first appearance.
@@ -21,20 +26,28 @@ def duplicate_groups(*images: np.ndarray) -> list[np.ndarray]:
     numbers: dict[tuple, int] = {}
     groups = []
     for x in images:
-        if x.dtype != np.uint8 or x.ndim != 4:
-            raise ValueError(f"`images` must be uint8 with 4 axes, got {x.dtype} {x.shape}.")
-        digests = (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in x)
-        keys = ((x.shape[1:], digest) for digest in digests)
-        found = (numbers.setdefault(key, len(numbers)) for key in keys)
+        found = (numbers.setdefault(key, len(numbers)) for key in _keys(x))
         groups.append(np.fromiter(found, np.int64, len(x)))
     return groups
 
 
-def count_duplicates(train: np.ndarray, test: np.ndarray) -> dict[str, int]:
+def _keys(images: np.ndarray | Split | OnDisk) -> Iterator[tuple]:
+    if isinstance(images, OnDisk):
+        return ((images.image_shape, digest.tobytes()) for digest in images.digests)
+    x = images.x if isinstance(images, Split) else images
+    if x.dtype != np.uint8 or x.ndim != 4:
+        raise ValueError(f"`images` must be uint8 with 4 axes, got {x.dtype} {x.shape}.")
+    digests = (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in x)
+    return ((x.shape[1:], digest) for digest in digests)
+
+
+def count_duplicates(
+    train: np.ndarray | Split | OnDisk, test: np.ndarray | Split | OnDisk
+) -> dict[str, int]:
     """Counts images with a byte-identical twin.
 
     Args:
-        train: Training images, uint8 `[n, height, width, channels]`.
+        train: Training images, as `duplicate_groups` takes them.
         test: Test images, likewise.
 
     Returns:

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ class Model:
         image_shape: `(height, width, channels)`.
         module: The Linen module, whose call gives `(logits, features)`.
         head: Path of the last layer in the parameters.
+        view: `view(x) -> x`, what is done to images first, such as a crop; None for nothing.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Model:
     image_shape: tuple[int, int, int]
     module: nn.Module
     head: tuple[str, ...] = ("head",)
+    view: Callable[[Array], Array] | None = None
 
     def init(self, key: Array) -> Params:
         """Fresh weights: a nested dict of float32 arrays."""
@@ -53,6 +56,7 @@ class Model:
         return self._call(params, x)[1]
 
     def _call(self, params, x):
+        x = x if self.view is None else self.view(x)
         x = x.astype(jax.tree.leaves(params)[0].dtype)
         if x.shape[1:] != self.image_shape:
             if x.ndim != 4 or x.shape[3] != self.image_shape[2]:
