@@ -303,6 +303,13 @@ def test_images_of_many_sizes_become_squares(tmp_path, on):
         assert np.abs(pixels[row] - wanted).max() <= 4
 
 
+@pytest.mark.parametrize("on", [False, True])
+def test_images_of_one_size_are_not_enlarged(root, on):
+    shape = data.load(f"folder:{root}", stream=on).image_shape
+    assert data.load(f"folder:{root}", image_size=max(shape), stream=on).image_shape == shape
+    assert data.load(f"folder:{root}", image_size=4, stream=on).image_shape[:2] == (4, 4)
+
+
 def test_twins_on_disk_are_equal_files(root, tmp_path):
     shutil.copytree(root, tmp_path / "set")
     shutil.copy(tmp_path / "set/train/a/0.png", tmp_path / "set/train/c/3.png")
