@@ -32,7 +32,7 @@ class Flags:
     classes: int | None = None
     """Keep the first k classes only."""
     model: str = "vit_mu/2"
-    """vit_V/PATCH with V of mu, nano, Ti, S, B, L; mlp_SIZExSIZE; or logistic."""
+    """vit_V/PATCH with V of mu, nano, Ti, S, B, L or WIDTHxDEPTH; mlp_SIZExSIZE; or logistic."""
     train_epochs: int = 50
     """Epochs of training, for the original and each oracle."""
     train_lr: float = 4e-3

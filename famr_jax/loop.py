@@ -57,10 +57,10 @@ def _epoch(learner, state, sets, key, *, num_steps, batch_size):
     return run_epoch(learner, state, sets, key, num_steps=num_steps, batch_size=batch_size)
 
 
-@partial(jax.jit, static_argnames=("num_steps", "batch_size"), donate_argnames="state")
-def _epoch_of_members(learner, state, sets, key, *, num_steps, batch_size):
+@partial(jax.jit, static_argnames=("num_steps", "batch_size", "swept"), donate_argnames="state")
+def _epoch_of_members(learner, state, sets, key, *, num_steps, batch_size, swept):
     one = partial(run_epoch, num_steps=num_steps, batch_size=batch_size)
-    return jax.vmap(one, in_axes=(None, 0, None, 0))(learner, state, sets, key)
+    return jax.vmap(one, in_axes=(0 if swept else None, 0, None, 0))(learner, state, sets, key)
 
 
 def run_epochs(
@@ -73,6 +73,7 @@ def run_epochs(
     batch_size: int,
     key: Array,
     start: int = 0,
+    swept: bool = False,
 ) -> Iterator[tuple[int, Any, dict[str, Array]]]:
     """Yields `(epoch, state, info)` after each of the epochs `start + 1 .. epochs`.
 
@@ -91,25 +92,39 @@ def run_epochs(
         batch_size: Examples a step, at most; a smaller set is used whole at every step.
         key: PRNG key, or `[members]` of them.
         start: Number of epochs that `state` has behind it.
+        swept: Whether the numbers of `learner` have the member axis too: each member has its own.
 
     Raises:
-        ValueError: A count below one; a legacy key; a set with more images than labels, or fewer.
+        ValueError: A count below one; a legacy key; a set with more images than labels, or fewer; a
+            sweep without a member axis, or of another number of members.
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     check_count("size", size)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ValueError(f"`key` must come from jax.random.key, got an array of {key.dtype}.")
+    if swept:
+        check_swept(learner, key)
     for leaf in jax.tree.leaves(sets, is_leaf=lambda node: isinstance(node, Batch)):
         if len(leaf.x) != len(leaf.labels):
             sizes = f"{len(leaf.x)} and {len(leaf.labels)}"
             raise ValueError(f"`x` and `labels` of a set must have equal lengths, got {sizes}.")
     sizes = {"num_steps": math.ceil(size / batch_size), "batch_size": batch_size}
-    return _epochs(learner, state, sets, key, range(start + 1, epochs + 1), sizes)
+    return _epochs(learner, state, sets, key, range(start + 1, epochs + 1), sizes, swept)
 
 
-def _epochs(learner, state, sets, key, epochs, sizes):
-    run = _epoch_of_members if key.ndim else _epoch
+def check_swept(learner: Any, key: Array):
+    """Raises a `ValueError` unless all numbers of `learner` have the member axis of `key`."""
+    for leaf in jax.tree.leaves(learner):
+        if not key.ndim or jnp.shape(leaf)[:1] != key.shape:
+            axis, shape = list(key.shape), list(jnp.shape(leaf))
+            raise ValueError(
+                f"`swept` needs numbers with the member axis of `key`, {axis}, got {shape}."
+            )
+
+
+def _epochs(learner, state, sets, key, epochs, sizes, swept):
+    run = partial(_epoch_of_members, swept=swept) if key.ndim else _epoch
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None)) if key.ndim else jax.random.fold_in
     for epoch in epochs:
         state, info = run(learner, state, sets, fold(key, epoch), **sizes)
