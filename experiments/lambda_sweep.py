@@ -266,7 +266,7 @@ def claims(case: dict[str, Any], flags: Flags, setting: str) -> list[dict[str, s
             f"between oracles {null['mean']:.3g} (n={null['n']})"
             f"{'' if converged else '; not all of them were reached'}."
         )
-        verdict = _judge_limit(values, before, null["band"][1]) if converged else "not resolved"
+        verdict = _judge_limit(values, before, null) if converged else "not resolved"
         made.append(common.claim(LIMIT, SOURCE, verdict, words))
     return made
 
@@ -277,12 +277,14 @@ def _judge_trade(signs: Sequence[int]) -> str:
     return ("not resolved", "mixed", "holds")[sum(signs)]
 
 
-def _judge_limit(values: Sequence[float], original: float, oracles: float) -> str:
+def _judge_limit(values: Sequence[float], original: float, oracles: dict[str, Any]) -> str:
     """Of divergences by rising lam: do they fall to the oracles' as lam falls?"""
     if values[0] > original or values[0] >= values[-1]:
         return "fails"
+    if oracles["n"] < metrics.ORACLES_FOR_A_VERDICT:
+        return "not resolved"
     falls = all(a <= b for a, b in itertools.pairwise(values))
-    return "holds" if falls and values[0] <= oracles else "mixed"
+    return "holds" if falls and values[0] <= oracles["band"][1] else "mixed"
 
 
 def _points(pair: Sequence[float] | None) -> str:

@@ -101,15 +101,12 @@ def trade_off(
     drawing, panel = plot.axes(
         "Kept against forgotten", "Ret-Acc, %", width=460, height=340, margin=(48, 44, 44, 96)
     )
-    ends, start = [], (scale * case["original"][name], 100 * case["original"]["ret_acc"])
+    ends, shown, start = [], [], (scale * case["original"][name], 100 * case["original"]["ret_acc"])
     oracle = [case["oracles"][each] for each in (name, "ret_acc")]
-    for row_of, factor, span in (
-        (oracle[0], scale, panel.axvspan),
-        (oracle[1], 100, panel.axhspan),
-    ):
-        if row_of["band"]:
-            low, high = (factor * end for end in row_of["band"])
-            span(low, high, facecolor=colour("blue"), alpha=0.12, linewidth=0)
+    for found, factor, span in ((oracle[0], scale, panel.axvspan), (oracle[1], 100, panel.axhspan)):
+        if found["band"]:
+            ends_of = [factor * end for end in _possible(found["band"], factor)]
+            span(*ends_of, facecolor=colour("blue"), alpha=0.12, linewidth=0)
     nulls = [
         factor * (each["null"] or 0) for each, factor in zip(oracle, (scale, 100), strict=True)
     ]
@@ -124,12 +121,16 @@ def trade_off(
         tone = TONES[i % len(TONES)]
         style = {"color": colour(tone), "linewidth": 1.8, "markersize": 3.5}
         panel.plot(x, y, marker="o", **style)
+        shown.append((x, y))
         rings = [j + 1 for j, row in enumerate(rows) if (lam, row["epoch"]) in ringed]
         ring = {"facecolors": "none", "edgecolors": colour(tone), "s": 70, "linewidth": 1.4}
         panel.scatter(np.asarray(x)[rings], np.asarray(y)[rings], zorder=6, **ring)
         ends.append((y[-1], f"lam {lam:g}", tone))
     panel.plot(*start, marker="o", markersize=7, color=colour("grey"), zorder=6)
-    panel.margins(0.06)
+    xs, ys = ([at[k], *(v for drawn in shown for v in drawn[k])] for k in (0, 1))
+    for values, limit in ((xs, panel.set_xlim), (ys, panel.set_ylim)):
+        pad = 0.06 * (max(values) - min(values) or 1)
+        limit(min(values) - pad, max(values) + pad)
     plot.x_label(panel, words)
     plot.label_ends(panel, ends)
     told = "; ".join(f"{text} ends at {height:.3g}" for height, text, _ in ends)
@@ -148,8 +149,13 @@ def _by_lam(
     levels = [("original", scale * case["original"][name], "grey")] if name != "distance" else []
     if oracle:
         levels.append(("oracle", scale * oracle["mean"], "blue"))
-    band = [scale * end for end in oracle["band"]] if oracle and oracle["band"] else None
+    band = oracle and oracle["band"] and [scale * end for end in _possible(oracle["band"], scale)]
     return curves.curves(title, words, lams, lines, levels=levels, band=band, log_y=False)
+
+
+def _possible(band: Sequence[float], scale: float) -> list[float]:
+    """A band cut to what there is: shares end at 0 and 1, nothing is below 0."""
+    return [min(max(end, 0.0), 1.0 if scale == 100 else np.inf) for end in band]
 
 
 def _table(case: dict[str, Any]) -> Html:
