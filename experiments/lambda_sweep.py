@@ -127,13 +127,10 @@ class Sweep:
                 raise common.NonFiniteError(f"sweep {self.case.name}", epoch)
             if epoch not in flags.looks:
                 continue
+            found = [self.measure(params, oracles) for params in common.members(state.params)]
             for i, lam in enumerate(flags.lams):
-                members = range(i * flags.orders, (i + 1) * flags.orders)
-                found = [
-                    self.measure(jax.tree.map(lambda leaf, m=m: leaf[m], state.params), oracles)
-                    for m in members
-                ]
-                values = {name: [each[name] for each in found] for name in found[0]}
+                mine = found[i * flags.orders : (i + 1) * flags.orders]
+                values = {name: [each[name] for each in mine] for name in mine[0]}
                 rows.append(
                     {"lam": lam, "epoch": epoch}
                     | {n: tradeoff.spread(v) for n, v in values.items()}

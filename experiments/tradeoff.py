@@ -42,3 +42,21 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
         if points[i][1] < last[1] or points[i] == last:
             kept.append(i)
     return sorted(kept)
+
+
+def difference(small: Sequence[float], large: Sequence[float]) -> dict[str, Any]:
+    """The mean of one sample less that of another, with Welch's 95 % confidence interval.
+
+    Args:
+        small: Values that are subtracted.
+        large: As many values of the other.
+    """
+    found = {"mean": float(np.mean(large) - np.mean(small)), "n": len(small)}
+    if len(small) < 2:
+        return found | {"interval": None}
+    parts = [np.var(values, ddof=1) / len(values) for values in (small, large)]
+    if not sum(parts):
+        return found | {"interval": [found["mean"], found["mean"]]}
+    freedom = sum(parts) ** 2 / sum(p**2 / (len(small) - 1) for p in parts)
+    half = float(scipy.stats.t.ppf(0.975, freedom) * np.sqrt(sum(parts)))
+    return found | {"interval": [found["mean"] - half, found["mean"] + half]}

@@ -138,7 +138,7 @@ class Workbench:
         if same_start:
             init_keys, name = jax.numpy.stack([self.key("init")] * members), f"{name} same start"
         stacked = self._fit(name, ~case.mask, init_keys, keys).params
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(members)]
+        return common.members(stacked)
 
     def clear(self) -> None:
         """Removes what an earlier run left in `out`, but for what `--original` names."""

@@ -39,7 +39,8 @@ def test_front_is_that_of_brute_force(points):
 def test_interval_of_a_mean_is_students():
     found = tradeoff.spread([1.0, 2.0, 3.0])
     assert (found["mean"], found["sd"], found["n"]) == (2.0, 1.0, 3)
-    np.testing.assert_allclose(found["interval"], [2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5])
+    half = 4.30265273 / 3**0.5
+    np.testing.assert_allclose(found["interval"], [2 - half, 2 + half])
     assert tradeoff.sign(found) == 0
     assert tradeoff.sign(tradeoff.spread([1.0, 1.1, 1.2])) == 1
     assert tradeoff.sign(tradeoff.spread([-1.0, -1.1, -1.2])) == -1
