@@ -42,11 +42,11 @@ class Flags:
 
     forget: str = "class:3"
     """The class to forget, or classes: class:3,5."""
-    size: tuple[str, ...] = ("vit_32x2/2", "vit_64x4/2", "vit_96x6/2")
+    size: tuple[str, ...] = ("vit_32x1/2", "vit_32x2/2", "vit_64x4/2")
     """Models from small to large, as vit_Ti/4 or vit_64x4/4; the claim is judged on them."""
-    width: tuple[str, ...] = ("vit_32x4/2", "vit_64x4/2", "vit_96x4/2")
+    width: tuple[str, ...] = ("vit_32x2/2", "vit_64x2/2", "vit_96x2/2")
     """Models of one depth from narrow to wide; none to leave the question out."""
-    depth: tuple[str, ...] = ("vit_64x2/2", "vit_64x4/2", "vit_64x6/2")
+    depth: tuple[str, ...] = ("vit_32x1/2", "vit_32x2/2", "vit_32x4/2")
     """Models of one width from shallow to deep; none to leave the question out."""
     target: float = 0.9
     """Accuracy on held-out training images at which training stops."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments import curves
+from famr_jax.metrics import prediction_interval
 from famr_jax.report import page, plot
 from famr_jax.report.page import Html, element, interval, number
 from famr_jax.report.style import colour
@@ -59,7 +60,8 @@ def _axis(axis: str, rows: Sequence[dict[str, Any]], results: dict[str, Any]) ->
         f"By {axis}",
         page.paragraph(
             f"For-Acc after FAMR, {rows[-1]['model']} less {rows[0]['model']}: {points}. Lines are "
-            "means over the seeds; shaded is one standard deviation either way."
+            "means over the seeds; shaded is one standard deviation either way, and in blue the 95 % "
+            "prediction interval of one more oracle, of any of these models."
         ),
         page.grid(
             _by_epoch("For-Acc", "% of the forget set", rows, "for_acc", 100, ("chance", chance)),
@@ -90,12 +92,18 @@ def _by_epoch(
         panel.fill_between(epochs, mean - sd, mean + sd, **shade)
         ends.append((mean[-1], row["model"], tone))
         told.append(f"{row['model']} from {mean[0]:.3g} to {mean[-1]:.3g}")
+    oracles = [v for row in rows for v in row["ends"]["oracle"][name]["values"]]
+    low, high = (scale * end for end in prediction_interval(oracles))
+    panel.axhspan(low, high, facecolor=colour("blue"), alpha=0.12, linewidth=0)
+    ends.append((scale * float(np.mean(oracles)), "oracles", "blue"))
     if level:
         height = scale * level[1]
         panel.axhline(height, color=colour("grey"), linewidth=1.4, linestyle=(0, (2, 3)))
         ends.append((height, level[0], "grey"))
-    panel.set_ylim(0, panel.get_ylim()[1])
-    panel.set_xlim(0, len(rows[0]["curves"][name]) - 1)
+    last = len(rows[0]["curves"][name]) - 1
+    panel.set_ylim(0, min(panel.get_ylim()[1], 1.02 * scale) if scale == 100 else None)
+    panel.set_xlim(0, last)
+    panel.set_xticks(sorted({*np.linspace(0, last, 3).round().astype(int).tolist()}))
     plot.x_label(panel, "epoch of FAMR (0 = original)")
     plot.label_ends(panel, ends)
     return page.figure(drawing, f"{title}, {words}: {'; '.join(told)}")
