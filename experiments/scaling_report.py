@@ -60,7 +60,7 @@ def _axis(axis: str, rows: Sequence[dict[str, Any]], results: dict[str, Any]) ->
         f"By {axis}",
         page.paragraph(
             f"For-Acc after FAMR, {rows[-1]['model']} less {rows[0]['model']}: {points}. Lines are "
-            "means over the seeds; shaded is one standard deviation either way, and in blue the 95 % "
+            "means over the seeds; shaded is one standard deviation either way; in blue the 95 % "
             "prediction interval of one more oracle, of any of these models."
         ),
         page.grid(
