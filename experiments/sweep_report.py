@@ -78,11 +78,16 @@ def _case(case: dict[str, Any], epoch: int) -> Html:
 
 
 def _on_front(case: dict[str, Any]) -> str:
-    told = ", ".join(f"lam {row['lam']:g} at epoch {row['epoch']}" for row in case["front"])
-    best = f"the original and {told}" if case["original_on_front"] and told else told
+    epochs = sorted({row["epoch"] for row in case["front"]})
+    told = [
+        "lam " + ", ".join(f"{row['lam']:g}" for row in case["front"] if row["epoch"] == epoch)
+        + f" at epoch {epoch}"
+        for epoch in epochs
+    ]  # fmt: skip
+    best = "; ".join(["the original"] * case["original_on_front"] + told)
     return (
         "Not to be bettered in both, nearness of For-Acc to the oracles' mean and Ret-Acc (means "
-        f"over the orders; ringed below): {best or 'the original alone'}."
+        f"over the orders; ringed below): {best}."
     )
 
 

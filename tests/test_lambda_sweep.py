@@ -125,9 +125,10 @@ def test_claims_are_judged(done):
         for name, values in (("ret_acc", kept), ("for_acc", forgot)):
             case["effect"][name] = tradeoff.spread(values)
         for row, value in zip(case["stationary"], divergences, strict=True):
-            row |= {"kl_forget": value, "converged": converged}
-        case["original"]["kl_forget"] = 1.0
-        case["oracles"]["kl_forget"] |= {"n": n, "band": [0.05, 0.2], "mean": 0.1}
+            row |= {"kl_forget": value, "kl_test": 0.1, "converged": converged}
+        for name in ("kl_forget", "kl_test"):
+            case["original"][name] = 1.0
+            case["oracles"][name] |= {"n": n, "band": [0.05, 0.2], "mean": 0.1}
 
     up, down, none = [0.02, 0.021, 0.022], [-0.02, -0.021, -0.022], [-0.01, 0.0, 0.01]
     sweep(up, up, [0.1, 0.5, 0.9])
@@ -140,9 +141,13 @@ def test_claims_are_judged(done):
     assert verdicts() == ["fails", "fails"]
     sweep(up[:2], up[:2], [0.9, 0.5, 0.3])
     assert verdicts() == ["not resolved", "fails"]
+    sweep(up, up, [0.19, 0.1, 0.1])
+    assert verdicts() == ["holds", "mixed"]
+    case["stationary"][0]["kl_test"] = 1.5
+    assert verdicts() == ["holds", "fails"]
     sweep(up, up, [0.1, 0.5, 0.9], converged=False)
     assert verdicts() == ["holds", "not resolved"]
-    assert "not all of them were reached" in lambda_sweep.claims(case, flags, "x")[1]["words"]
+    assert "not all points were reached" in lambda_sweep.claims(case, flags, "x")[1]["words"]
 
 
 @pytest.mark.parametrize(
