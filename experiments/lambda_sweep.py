@@ -17,6 +17,7 @@ points):
     digits  random:0.05  For-Acc 84.4 84.4 84.4 84.4 84.7  Ret-Acc 92.4 92.4 92.4 92.5 92.5
     digits  random:0.05  lam adds +0.28 +0.10  epochs 5 to 10 add -12.22 -5.07
     digits  random:0.05  stationary KL to oracle 2.17 2.15 2.14 2.08 1.98
+
 Ten epochs stop far from the stationary points: when the run stops matters, lam hardly.
 """
 
