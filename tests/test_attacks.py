@@ -98,8 +98,8 @@ def test_probe_tells_what_is_linear_and_nothing_else():
     assert linear_probe(x + 9 * known[:, None], known) == 1
     assert abs(linear_probe(x, known) - 0.5) < 0.15
     assert linear_probe(np.zeros((200, 2)), known) == 0.5
-    corners = np.sign(rng.normal(size=(400, 2)))
-    assert linear_probe(corners, corners.prod(1)) < 0.6  # exclusive or
+    points = rng.normal(size=(400, 2))
+    assert linear_probe(points, np.square(points).sum(1) > 1.4) < 0.6  # within a circle or without
 
 
 def test_probe_never_scores_an_example_it_was_fitted_to():
