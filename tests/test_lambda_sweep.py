@@ -104,10 +104,12 @@ def test_the_report_is_self_contained_and_does_without_parts(done):
     assert "http" not in page.replace("http://www.w3.org", "")
     content = copy.deepcopy(done[1])
     (case,) = content["results"]["cases"]
-    case["stationary"], case["front"] = [], []
+    case |= {"stationary": [], "front": [], "original_on_front": True}
     for found in case["oracles"].values():
         found |= {"band": None, "null": None}
-    assert "the original" in sweep_report.report(content)
+    page = sweep_report.report(content)
+    assert "ringed below): the original." in page
+    assert page.count("<svg") == 6
 
 
 def test_claims_are_judged(done):
