@@ -286,6 +286,12 @@ class Store:
         return state
 
 
+def members(stacked: Any) -> list[Any]:
+    """The trees that one with a leading member axis holds."""
+    count = len(jax.tree.leaves(stacked)[0])
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
+
+
 def describe(experiment: str, flags: Any) -> dict[str, Any]:
     """The `config` of a JSON: experiment, command, every flag, environment.
 

@@ -31,6 +31,7 @@ PAPERS = (
             "FAMR brings the accuracy on the forgotten class to 0 % (ViT-B, L) or 0.9-2.1 % "
             "(ViT-Ti, S).",
             "FAMR keeps retained accuracy within 2-4 points of the original.",
+            "A larger lam keeps more accuracy on what is retained and forgets less.",
             "The paper's step, 1e-4 at lam 0.1, is within eta <= 1/(L + lam).",
             "FAMR ends at the stationary point grad L_forget + lam (params - anchor) = 0.",
             "Gradient descent with a step of at most 1/(L + lam) descends monotonically.",

@@ -39,7 +39,7 @@ class Flags:
     stream: bool = False
     """Read images from disk as they are needed; forget sets are held in memory."""
     model: str = "vit_mu/2"
-    """vit_V/PATCH with V of mu, nano, Ti, S, B, L; mlp_SIZExSIZE; or logistic."""
+    """vit_V/PATCH with V of mu, nano, Ti, S, B, L or WIDTHxDEPTH; mlp_SIZExSIZE; or logistic."""
     train_epochs: int = 50
     """Epochs of training, for the original and each oracle."""
     train_lr: float = 4e-3
@@ -152,7 +152,7 @@ class Workbench:
         if same_start:
             init_keys, name = jax.numpy.stack([self.key("init")] * members), f"{name} same start"
         stacked = self._fit(name, ~case.mask, init_keys, keys).params
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(members)]
+        return common.members(stacked)
 
     def clear(self) -> None:
         """Removes what an earlier run left in `out`, but for what `--original` names."""

@@ -75,10 +75,10 @@ def _epoch(learner, state, sets, key, *, num_steps, batch_size):
     return run_epoch(learner, state, sets, key, num_steps=num_steps, batch_size=batch_size)
 
 
-@partial(jax.jit, static_argnames=("num_steps", "batch_size"), donate_argnames="state")
-def _epoch_of_members(learner, state, sets, key, *, num_steps, batch_size):
+@partial(jax.jit, static_argnames=("num_steps", "batch_size", "swept"), donate_argnames="state")
+def _epoch_of_members(learner, state, sets, key, *, num_steps, batch_size, swept):
     one = partial(run_epoch, num_steps=num_steps, batch_size=batch_size)
-    return jax.vmap(one, in_axes=(None, 0, None, 0))(learner, state, sets, key)
+    return jax.vmap(one, in_axes=(0 if swept else None, 0, None, 0))(learner, state, sets, key)
 
 
 @partial(jax.jit, static_argnames=("sizes", "num_steps", "batch_size"))
@@ -87,19 +87,19 @@ def _plans(key, *, sizes, num_steps, batch_size):
     return jax.vmap(plan)(key) if key.ndim else plan(key)
 
 
-@partial(jax.jit, static_argnames="structure", donate_argnames="state")
-def _streamed_step(learner, state, i, keys, parts, structure):
+@partial(jax.jit, static_argnames=("structure", "swept"), donate_argnames="state")
+def _streamed_step(learner, state, i, keys, parts, structure, *, swept):
     """Step i; a part is a set in memory and all rows drawn from it, or a batch read, and None."""
 
-    def one(state, keys, parts):
+    def one(learner, state, keys, parts):
         batches = [spread(batch if r is None else batch[r[i]]) for batch, r in parts]
         state, info = learner.step(state, jax.tree.unflatten(structure, batches), keys[i])
         return state, gather(info)
 
     if keys.ndim == 1:
-        return one(state, keys, parts)
+        return one(learner, state, keys, parts)
     axes = [(0, None) if r is None else (None, 0) for _, r in parts]
-    return jax.vmap(one, in_axes=(0, 0, axes))(state, keys, parts)
+    return jax.vmap(one, (0 if swept else None, 0, 0, axes))(learner, state, keys, parts)
 
 
 @jax.jit
@@ -107,7 +107,7 @@ def _streamed_summary(info, params, key):
     return (jax.vmap(_summary) if key.ndim else _summary)(info, params)
 
 
-def _streamed_epoch(learner, state, sets, key, *, num_steps, batch_size):
+def _streamed_epoch(learner, state, sets, key, *, num_steps, batch_size, swept):
     """`run_epoch`, or members of it, as a loop on the host."""
     leaves, structure = _flatten(sets)
     sizes = tuple(len(leaf) for leaf in leaves)
@@ -121,7 +121,7 @@ def _streamed_epoch(learner, state, sets, key, *, num_steps, batch_size):
         whole = list(zip(leaves, rows, strict=True))
         for i in range(num_steps):
             parts = [(next(streams[n]), None) if n in streams else p for n, p in enumerate(whole)]
-            state, info = _streamed_step(learner, state, i, keys, parts, structure)
+            state, info = _streamed_step(learner, state, i, keys, parts, structure, swept=swept)
             infos.append(info)
             # Else the host queues step upon step, and the batch of each takes device memory.
             jax.block_until_ready(infos[-2:-1])
@@ -140,6 +140,7 @@ def run_epochs(
     batch_size: int,
     key: Array,
     start: int = 0,
+    swept: bool = False,
 ) -> Iterator[tuple[int, Any, dict[str, Array]]]:
     """Yields `(epoch, state, info)` after each of the epochs `start + 1 .. epochs`.
 
@@ -159,27 +160,41 @@ def run_epochs(
         batch_size: Examples a step, at most; a smaller set is used whole at every step.
         key: PRNG key, or `[members]` of them.
         start: Number of epochs that `state` has behind it.
+        swept: Whether the numbers of `learner` have the member axis too: each member has its own.
 
     Raises:
-        ValueError: A count below one; a legacy key; a set with more images than labels, or fewer.
+        ValueError: A count below one; a legacy key; a set with more images than labels, or fewer; a
+            sweep without a member axis, or of another number of members.
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     check_count("size", size)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ValueError(f"`key` must come from jax.random.key, got an array of {key.dtype}.")
+    if swept:
+        check_swept(learner, key)
     for leaf in _flatten(sets)[0]:
         if isinstance(leaf, Batch) and len(leaf.x) != len(leaf.labels):
             sizes = f"{len(leaf.x)} and {len(leaf.labels)}"
             raise ValueError(f"`x` and `labels` of a set must have equal lengths, got {sizes}.")
     sizes = {"num_steps": math.ceil(size / batch_size), "batch_size": batch_size}
-    return _epochs(learner, state, sets, key, range(start + 1, epochs + 1), sizes)
+    return _epochs(learner, state, sets, key, range(start + 1, epochs + 1), sizes, swept)
 
 
-def _epochs(learner, state, sets, key, epochs, sizes):
-    run = _epoch_of_members if key.ndim else _epoch
+def check_swept(learner: Any, key: Array):
+    """Raises a `ValueError` unless all numbers of `learner` have the member axis of `key`."""
+    for leaf in jax.tree.leaves(learner):
+        if not key.ndim or jnp.shape(leaf)[:1] != key.shape:
+            axis, shape = list(key.shape), list(jnp.shape(leaf))
+            raise ValueError(
+                f"`swept` needs numbers with the member axis of `key`, {axis}, got {shape}."
+            )
+
+
+def _epochs(learner, state, sets, key, epochs, sizes, swept):
+    run = partial(_epoch_of_members, swept=swept) if key.ndim else _epoch
     if any(isinstance(leaf, Source) for leaf in _flatten(sets)[0]):
-        run = _streamed_epoch
+        run = partial(_streamed_epoch, swept=swept)
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None)) if key.ndim else jax.random.fold_in
     for epoch in epochs:
         state, info = run(learner, state, sets, fold(key, epoch), **sizes)

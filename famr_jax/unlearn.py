@@ -102,6 +102,7 @@ def run(
     batch_size: int,
     key: Array,
     donate: bool = False,
+    swept: bool = False,
 ) -> Unlearned:
     """Runs an unlearner from trained weights: jitted epochs, one after the other.
 
@@ -117,12 +118,15 @@ def run(
         batch_size: Examples of each set a step, at most.
         key: PRNG key; `[members]` keys run as many members from the same weights in one program.
         donate: Let the run consume the buffers of `params` instead of copying them.
+        swept: Whether each member has its own numbers, stacked along the member axis:
+            `jax.vmap(lambda lam: famr(apply_fn, lam=lam))(lams)`, with as many keys, is a sweep.
 
     Raises:
-        ValueError: A set is missing, empty or of another type; `epochs` or `batch_size` below one.
+        ValueError: A set is missing, empty or of another type; `epochs` or `batch_size` below one;
+            a sweep whose numbers have another member axis than `key`.
     """
-    state = begin(unlearner, params, forget, retain, key=key, donate=donate)
-    sizes = {"epochs": epochs, "batch_size": batch_size}
+    state = begin(unlearner, params, forget, retain, key=key, donate=donate, swept=swept)
+    sizes = {"epochs": epochs, "batch_size": batch_size, "swept": swept}
     log = []
     steps = run_epochs(unlearner, state, forget, retain, **sizes, key=key)
     for _, state, info in steps:  # noqa: B007
@@ -139,13 +143,17 @@ def begin(
     *,
     key: Array,
     donate: bool = False,
+    swept: bool = False,
 ) -> Any:
     """The state before the first epoch: `init`, jitted, on checked input. Arguments as in `run`."""
     _check_sets(unlearner, forget, retain)
+    if swept:
+        loop.check_swept(unlearner, key)
     if not donate:
         params = jax.tree.map(jnp.copy, params)
-    init = _init_members if key.ndim else _init_donating if donate else _init
-    return init(unlearner, params, forget, retain, key)
+    if key.ndim:
+        return _init_members(unlearner, params, forget, retain, key, swept=swept)
+    return (_init_donating if donate else _init)(unlearner, params, forget, retain, key)
 
 
 def run_epochs(
@@ -158,6 +166,7 @@ def run_epochs(
     batch_size: int,
     key: Array,
     start: int = 0,
+    swept: bool = False,
 ) -> Iterator[tuple[int, Any, dict[str, Array]]]:
     """Yields `(epoch, state, info)` after each epoch; see `famr_jax.loop.run_epochs`.
 
@@ -165,7 +174,7 @@ def run_epochs(
     """
     _check_sets(unlearner, forget, retain)
     size = len(forget if unlearner.epoch_over == "forget" else retain)
-    sizes = {"size": size, "epochs": epochs, "batch_size": batch_size}
+    sizes = {"size": size, "epochs": epochs, "batch_size": batch_size, "swept": swept}
     return loop.run_epochs(unlearner, state, Pair(forget, retain), **sizes, key=key, start=start)
 
 
@@ -290,9 +299,10 @@ _init = jax.jit(_begin)
 _init_donating = jax.jit(_begin, donate_argnames="params")
 
 
-@jax.jit
-def _init_members(unlearner, params, forget, retain, keys):
-    return jax.vmap(partial(_begin, unlearner, params, forget, retain))(keys)
+@partial(jax.jit, static_argnames="swept")
+def _init_members(unlearner, params, forget, retain, keys, *, swept):
+    axes = (0 if swept else None, None, None, None, 0)
+    return jax.vmap(_begin, in_axes=axes)(unlearner, params, forget, retain, keys)
 
 
 def _check_sets(unlearner: Unlearner, forget: Batch | Source, retain: Batch | Source | None):

@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
 
-from famr_jax.attacks import loss_attack, svc_confidence
+from famr_jax.attacks import linear_probe, loss_attack, svc_confidence
 
 
 def draw(seed, size, low=0.0, high=1.0):
@@ -90,3 +90,47 @@ def test_loss_attack_needs_ten_on_each_side(forget, test, name):
     with pytest.raises(ValueError, match=f"`{name}` must hold at least 10 losses, got 9"):
         loss_attack(draw(0, forget), draw(1, test))
     assert 0 <= loss_attack(draw(0, 10), draw(1, 10)) <= 1
+
+
+def test_probe_tells_what_is_linear_and_nothing_else():
+    rng = np.random.default_rng(0)
+    x, known = rng.normal(size=(200, 5)), rng.normal(size=200) > 0.8
+    assert linear_probe(x + 9 * known[:, None], known) == 1
+    assert abs(linear_probe(x, known) - 0.5) < 0.15
+    assert linear_probe(np.zeros((200, 2)), known) == 0.5
+    points = rng.normal(size=(400, 2))
+    assert linear_probe(points, np.square(points).sum(1) > 1.4) < 0.6  # within a circle or without
+
+
+def test_probe_never_scores_an_example_it_was_fitted_to():
+    """More features than examples: any labels can be fitted, none can be predicted."""
+    rng = np.random.default_rng(1)
+    scores = [linear_probe(rng.normal(size=(60, 100)), rng.integers(0, 3, 60)) for _ in range(10)]
+    assert abs(np.mean(scores) - 1 / 3) < 4 * np.std(scores, ddof=1) / np.sqrt(10)
+
+
+def test_probe_is_scikit_learns_fold_by_fold():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 3, 90)
+    x = rng.normal(size=(90, 4)) + labels[:, None] * [3.0, 0.5, 0, 0]
+    hits = np.zeros(90)
+    for fitted, held in StratifiedKFold(3, shuffle=True, random_state=4).split(x, labels):
+        mean, deviation = x[fitted].mean(0), x[fitted].std(0)
+        probe = LogisticRegression(class_weight="balanced", max_iter=2000)
+        probe.fit((x[fitted] - mean) / deviation, labels[fitted])
+        hits[held] = probe.predict((x[held] - mean) / deviation) == labels[held]
+    wanted = np.mean([hits[labels == c].mean() for c in range(3)])
+    np.testing.assert_allclose(linear_probe(x, labels, folds=3, seed=4), wanted)
+
+
+@pytest.mark.parametrize(
+    ("labels", "folds", "message"),
+    [
+        ([0, 1] * 5, 1, "`folds` must be >= 2, got 1"),
+        ([1] * 10, 2, "`labels` must be of at least 2 classes, got 1"),
+        ([0] * 8 + [1] * 2, 3, "`labels` must hold each class 3 times, got 2"),
+    ],
+)
+def test_probe_refuses(labels, folds, message):
+    with pytest.raises(ValueError, match=message):
+        linear_probe(np.zeros((10, 2)), labels, folds=folds)

@@ -196,6 +196,21 @@ def test_variants_of_the_papers(variant, row):
     assert VARIANTS[variant] == row
 
 
+def test_a_width_and_a_depth_name_a_vit_too():
+    shape = {"num_classes": 5, "image_shape": (8, 8, 3)}
+    assert create("vit_64x4/2", **shape).module == create("vit_nano/2", **shape).module
+    assert vit.module("vit_96x3/4_token_exact", 5).variant == (96, 3, 3)
+    assert vit.module("vit_64/4", 5) is None
+    assert vit.module("vit_x/4", 5) is None
+    for name, message in (
+        ("vit_16x2/4", "`model` needs a width that 32 divides, got 16"),
+        ("vit_0x2/4", "32 divides, got 0"),
+        ("vit_32x0/4", "`depth` must be an integer >= 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            create(name, **shape)
+
+
 @pytest.mark.parametrize(
     ("side", "num_classes", "size"),
     [(32, 10, 11_173_962), (64, 10, 11_173_962), (224, 1000, 11_689_512)],

@@ -8,12 +8,19 @@ import pytest
 from conftest import assert_same, counting, random_batch, to_float64
 from jax.flatten_util import ravel_pytree
 
-from famr_jax import loop
 from famr_jax.losses import l2_anchor
 from famr_jax.methods import famr, retrain
 from famr_jax.train import Supervised
-from famr_jax.types import Batch, Pair
-from famr_jax.unlearn import InBatches, begin, descend, minimise, run, run_epochs
+from famr_jax.types import Batch, Pair, pytree, static
+from famr_jax.unlearn import (
+    DescentState,
+    InBatches,
+    begin,
+    descend,
+    minimise,
+    run,
+    run_epochs,
+)
 
 KEY = jax.random.key(2)
 SGD, ADAM = optax.sgd(0.1), optax.adam(1e-2)
@@ -136,23 +143,64 @@ def test_new_lam_weights_and_keys_do_not_retrace(model, params, forget):
     assert len(traces) == 1
 
 
-def test_a_sweep_over_lam_is_a_vmap(model, params, forget):
-    lams = jnp.array([0.0, 0.3, 3.0])
-    sweep = jax.vmap(lambda lam: famr(model.apply, lam=lam, optimizer=SGD))(lams)
-
-    @jax.jit
-    def epoch(unlearner, params):
-        state = unlearner.init(params, forget, None, KEY)
-        sizes = {"num_steps": 3, "batch_size": 4}
-        return loop.run_epoch(unlearner, state, Pair(forget, None), KEY, **sizes)
-
-    states, info = jax.vmap(epoch, in_axes=(0, None))(sweep, params)
+def test_a_sweep_over_lam_is_one_run_and_each_member_a_separate_one(model, params, forget):
+    apply_fn, traces = counting(model.apply)
+    lams, keys = jnp.array([0.0, 0.3, 3.0]), jnp.stack([KEY] * 3)
+    sweep = jax.vmap(lambda lam: famr(apply_fn, lam=lam, optimizer=SGD))(lams)
+    settings = {**SETTINGS, "key": keys, "swept": True}
+    swept = run(sweep, params, forget, **settings)
+    assert len(traces) == 1
+    assert swept.log["objective"].shape == (3, 3)
     for i, lam in enumerate(lams):
-        alone, alone_info = epoch(famr(model.apply, lam=float(lam), optimizer=SGD), params)
-        logits = [model.apply(jax.tree.map(lambda leaf, i=i: leaf[i], states.params), forget.x)]
-        logits.append(model.apply(alone.params, forget.x))
+        alone = run(famr(model.apply, lam=float(lam), optimizer=SGD), params, forget, **SETTINGS)
+        mine = jax.tree.map(lambda leaf, i=i: leaf[i], swept.params)
+        logits = [model.apply(weights, forget.x) for weights in (mine, alone.params)]
         np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(info["objective"][i], alone_info["objective"], rtol=1e-4)
+        for name, values in alone.log.items():
+            np.testing.assert_allclose(swept.log[name][i], values, rtol=1e-4, atol=1e-6)
+    distances = swept.log["anchor"][:, -1]
+    assert np.all(np.diff(distances) < 0)
+
+
+def test_a_sweep_whose_init_reads_its_numbers_gives_each_member_its_own(params, forget):
+    @pytree
+    class Shifted:
+        """A method whose init moves the weights by its number."""
+
+        by: float
+        epoch_over: str = static("forget")
+
+        def init(self, params, forget, retain, key):
+            return DescentState(jax.tree.map(lambda leaf: leaf + self.by, params), None, None)
+
+        def step(self, state, pair, key):
+            return state, {"by": self.by}
+
+    by = jnp.array([0.0, 2.0])
+    settings = {"epochs": 1, "batch_size": 5, "key": jnp.stack([KEY] * 2), "swept": True}
+    done = run(jax.vmap(Shifted)(by), params, forget, **settings)
+    np.testing.assert_array_equal(done.log["by"][:, 0], by)
+    for mine, start in zip(*map(jax.tree.leaves, (done.params, params)), strict=True):
+        np.testing.assert_array_equal(mine, [start, start + 2])
+
+
+@pytest.mark.parametrize(
+    ("key", "lams", "message"),
+    [
+        (KEY, 2, r"`swept` needs numbers with the member axis of `key`, \[\], got \[2\]"),
+        (jax.random.split(KEY, 3), 2, r"of `key`, \[3\], got \[2\]"),
+        (jax.random.split(KEY, 3), None, r"of `key`, \[3\], got \[\]"),
+    ],
+)
+def test_a_sweep_of_another_size_than_its_keys_is_refused(
+    model, params, forget, key, lams, message
+):
+    one = lambda lam: famr(model.apply, lam=lam, optimizer=SGD)  # noqa: E731
+    sweep = one(0.1) if lams is None else jax.vmap(one)(jnp.ones(lams))
+    with pytest.raises(ValueError, match=message):
+        run(sweep, params, forget, **{**SETTINGS, "key": key, "swept": True})
+    with pytest.raises(ValueError, match=message):
+        run_epochs(sweep, None, forget, **{**SETTINGS, "key": key, "swept": True})
 
 
 def test_a_run_that_is_no_longer_finite_stops_and_says_so(model, params, forget):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from famr_jax.models.smooth import at_least_float32, gelu, standardise
-from famr_jax.types import check_number
+from famr_jax.types import check_count, check_number
 
 
 class Variant(NamedTuple):
@@ -139,6 +139,21 @@ class ViT(nn.Module):
         return head(at_least_float32(x)), features
 
 
+def variant(name: str) -> Variant | None:
+    """The sizes of a name of `VARIANTS`, or of a width and a depth as `64x4`, heads of 32; or None.
+
+    Raises:
+        ValueError: A width that heads of 32 do not divide, or a depth of 0.
+    """
+    if not re.fullmatch(r"\d+x\d+", name):
+        return VARIANTS.get(name)
+    dim, depth = map(int, name.split("x"))
+    if dim < 32 or dim % 32:
+        raise ValueError(f"`model` needs a width that 32 divides, got {dim}.")
+    check_count("depth", depth)
+    return Variant(dim, depth, dim // 32)
+
+
 def name_of(variant: str, patch: int, pooling: str, gelu: str, epsilon: float) -> str:
     """The name that `module` turns back into these fields, such as `vit_S/16_token`."""
     token = "_token" if pooling == "token" else ""
@@ -150,18 +165,18 @@ def module(name: str, num_classes: int) -> ViT | None:
     """The module of a name `vit_V/P`, with `_token`, `_tanh` or `_exact`, `_epsE` behind; or None.
 
     Raises:
-        ValueError: An epsilon that is not above 0.
+        ValueError: An epsilon that is not above 0, or a width or depth that `variant` refuses.
     """
     match = re.fullmatch(
-        r"vit_([A-Za-z]+)/(\d+)(?:_(token))?(?:_(tanh|exact))?(?:_eps(\d+(?:\.\d+)?(?:e-\d+)?))?",
+        r"vit_(\w+)/(\d+)(?:_(token))?(?:_(tanh|exact))?(?:_eps(\d+(?:\.\d+)?(?:e-\d+)?))?",
         name,
     )
-    if match is None or match[1] not in VARIANTS:
+    if match is None or (sizes := variant(match[1])) is None:
         return None
     pooling, epsilon = match[3] or "mean", float(match[5] or 1e-6)
     check_number("epsilon", epsilon, above=0)
     gelu = match[4] or GELU[pooling]
-    return ViT(num_classes, int(match[2]), VARIANTS[match[1]], pooling, gelu, epsilon)
+    return ViT(num_classes, int(match[2]), sizes, pooling, gelu, epsilon)
 
 
 GELU = {"mean": "tanh", "token": "exact"}

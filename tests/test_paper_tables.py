@@ -1,0 +1,81 @@
+"""The commands for the paper's tables are ones that the experiments would take."""
+
+import dataclasses
+import importlib
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from experiments import workbench
+from famr_jax import mesh, models
+from famr_jax.models import vit
+
+TEXT = (Path(__file__).parents[1] / "experiments" / "PAPER_TABLES.md").read_text()
+COMMANDS = [
+    line.strip() for line in TEXT.replace("\\\n", "").split("\n") if line.startswith("    python")
+]
+
+
+def parsed(command):
+    """The flags that a command gives to its experiment."""
+    _, _, module, *words = shlex.split(command)
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not here")
+    known = {f"--{each.name.replace('_', '-')}" for each in dataclasses.fields(workbench.Flags)}
+    for flag in {"--stream", "--image-size"} & set(words) - known:
+        pytest.skip(f"the workbench has no {flag} yet")
+    flags = importlib.import_module(module).Flags
+    return tyro.cli(flags, args=words, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def given(command, flag):
+    """The value of a flag on a command line, or None."""
+    words = shlex.split(command)
+    return words[words.index(flag) + 1] if flag in words else None
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split(" --out ")[1])
+def test_every_command_is_taken(command):
+    flags = parsed(command)
+    shape = {"num_classes": 100, "image_shape": (224, 224, 3)}
+    for name in re.findall(
+        r"\b(?:vit|mlp|resnet)\w*(?:/\w+)?\b", command.partition("--weights")[0]
+    ):
+        assert models.create(name, **shape).name == name
+    if flags.bench.mesh:
+        mesh.parse(flags.bench.mesh)
+    assert str(flags.bench.out) == given(command, "--out")
+    if "class_forgetting" in command:
+        assert flags == dataclasses.replace(flags, lam=0.1, lr=1e-4, epochs=10, optimizer="adam"), (
+            "the paper's settings"
+        )
+
+
+def test_every_cell_has_its_two_commands_of_one_model_and_data_set():
+    cells = {}
+    for command in COMMANDS:
+        if re.search(r"experiments\.(finetune|class_forgetting)", command):
+            cell = (given(command, "--dataset"), given(command, "--model"))
+            cells.setdefault(cell, []).append(command)
+    wanted = {
+        (dataset, f"vit_{variant}/16_token")
+        for dataset in ("cifar100", "imagenet100")
+        for variant in ("Ti", "S", "B", "L")
+    }
+    assert set(cells) == wanted
+    for (_, model), (tuned, forgotten) in cells.items():
+        assert given(forgotten, "--original") == given(tuned, "--out") + "/checkpoints/original"
+        assert given(forgotten, "--image-size") == given(tuned, "--image-size")
+        assert ("--stream" in forgotten) == ("--stream" in tuned)
+        size = {"Ti": "tiny", "S": "small", "B": "base", "L": "large"}
+        variant = re.fullmatch(r"vit_(\w+)/16_token", model)[1]
+        assert variant in vit.VARIANTS
+        assert f"vit_{size[variant]}_patch16_224" in given(tuned, "--weights")
+
+
+def test_the_commands_are_marked_as_not_run():
+    assert "None of these commands has been run" in " ".join(TEXT.split())
