@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
 
-from famr_jax.attacks import loss_attack, svc_confidence
+from famr_jax.attacks import linear_probe, loss_attack, svc_confidence
 
 
 def draw(seed, size, low=0.0, high=1.0):
@@ -90,3 +90,37 @@ def test_loss_attack_needs_ten_on_each_side(forget, test, name):
     with pytest.raises(ValueError, match=f"`{name}` must hold at least 10 losses, got 9"):
         loss_attack(draw(0, forget), draw(1, test))
     assert 0 <= loss_attack(draw(0, 10), draw(1, 10)) <= 1
+
+
+def probed(signal):
+    """Features of two classes, of which one coordinate in a thousand's scale tells."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    features = rng.normal(size=(400, 5)) * [1000, 1, 1, 1, 1e-3] + 7
+    features[:, 4] += signal * 1e-3 * labels
+    return features, labels
+
+
+def test_linear_probe_finds_what_is_linearly_there_at_any_scale():
+    features, labels = probed(10.0)
+    assert linear_probe(features[:200], labels[:200], features[200:], labels[200:]) == 1
+    features, labels = probed(0.0)
+    chance = linear_probe(features[:200], labels[:200], features[200:], labels[200:])
+    assert chance == pytest.approx(0.5, abs=0.15)
+
+
+def test_linear_probe_is_scikit_learns_on_standardised_features():
+    features, labels = probed(2.0)
+    z = (features - features[:200].mean(0)) / features[:200].std(0)
+    wanted = LogisticRegression().fit(z[:200], labels[:200]).score(z[200:], labels[200:])
+    mine = linear_probe(features[:200], labels[:200], features[200:], labels[200:])
+    assert mine == wanted
+    assert 0.6 < mine < 1
+
+
+def test_linear_probe_refuses_one_class_and_nothing_to_score():
+    features, labels = probed(1.0)
+    with pytest.raises(ValueError, match="`labels` must hold at least 2 classes"):
+        linear_probe(features, 0 * labels, features, labels)
+    with pytest.raises(ValueError, match="`test_labels` must hold at least 1 label"):
+        linear_probe(features, labels, features[:0], labels[:0])
