@@ -37,7 +37,7 @@ def done(folder, tmp_path_factory):
     bench = replace(
         SMALL.bench,
         dataset=f"folder:{folder}",
-        model="vit_mu/4",
+        model="mlp_8",
         train_epochs=1,
         batch_size=20,
         out=root / "out",
