@@ -69,13 +69,15 @@ class Watch:
 
     def __init__(self, bench: Workbench, style: Style, oracles: Sequence[Params]):
         test = bench.dataset.test
-        self.model, self.labels, self.classes = bench.model, bench.test.labels, list(style.classes)
-        self.others = ~np.isin(test.labels, style.classes)
+        self.model, self.labels = bench.model, bench.test.labels
+        self.cued = np.isin(np.arange(bench.dataset.num_classes), style.classes)
+        self.others = ~self.cued[test.labels]
         self.styled = styles.stylise(test.x, style.name, seed=style.seed)
         styled = Split(self.styled, test.labels).batch()
         self.sets = {"plain": bench.test, "styled": styled}
         self.order = np.random.default_rng(style.seed).permutation(len(test))
-        self.oracles = [self.logits(params) for params in oracles]
+        each = [self.logits(params) for params in oracles]
+        self.oracles = {name: jnp.stack([o[name] for o in each]) for name in self.sets if each}
 
     def __call__(self, params: Params) -> dict[str, float]:
         """The numbers of one model's outputs."""
@@ -86,20 +88,26 @@ class Watch:
         predict = partial(metrics.predict, self.model.apply, params)
         return {name: predict(batch.x) for name, batch in self.sets.items()}
 
-    def numbers(self, logits: dict[str, jax.Array], oracles: Sequence[dict]) -> dict[str, float]:
-        """Accuracy, share given to the style's classes, and distances to the oracles."""
+    def each_oracle(self) -> list[dict[str, float]]:
+        """The numbers of every oracle, beside the others."""
+        found = []
+        for i in range(len(self.oracles.get("plain", ()))):
+            mine = {name: logits[i] for name, logits in self.oracles.items()}
+            others = {name: jnp.delete(logits, i, axis=0) for name, logits in self.oracles.items()}
+            found.append(self.numbers(mine, others if len(others["plain"]) else {}))
+        return found
+
+    def numbers(self, logits: dict[str, Any], oracles: dict[str, Any]) -> dict[str, float]:
+        """Accuracy, share given to the style's classes, and distances to the oracles, if any.
+
+        Args:
+            logits: Of the plain and of the styled test images, `[n, num_classes]`.
+            oracles: The same of the oracles, `[members, n, num_classes]`.
+        """
         found = {}
         for name, mine in logits.items():
-            votes = np.asarray(metrics.votes(mine))
-            found[f"{name}_acc"] = float(metrics.accuracy(mine, self.labels))
-            found[f"{name}_cue"] = float(votes[self.others][:, self.classes].sum(1).mean())
-            if oracles:
-                kl = [jnp.mean(metrics.kl(oracle[name], mine)) for oracle in oracles]
-                same = [
-                    np.mean((np.asarray(metrics.votes(o[name])) * votes).sum(1)) for o in oracles
-                ]
-                found[f"{name}_kl"] = float(np.mean(kl))
-                found[f"{name}_same"] = float(np.mean(same))
+            told = _numbers(mine, oracles.get(name), self.labels, self.others, self.cued)
+            found |= {f"{name}_{key}": float(value) for key, value in told.items()}
         return found
 
     def inside(self, params: Params) -> dict[str, float]:
@@ -134,6 +142,20 @@ def blocks(model: models.Model) -> tuple[str, ...]:
     found = tuple(name for name in names if name.startswith("block_"))
     if not found:
         raise ValueError(f"`model` must have blocks to match Gram matrices of, got {model.name}.")
+    return found
+
+
+@jax.jit
+def _numbers(logits, oracles, labels, others, cued):
+    votes = metrics.votes(logits)
+    to_cued = jnp.sum(votes * cued, axis=-1)
+    found = {
+        "acc": metrics.accuracy(logits, labels),
+        "cue": jnp.sum(others * to_cued) / jnp.sum(others),
+    }
+    if oracles is not None:
+        found["kl"] = jnp.mean(metrics.kl(oracles, logits))
+        found["same"] = jnp.mean(jnp.sum(metrics.votes(oracles) * votes, axis=-1))
     return found
 
 
@@ -208,9 +230,8 @@ def measure(
         lambda: {
             "original": before | watch.inside(original.params),
             "oracles": [
-                watch.numbers(mine, [o for o in watch.oracles if o is not mine])
-                | watch.inside(params)
-                for mine, params in zip(watch.oracles, oracles, strict=True)
+                numbers | watch.inside(params)
+                for numbers, params in zip(watch.each_oracle(), oracles, strict=True)
             ],
             "runs": [watch(fitted.params) | watch.inside(fitted.params) for _, _, fitted in runs],
         },

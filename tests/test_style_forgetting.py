@@ -103,12 +103,14 @@ def test_numbers_of_a_model_are_those_of_its_outputs(done):
     labels = np.asarray(bench.test.labels)
     right = jnp.asarray(5.0 * np.eye(10)[labels])
     cued = jnp.asarray(5.0 * np.eye(10)[np.where(labels == 3, 3, 5)])
-    found = watch.numbers({"plain": right, "styled": cued}, [])
+    found = watch.numbers({"plain": right, "styled": cued}, {})
     assert found["plain_acc"] == 1
     assert found["plain_cue"] == 0
     assert found["styled_acc"] == pytest.approx(0.2)
     assert found["styled_cue"] == pytest.approx(7 / 8)
-    both = watch.numbers({"plain": right, "styled": cued}, [{"plain": right, "styled": right}])
+    both = watch.numbers(
+        {"plain": right, "styled": cued}, {"plain": right[None], "styled": right[None]}
+    )
     assert both["plain_kl"] == pytest.approx(0, abs=1e-6)
     assert both["plain_same"] == 1
     assert both["styled_same"] == pytest.approx(0.2)
