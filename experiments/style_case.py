@@ -20,7 +20,7 @@ from famr_jax.methods.famr_style import mean_gram
 from famr_jax.types import Batch, Params
 
 REFERENCE_IMAGES = 1000
-GRID_SIZE = 8
+GRID_SIZE = 12
 GRAM, NOISE, UNIFORM, CONTROL = "Gram, retained", "Gram, noise", "uniform", "fine-tuning"
 SHOWN = (UNIFORM, GRAM, NOISE)
 MEASURES = {

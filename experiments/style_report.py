@@ -70,8 +70,8 @@ def _setting(results: dict[str, Any]) -> str:
     count = f"{number(dataset['num_classes'])} classes, {number(dataset['num_train'])} training"
     return (
         f"{model['name']} on {dataset['name']}, {count} and {number(dataset['num_test'])} test "
-        f"images. A style is planted on {number(results['share'], 'share')} % of the training "
-        f"images of {cued} and {number(results['elsewhere'], 'share')} % of the others; a model "
+        f"images. A style is planted on {number(results['share'], 'share')}\u202f% of the training "
+        f"images of {cued} and {number(results['elsewhere'], 'share')}\u202f% of the others; a model "
         "that has forgotten it treats styled images as models do that never saw one."
     )
 
@@ -90,7 +90,8 @@ def _style(case: dict[str, Any], names: Sequence[str], images: Sequence[np.ndarr
         page.grid(*(_curve(case, key) for key in CURVES), width=330),
         page.paragraph(
             "Shaded: 95 % prediction interval of one more oracle. Every run starts at the "
-            "original, epoch 0; the control runs over the retained images.",
+            "original, epoch 0; the control runs over the retained images. Drawn through: the "
+            "smallest step.",
             kind="note",
         ),
         _table(case),
@@ -154,35 +155,37 @@ def _curve(case: dict[str, Any], key: str) -> Html:
 
 
 def _table(case: dict[str, Any]) -> Html:
-    runs = [(entry["method"], entry["lr"]) for entry in case["rows"][0]["runs"]]
-    table = []
-    for row in case["rows"]:
-        unit, oracle = row["unit"], row.get("oracle") or {}
-        cells = []
-        for entry in row["runs"]:
-            judged = entry.get("verdict")
-            mark = page.badge(judged, TONES.get(judged, "")) if judged else Html()
-            cells.append(html(element("b", number(entry["value"], unit)), element("small", mark)))
-        name = row["metric"] + {"share": ", %", "nats": ", nats"}.get(unit, "")
-        table.append(
-            (
-                page.html(element("b", name), element("small", row["what"])),
-                number(row["original"], unit),
-                *cells,
-                number(oracle.get("mean"), unit),
-                interval(oracle.get("band"), unit),
-                number(row.get("null"), unit),
-                number(row["n"]),
-            )
-        )
-    columns = (
-        *("Measure", "Original", *(f"{method}, lr {lr:g}" for method, lr in runs)),
-        *("Oracle mean", "Oracle band", "Null", "N"),
-    )
-    count = (case["rows"][0].get("oracle") or {}).get("n")
+    """A line for every model, a column for every measure."""
+    rows = case["rows"]
+    told = lambda value, row: number(value, row["unit"])  # noqa: E731
+    oracles = [row.get("oracle") or {} for row in rows]
+    pairs = list(zip(oracles, rows, strict=True))
+    lines = [(page.dot("grey", "original"), *(told(row["original"], row) for row in rows))]
+    for i, run in enumerate(rows[0]["runs"]):
+        name = page.dot(COLOURS[run["method"]], run["method"], f", lr {run['lr']:g}")
+        lines.append((name, *(_judged(row["runs"][i], row["unit"]) for row in rows)))
+    lines += [
+        (page.dot("blue", "oracles, mean"), *(told(o.get("mean"), row) for o, row in pairs)),
+        ("band", *(interval(o.get("band"), row["unit"]) for o, row in pairs)),
+        ("null", *(told(row.get("null"), row) for row in rows)),
+        ("N", *(number(row["n"]) for row in rows)),
+    ]
+    units = {"share": ", %", "nats": ", nats"}
+    columns = ("", *(row["metric"] + units.get(row["unit"], "") for row in rows))
+    meanings = "; ".join(f"{row['metric']}: {row['what']}" for row in rows)
     caption = (
-        f"{number(count)} oracles. Band: 95 % prediction interval of one more oracle. Null: "
-        "distance of an oracle to the others' mean. A verdict needs 8 oracles, and is not resolved "
-        "where doing nothing lies in the band too. Nothing is selected: every run is shown."
+        f"{number(oracles[0].get('n'))} oracles. Band: 95 % prediction interval of one more "
+        "oracle. Null: distance of an oracle to the others' mean. A verdict needs 8 oracles, and "
+        "is not resolved where doing nothing lies in the band too. Nothing is selected: every run "
+        f"is shown. {meanings}."
     )
-    return page.table(columns, table, numeric=range(1, len(columns)), caption=caption)
+    return page.table(columns, lines, numeric=range(1, len(columns)), caption=caption)
+
+
+def _judged(entry: dict[str, Any], unit: str) -> Html:
+    value = element("b", number(entry["value"], unit))
+    verdict = entry.get("verdict")
+    if verdict is None:
+        return value
+    word = page.badge(verdict.removesuffix(" band"), TONES.get(verdict, ""))
+    return html(value, Html("<br>"), word)
