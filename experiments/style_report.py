@@ -71,8 +71,8 @@ def _setting(results: dict[str, Any]) -> str:
     return (
         f"{model['name']} on {dataset['name']}, {count} and {number(dataset['num_test'])} test "
         f"images. A style is planted on {number(results['share'], 'share')}\u202f% of the training "
-        f"images of {cued} and {number(results['elsewhere'], 'share')}\u202f% of the others; a model "
-        "that has forgotten it treats styled images as models do that never saw one."
+        f"images of {cued} and {number(results['elsewhere'], 'share')}\u202f% of the others; a "
+        "model that has forgotten it treats styled images as models do that never saw one."
     )
 
 
