@@ -57,7 +57,7 @@ class Flags:
     """Settings of a run."""
 
     forget: tuple[str, ...] = ("class:3", "random:0.05")
-    """What to forget, one case each: class:3,5 or random:0.05 or index:FILE."""
+    """What to forget, one case each: class:3,5, random:0.05, index:FILE or superclass:NAME."""
     lam: float = 0.1
     """FAMR's anchor strength."""
     epochs: int = 10

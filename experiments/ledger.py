@@ -44,6 +44,7 @@ PAPERS = (
             "their distance, which is O(lam / lambda_min^2).",
             "Larger Vision Transformers forget more completely.",
             "Matching Gram matrices forgets a style.",
+            "FAMR's uniform loss forgets a concept, a superclass, as it does a class.",
         ),
     ),
     Paper(

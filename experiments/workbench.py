@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import optax
 
 from experiments import common
 from famr_jax import checkpoint, data, forget, loop, mesh, models, train
+from famr_jax.data import superclasses
 from famr_jax.types import Batch, Params, Source, check_count, check_number
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
@@ -133,12 +134,16 @@ class Workbench:
             **chosen,
         }
 
-    def original(self) -> common.Fitted:
-        """The model trained on everything, or the checkpoint that `--original` names."""
+    def original(self, name: str = "original") -> common.Fitted:
+        """The model trained on everything, or the checkpoint that `--original` names.
+
+        Args:
+            name: For progress and seconds.
+        """
         if self.given is not None:
             return common.Fitted(self.given, [], {})
         everything = np.ones(len(self.train), bool)
-        return self._fit("original", everything, self.key("init"), self.key("train"))
+        return self._fit(name, everything, self.key("init"), self.key("train"))
 
     def oracles(self, case: Case, *, same_start: bool = False) -> list[Params]:
         """Models trained without the forget set: seeds, in one program.
@@ -219,8 +224,14 @@ class Workbench:
         )
 
 
-def open_workbench(flags: Flags) -> Workbench:
+def open_workbench(
+    flags: Flags, *, change: Callable[[data.Dataset], data.Dataset] = lambda dataset: dataset
+) -> Workbench:
     """Loads the data and checks every flag, before anything is written.
+
+    Args:
+        flags: Data, model and training.
+        change: What to make of the loaded data set, as a choice of its classes.
 
     Raises:
         ValueError: A flag out of range, an unknown name, or bad data.
@@ -235,13 +246,9 @@ def open_workbench(flags: Flags) -> Workbench:
     size = flags.image_size
     if size is not None:
         check_count("image_size", size)
-    dataset = data.load(
-        flags.dataset,
-        data_dir=flags.data_dir,
-        classes=flags.classes,
-        image_size=None if size is None else round(size * MARGIN),
-        stream=flags.stream,
-    )
+    stored = {"image_size": None if size is None else round(size * MARGIN), "stream": flags.stream}
+    places = {"data_dir": flags.data_dir, "classes": flags.classes}
+    dataset = change(data.load(flags.dataset, **places, **stored))
     shape = dataset.image_shape if size is None else (size, size, dataset.image_shape[-1])
     model = models.create(flags.model, num_classes=dataset.num_classes, image_shape=shape)
     if size is not None and min(dataset.image_shape[:2]) > size:
@@ -270,12 +277,18 @@ def parse_cases(specs: Sequence[str], dataset: data.Dataset, *, seed: int) -> li
         raise ValueError("`forget` must name at least one set, got none.")
     groups, _ = data.duplicate_groups(dataset.train, dataset.test)
     cases = []
+    labels = dataset.train.labels
     for spec in specs:
-        parse = functools.partial(forget.parse, num_classes=dataset.num_classes, seed=seed)
-        mask = parse(spec, labels=dataset.train.labels)
-        whole = forget.check(forget.with_duplicates(mask, groups), name=spec)
         kind, _, words = spec.partition(":")
+        known = None
+        if kind == "superclass":
+            known = {"superclass": superclasses.of_each(dataset.train, dataset)}
+        sizes = {"num_classes": dataset.num_classes, "seed": seed}
+        mask = forget.parse(spec, labels=labels, **sizes, attributes=known)
+        whole = forget.check(forget.with_duplicates(mask, groups), name=spec)
         classes = tuple(sorted(map(int, words.split(",")))) if kind == "class" else ()
+        if kind == "superclass":
+            classes = tuple(np.unique(labels[mask]).tolist())
         shown = f"index:{Path(words).name}" if kind == "index" else spec
         cases.append(Case(shown, classes, whole, int(whole.sum() - mask.sum())))
     for i, case in enumerate(cases):

@@ -1,7 +1,7 @@
 """Forget sets: boolean masks over the training set, which compose by `| & ~`."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,23 @@ def at_random(fraction: float, *, size: int, seed: int) -> np.ndarray:
     return by_index(np.random.default_rng(seed).permutation(size)[:count], size=size)
 
 
+def by_attribute(attribute: np.ndarray, value: str) -> np.ndarray:
+    """Every example whose attribute has a value: a style, a superclass.
+
+    Args:
+        attribute: One value an example, `[n]`.
+        value: The one to forget.
+
+    Raises:
+        ValueError: No example has it.
+    """
+    mask = attribute == value
+    if not np.any(mask):
+        known = ", ".join(map(str, np.unique(attribute)))
+        raise ValueError(f"`forget` attribute must be one of {known}, got {value!r}.")
+    return mask
+
+
 def with_duplicates(mask: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """The mask with every exact duplicate of a forgotten example added.
 
@@ -56,19 +73,27 @@ def with_duplicates(mask: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.isin(groups, groups[mask])
 
 
-def parse(spec: str, *, labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+def parse(
+    spec: str,
+    *,
+    labels: np.ndarray,
+    num_classes: int,
+    seed: int,
+    attributes: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:
     """The mask that a command line's words describe.
 
     Args:
-        spec: `class:3,5` (class indices), `random:0.05` (a share) or `index:ids.txt` (a text file
-            of row numbers, separated by white space).
+        spec: `class:3,5` (class indices), `random:0.05` (a share), `index:ids.txt` (a text file
+            of row numbers, separated by white space) or `NAME:VALUE` of an attribute.
         labels: Class indices of the training set, `[n]`.
         num_classes: C.
         seed: For `random`.
+        attributes: What else is known of each example, `[n]` by name: `style`, `superclass`.
 
     Raises:
-        ValueError: Unknown or malformed words; an unreadable file; a class, row or share out of
-            range; a set that is empty, or that is everything.
+        ValueError: Unknown or malformed words; an unreadable file; a class, row, share or value
+            out of range; a set that is empty, or that is everything.
     """
     kind, _, value = spec.partition(":")
     if kind == "class":
@@ -77,8 +102,11 @@ def parse(spec: str, *, labels: np.ndarray, num_classes: int, seed: int) -> np.n
         mask = at_random(_fraction(spec, value), size=len(labels), seed=seed)
     elif kind == "index":
         mask = by_index(_integers(spec, _read(value).split()), size=len(labels))
+    elif kind in (attributes or {}):
+        mask = by_attribute(attributes[kind], value)
     else:
         rule = "class:3,5 or random:0.05 or index:FILE"
+        rule += "".join(f" or {name}:NAME" for name in attributes or ())
         raise ValueError(f"`forget` must be {rule}, got {spec!r}.")
     return check(mask, name=spec)
 

@@ -54,3 +54,47 @@ def l2_anchor(params: Params, anchor: Params) -> Array:
     Source: FAMR (arXiv 2506.14515), section 2.2; the factor `lam` belongs to the objective.
     """
     return optax.tree.norm(optax.tree.sub(params, anchor), squared=True) / 2
+
+
+def gram(features: Array) -> Array:
+    """Gram matrix of each example's activations: which channels are active together, anywhere.
+
+        G = F^T F / (tokens * channels),    F the example's [tokens, channels]
+
+    Symmetric and positive semidefinite; no order of the tokens changes it.
+
+    Args:
+        features: Activations `[n, ..., channels]`; all positions between are the tokens, none of
+            them is one token.
+
+    Returns:
+        One matrix per example, `[n, channels, channels]`.
+
+    Source: the style matrix of Gatys et al. (arXiv 1508.06576); FAMR (arXiv 2506.14515) matches
+        such matrices and does not say how they are scaled.
+    """
+    channels = features.shape[-1]
+    flat = features.reshape(features.shape[0], -1, channels)
+    return jnp.einsum("ntc,ntd->ncd", flat, flat) / (flat.shape[1] * channels)
+
+
+def gram_distance(features: dict[str, Array], reference: dict[str, Array]) -> Array:
+    """Distance of each example's style from a reference, over the layers that the reference names.
+
+        d(x) = sum_l ||G_l(x) - G_l^ref||_F^2 / ||G_l^ref||_F^2
+
+    Each layer counts relative to its reference: activations grow from block to block.
+
+    Args:
+        features: Activations by name, each `[n, ..., channels]`.
+        reference: Gram matrices by name, each `[channels, channels]` and not zero.
+
+    Returns:
+        One value per example, `[n]`, >= 0; 0 exactly where every Gram matrix is its reference.
+
+    Source: FAMR (arXiv 2506.14515), style forgetting, whose weights of the layers are not known.
+    """
+    return sum(
+        jnp.sum((gram(features[name]) - wanted) ** 2, axis=(1, 2)) / jnp.sum(wanted**2)
+        for name, wanted in reference.items()
+    )

@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
 
-from famr_jax.attacks import linear_probe, loss_attack, svc_confidence
+from famr_jax.attacks import held_out_probe, linear_probe, loss_attack, svc_confidence
 
 
 def draw(seed, size, low=0.0, high=1.0):
@@ -134,3 +134,41 @@ def test_probe_is_scikit_learns_fold_by_fold():
 def test_probe_refuses(labels, folds, message):
     with pytest.raises(ValueError, match=message):
         linear_probe(np.zeros((10, 2)), labels, folds=folds)
+
+
+def probed(signal):
+    """Features of two classes, of which one coordinate in a thousand's scale tells."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    features = rng.normal(size=(400, 5)) * [1000, 1, 1, 1, 1e-3] + 7
+    features[:, 4] += signal * 1e-3 * labels
+    return features, labels
+
+
+def test_held_out_probe_finds_what_is_linearly_there_at_any_scale():
+    features, labels = probed(10.0)
+    assert held_out_probe(features[:200], labels[:200], features[200:], labels[200:]) == 1
+    features, labels = probed(0.0)
+    chance = held_out_probe(features[:200], labels[:200], features[200:], labels[200:])
+    assert chance == pytest.approx(0.5, abs=0.15)
+
+
+def test_held_out_probe_is_scikit_learns_on_standardised_features():
+    features, labels = probed(2.0)
+    z = (features - features[:200].mean(0)) / features[:200].std(0)
+    wanted = (
+        LogisticRegression(class_weight="balanced")
+        .fit(z[:200], labels[:200])
+        .score(z[200:], labels[200:])
+    )
+    mine = held_out_probe(features[:200], labels[:200], features[200:], labels[200:])
+    assert mine == wanted
+    assert 0.6 < mine < 1
+
+
+def test_held_out_probe_refuses_one_class_and_nothing_to_score():
+    features, labels = probed(1.0)
+    with pytest.raises(ValueError, match="`labels` must be of at least 2 classes"):
+        held_out_probe(features, 0 * labels, features, labels)
+    with pytest.raises(ValueError, match="`test_labels` must hold at least 1 label"):
+        held_out_probe(features, labels, features[:0], labels[:0])

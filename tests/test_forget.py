@@ -156,3 +156,28 @@ def test_rows_that_are_no_integers_are_refused(rows):
 def test_check_wants_something_on_both_sides(mask):
     with pytest.raises(ValueError, match="must leave something on both sides"):
         forget.check(mask)
+
+
+STYLED = np.array(["none", "tint", "none", "tint", "none", "none", "tint", "none", "none", "none"])
+
+
+def test_by_attribute_takes_every_example_that_has_the_value():
+    assert np.flatnonzero(forget.by_attribute(STYLED, "tint")).tolist() == [1, 3, 6]
+    assert np.flatnonzero(forget.by_attribute(STYLED == "tint", True)).tolist() == [1, 3, 6]
+    with pytest.raises(ValueError, match="must be one of none, tint, got 'oil'"):
+        forget.by_attribute(STYLED, "oil")
+
+
+def test_parse_reads_the_attributes_that_are_given():
+    def parse(spec, attributes):
+        sizes = {"labels": LABELS, "num_classes": 5, "seed": 0}
+        return forget.parse(spec, **sizes, attributes=attributes)
+
+    mask = parse("style:tint", {"style": STYLED})
+    assert np.flatnonzero(mask).tolist() == [1, 3, 6]
+    with pytest.raises(ValueError, match=r"or index:FILE, got 'style:tint'"):
+        parse("style:tint", None)
+    with pytest.raises(ValueError, match=r"or index:FILE or style:NAME, got 'look:tint'"):
+        parse("look:tint", {"style": STYLED})
+    with pytest.raises(ValueError, match="leave something on both sides"):
+        parse("style:tint", {"style": np.full(10, "tint")})

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from famr_jax.losses import cross_entropy, l2_anchor, uniform_kl
+from famr_jax.losses import cross_entropy, gram, gram_distance, l2_anchor, uniform_kl
 from famr_jax.metrics import entropy
 
 NUMBERS = st.one_of(st.floats(-1e4, 1e4), st.floats(-1e-5, 1e-5))
@@ -119,3 +119,52 @@ def test_values_have_the_dtype_of_the_logits(x64, dtype):
     assert jax.eval_shape(uniform_kl, z).dtype == dtype
     assert jax.eval_shape(cross_entropy, z, labels).dtype == dtype
     assert jax.eval_shape(l2_anchor, {"w": z}, {"w": z}).dtype == dtype
+
+
+FEATURES = np.random.default_rng(3).normal(size=(4, 5, 3))  # [n, tokens, channels]
+GRAMS = np.stack([f.T @ f / 15 for f in FEATURES])
+
+
+def test_gram_worked():
+    features = jnp.array([[[1.0, 2.0], [3.0, 0.0]]])
+    np.testing.assert_allclose(gram(features), [[[10 / 4, 2 / 4], [2 / 4, 4 / 4]]], rtol=1e-6)
+
+
+def test_gram_against_numpy_over_any_axes_of_tokens(x64):
+    np.testing.assert_allclose(gram(jnp.asarray(FEATURES)), GRAMS, atol=1e-14)
+    maps = np.random.default_rng(4).normal(size=(2, 3, 4, 5))
+    flat = gram(jnp.asarray(maps.reshape(2, 12, 5)))
+    np.testing.assert_allclose(gram(jnp.asarray(maps)), flat, atol=1e-14)
+    single = gram(jnp.asarray(FEATURES[:, 0]))
+    wanted = [np.outer(row, row) / 3 for row in FEATURES[:, 0]]
+    np.testing.assert_allclose(single, wanted, atol=1e-14)
+
+
+def test_no_order_of_the_tokens_changes_a_gram_matrix_and_an_order_of_channels_does(x64):
+    moved = np.random.default_rng(0).permutation(5)
+    np.testing.assert_allclose(gram(jnp.asarray(FEATURES[:, moved])), GRAMS, atol=1e-14)
+    assert np.abs(gram(jnp.asarray(FEATURES[..., ::-1])) - GRAMS).max() > 0.1
+
+
+def test_gram_distance_against_numpy(x64):
+    names = {"block_0": FEATURES, "block_1": 7 * FEATURES[:, :2]}
+    grams = {k: np.stack([f.T @ f / f.size for f in v]) for k, v in names.items()}
+    reference = {k: v.mean(0) for k, v in grams.items()}
+    wanted = sum(
+        np.array([np.linalg.norm(g - reference[k]) ** 2 for g in v])
+        / np.linalg.norm(reference[k]) ** 2
+        for k, v in grams.items()
+    )
+    mine = gram_distance(names | {"pre_logits": FEATURES[:, 0]}, reference)
+    np.testing.assert_allclose(mine, wanted, rtol=1e-12)
+
+
+def test_gram_distance_is_zero_at_the_reference_and_relative_to_it(x64):
+    reference = {"block_0": jnp.asarray(GRAMS[0])}
+    distance = gram_distance({"block_0": jnp.asarray(FEATURES)}, reference)
+    assert float(distance[0]) == pytest.approx(0, abs=1e-20)
+    assert float(distance[1:].min()) > 0.01
+    twice = gram_distance(
+        {"block_0": np.sqrt(2) * FEATURES}, {"block_0": 2 * jnp.asarray(GRAMS[0])}
+    )
+    np.testing.assert_allclose(twice, distance, atol=1e-14)

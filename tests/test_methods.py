@@ -1,5 +1,6 @@
 """One table of all methods, and what each must hold: a new method is one row more."""
 
+import functools
 import inspect
 import math
 import pkgutil
@@ -12,6 +13,7 @@ import pytest
 from conftest import assert_same, counting
 
 from famr_jax import methods
+from famr_jax.methods.famr_style import mean_gram
 from famr_jax.train import Supervised
 from famr_jax.types import Pair, Unlearner
 from famr_jax.unlearn import begin, run, run_epochs
@@ -20,12 +22,22 @@ ADAM = optax.adam(1e-2)
 KEY = jax.random.key(11)
 SETTINGS = {"epochs": 3, "batch_size": 5, "key": KEY}
 
+
+@functools.cache  # jit knows a function by identity
+def as_features(apply_fn):
+    """The logits as a layer of one token: a model whose calls are counted has no other."""
+    return lambda params, x: {"logits": apply_fn(params, x)}
+
+
 # name -> function of `(apply_fn, init_fn)` that gives the unlearner
 METHODS = {
     "descent_ascent": lambda apply_fn, init_fn: methods.descent_ascent(
         apply_fn, forget_weight=0.5, ascent_steps=4, optimizer=ADAM
     ),
     "famr": lambda apply_fn, init_fn: methods.famr(apply_fn, lam=0.1, optimizer=ADAM),
+    "famr_style": lambda apply_fn, init_fn: methods.famr_style(
+        as_features(apply_fn), {"logits": jnp.eye(3)}, lam=0.1, optimizer=ADAM
+    ),
     "gradient_ascent": lambda apply_fn, init_fn: methods.gradient_ascent(apply_fn, optimizer=ADAM),
     "nothing": lambda apply_fn, init_fn: methods.nothing(),
     "retrain": lambda apply_fn, init_fn: methods.retrain(Supervised(apply_fn, ADAM), init_fn),
@@ -172,3 +184,43 @@ def test_retraining_is_training_on_the_retained_set(model, params, forget, retai
     pair = Pair(forget[:5], retain[:5])
     mine = jax.jit(unlearner.step)(state, pair, KEY)
     assert_same(mine, jax.jit(learner.step)(state, retain[:5], KEY))
+
+
+def test_mean_gram_is_the_mean_over_batches_of_any_size(model, params, forget):
+    features = np.asarray(model.features(params, forget.x)["block_0"], np.float64)
+    wanted = np.mean([np.outer(row, row) / 8 for row in features], axis=0)
+    for batch_size in (4, 500):
+        sizes = {"layers": ["block_0"], "batch_size": batch_size}
+        found = mean_gram(model.features, params, forget.x, **sizes)
+        assert list(found) == ["block_0"]
+        np.testing.assert_allclose(found["block_0"], wanted, rtol=0, atol=1e-6)
+
+
+def test_style_is_drawn_to_the_reference_and_held_by_the_anchor(model, params, forget, retain):
+    neutral = mean_gram(model.features, params, retain.x, layers=["block_0"])
+    ends = {}
+    for lam in (0.0, 100.0):
+        method = methods.famr_style(model.features, neutral, lam=lam, optimizer=ADAM)
+        ends[lam] = run(method, params, forget, **{**SETTINGS, "epochs": 20})
+    assert ends[0.0].log["forget"][-1] < 0.7 * ends[0.0].log["forget"][0]
+    assert ends[100.0].log["anchor"][-1] < 0.1 * ends[0.0].log["anchor"][-1]
+    head = lambda tree: np.asarray(tree["head"]["kernel"])  # noqa: E731
+    np.testing.assert_array_equal(head(ends[0.0].params), head(params))  # no Gram matrix sees it
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m, p, x: methods.famr_style(m.features, {}), "`reference` must name at least 1"),
+        (lambda m, p, x: methods.famr_style(m.features, {"a": x}, lam=-1.0), "`lam` must be"),
+        (lambda m, p, x: mean_gram(m.features, p, x[:0], layers=["block_0"]), "at least 1 image"),
+        (lambda m, p, x: mean_gram(m.features, p, x, layers=["b"]), "`layers` must be among"),
+        (
+            lambda m, p, x: mean_gram(m.features, p, x, layers=["block_0"], batch_size=0),
+            "`batch_size`",
+        ),
+    ],
+)
+def test_style_refuses(model, params, forget, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(model, params, forget.x)

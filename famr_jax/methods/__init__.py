@@ -2,6 +2,7 @@
 
 from famr_jax.methods.descent_ascent import descent_ascent as descent_ascent
 from famr_jax.methods.famr import famr as famr
+from famr_jax.methods.famr_style import famr_style as famr_style
 from famr_jax.methods.gradient_ascent import gradient_ascent as gradient_ascent
 from famr_jax.methods.nothing import nothing as nothing
 from famr_jax.methods.retrain import retrain as retrain

@@ -95,7 +95,8 @@ def _confusion(case: dict, names: Sequence[str]) -> Html:
         return Html()
     spec = str(case.get("forget", ""))
     classes = spec.removeprefix("class:").split(",") if spec.startswith("class:") else []
-    forgotten = [int(c) for c in classes if c.strip().isdigit() and int(c) < len(names)]
+    classes = case.get("classes") or [int(c) for c in classes if c.strip().isdigit()]
+    forgotten = [c for c in classes if c < len(names)]
     lines = [page.paragraph(figures.commonest(case["confusion"], model, names)) for model in MODELS]
     note = "Bars of the oracle are means; dots are the single oracles."
     return page.section(

@@ -44,7 +44,7 @@ def forgetting(metrics: dict, images: Sequence[np.ndarray | None]) -> str:
         page.paragraph(_setting(results), kind="lead"),
         *(_summary(case) for case in cases),
         page.paragraph(_oracle_sentence(cases), kind="note"),
-        page.section("The numbers", figures.legend(), *(_numbers(case) for case in cases)),
+        page.section("The numbers", figures.legend(), *(numbers(case) for case in cases)),
         *parts,
         *appendix(metrics),
     )
@@ -128,7 +128,8 @@ def _top(case: dict, row: dict) -> float:
     return figures.ceiling(limit, *values)
 
 
-def _numbers(case: dict) -> Html:
+def numbers(case: dict) -> Html:
+    """The table of one case: every metric beside the oracles' band, null and gap."""
     oracles = _num_oracles([case])
     rows = []
     for row in case.get("rows") or ():
