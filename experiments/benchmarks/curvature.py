@@ -8,6 +8,7 @@ extra `[peers]`). No full-size result is recorded yet.
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -178,7 +179,7 @@ def measure(
     for label, (kind, peer) in task.theirs.items():
         if peer in absent or "torch" in absent:
             continue
-        for steps in STEPS if _takes_steps(kind, peer) else (None,):
+        for steps in _steps(kind, peer, flags.k):
             try:
                 with warnings.catch_warnings(action="ignore"):
                     runner = peers.TASKS[kind](problem | {"max_steps": steps}, peer)
@@ -204,8 +205,11 @@ def measure(
     return {"runners": told, "speed": speeds(task, told)}
 
 
-def _takes_steps(kind, peer):
-    return (kind, peer) in (("top", "hessian-eigenthings"), ("inverse", "dattri"))
+def _steps(kind, peer, k):
+    """What to tell a peer that does not stop by itself; hessian-eigenthings needs k at least."""
+    if (kind, peer) == ("top", "hessian-eigenthings"):
+        return [steps for steps in STEPS if steps >= k]
+    return STEPS if (kind, peer) == ("inverse", "dattri") else (None,)
 
 
 def interleave(runners: Mapping[str, Callable], repeats: int) -> dict[str, Any]:
@@ -272,16 +276,19 @@ def fresh(words: tuple[str, ...], problem: Path, variables: Mapping[str, str]) -
     module, *rest = words
     command = [sys.executable, "-m", f"experiments.benchmarks.{module}", str(problem), *rest]
     begun = time.perf_counter()
-    environment = {**os.environ, **variables}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as child:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, env={**os.environ, **variables}) as child:
         line = child.stdout.readline()
         wall = time.perf_counter() - begun
+        # Not `ru_maxrss`: that of a child is never less than its parent's.
+        peak = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{child.pid}/status").read_text())
+        child.stdin.close()
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     if line.strip() != b"ready" or child.returncode:
         raise RuntimeError(f"`{' '.join(command)}` must print ready, got {line!r}.")
     process = used.ru_utime + used.ru_stime
-    return {"wall": wall, "process": process, "peak_mb": used.ru_maxrss / 1024}
+    return {"wall": wall, "process": process, "peak_mb": int(peak[1]) / 1024 if peak else None}
 
 
 def gradients(problem: dict[str, Any], repeats: int) -> dict[str, Any]:
