@@ -359,7 +359,7 @@ def run(flags: Flags) -> None:
     check_number("lam", flags.lam, least=0)
     make_optimizer(flags.optimizer, flags.lr)
     with common.console.status("loading data"):
-        bench = workbench.open_workbench(flags.bench)
+        bench = workbench.open_workbench(flags.bench, streams=True)
     cases = workbench.parse_cases(flags.forget, bench.dataset, seed=flags.bench.seed)
     for name, path in (("out", bench.out), ("cache", flags.bench.cache)):
         common.usable_directory(name, path)

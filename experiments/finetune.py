@@ -31,7 +31,7 @@ from famr_jax.models import pretrained
 from famr_jax.report import page, plot
 from famr_jax.report.page import Html, number
 from famr_jax.report.style import colour
-from famr_jax.types import Params, check_count
+from famr_jax.types import Params, Source, check_count
 
 DTYPES = ("float32", "bfloat16")
 CURVES = {"loss": "nats", "accuracy": "share"}
@@ -108,7 +108,8 @@ def fit(flags: Flags, bench: Workbench, params: Params) -> common.Fitted:
 
 def evaluate(bench: Workbench, params: Params) -> dict[str, float]:
     """Mean cross-entropy in nats and accuracy on the test images, in the dtype of the weights."""
-    logits = metrics.predict(bench.model.apply, params, bench.test.x)
+    images = bench.test if isinstance(bench.test, Source) else bench.test.x
+    logits = metrics.predict(bench.model.apply, params, images)
     return {
         "test_loss": float(jnp.mean(losses.cross_entropy(logits, bench.test.labels))),
         "test_accuracy": float(metrics.accuracy(logits, bench.test.labels)),
@@ -136,7 +137,7 @@ def run(flags: Flags) -> None:
     """Trains and writes metrics.json, report.html and checkpoints/original."""
     check(flags)
     with common.console.status("loading data and weights"):
-        bench = workbench.open_workbench(flags.bench)
+        bench = workbench.open_workbench(flags.bench, streams=True)
         params = start(flags, bench)
     if (size := min(flags.bench.batch_size, len(bench.train))) % flags.accumulate:
         raise ValueError(f"`accumulate` must divide all {size} images, got {flags.accumulate}.")

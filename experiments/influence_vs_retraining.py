@@ -17,6 +17,11 @@ same of one exact Newton step for each removal, and the null):
     mlp_16  single  first order 0.286 2.525 0.938  newton 0.289 0.679 0.900  null 0.107
     mlp_16  group  first order 0.545 2.147 0.909  newton 0.581 0.651 0.837  null 0.443
 
+and, in 27 busy minutes, from --models vit_mu/4 --removals 40 --starts 2 --steps 300:
+
+    vit_mu/4  single  first order 0.272 2.494 0.964  newton 0.261 0.323 1.299  null 0.050
+    vit_mu/4  group  first order 0.381 1.603 0.970  newton 0.361 0.310 1.324  null 0.193
+
 Rank is Spearman's correlation over the removals, mean over the queries; slope that of truth on
 prediction, through zero; error is ||truth - prediction|| / ||truth||, 1 for doing nothing. All are
 means over the starts. Null is the rank that the truth of one start has as a prediction of another.

@@ -225,13 +225,17 @@ class Workbench:
 
 
 def open_workbench(
-    flags: Flags, *, change: Callable[[data.Dataset], data.Dataset] = lambda dataset: dataset
+    flags: Flags,
+    *,
+    change: Callable[[data.Dataset], data.Dataset] = lambda dataset: dataset,
+    streams: bool = False,
 ) -> Workbench:
     """Loads the data and checks every flag, before anything is written.
 
     Args:
         flags: Data, model and training.
         change: What to make of the loaded data set, as a choice of its classes.
+        streams: Whether the experiment can work from disk.
 
     Raises:
         ValueError: A flag out of range, an unknown name, or bad data.
@@ -243,6 +247,8 @@ def open_workbench(
     check_number("train_lr", flags.train_lr, above=0)
     if not 0 <= flags.seed < 2**32:
         raise ValueError(f"`seed` must be in [0, 2^32), got {flags.seed}.")
+    if flags.stream and not streams:
+        raise ValueError("`stream` must be off: this experiment needs its images in memory.")
     size = flags.image_size
     if size is not None:
         check_count("image_size", size)

@@ -62,12 +62,13 @@ def test_curvature_goes_on_without_a_peer_and_says_so(monkeypatch):
     assert "pip install nobody" in curvature_peers.missing()["Nobody"]
 
 
-RESULTS = (Path(__file__).parent.parent / "experiments" / "results").glob(
-    "benchmark-curvature*.json"
-)
+BENCHMARKS = {"curvature": lambda result: result, "influence": lambda result: result["results"]}
+RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS), ids=lambda path: path.stem)
-def test_curvature_docstring_is_its_result(path):
-    for line in curvature.headline(json.loads(path.read_text())):
-        assert line in curvature.__doc__
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_docstring_is_the_result(name):
+    result = json.loads((RESULTS / f"benchmark-{name}.json").read_text())
+    module = {"curvature": curvature, "influence": influence}[name]
+    for line in module.headline(BENCHMARKS[name](result)):
+        assert line in module.__doc__

@@ -205,3 +205,12 @@ def test_the_key_of_the_store_knows_all_that_makes_the_weights(tmp_path):
         finetune.fit(replace(chosen, **change), watched, params)
     finetune.fit(chosen, watched, jax.tree.map(lambda leaf: leaf + 1, params))
     assert len(found) == len(changes) + 1
+
+
+def test_from_disk_it_trains_the_same(tmp_path):
+    losses = []
+    for stream in (False, True):
+        chosen = flags(tmp_path / str(stream), bench=MLP | {"stream": stream})
+        finetune.run(chosen)
+        losses.append(read(chosen)["results"]["history"]["test_loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-4)

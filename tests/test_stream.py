@@ -338,10 +338,15 @@ def small_job(root, tmp_path, **changes):
     return workbench.Flags(**chosen, **places, **changes)
 
 
+def test_an_experiment_that_needs_memory_says_so(root, tmp_path):
+    with pytest.raises(ValueError, match="`stream` must be off"):
+        workbench.open_workbench(small_job(root, tmp_path, stream=True))
+
+
 def test_the_workbench_trains_and_evaluates_from_disk(tmp_path):
     root, made = write_uneven(tmp_path / "set"), []
     for on in (False, True):
-        bench = workbench.open_workbench(small_job(root, tmp_path, stream=on))
+        bench = workbench.open_workbench(small_job(root, tmp_path, stream=on), streams=True)
         assert (bench.model.image_shape, bench.dataset.image_shape) == ((7, 7, 3), (8, 8, 3))
         [shown] = workbench.parse_cases(["class:1"], bench.dataset, seed=0)
         weights = bench.original().params

@@ -3,8 +3,22 @@
     python -m experiments.benchmarks.influence
 
 Needs torch, dattri and kronfluence (the extra `[peers]`). Of dattri, the explicit Hessian; its
-conjugate gradients, which did not end within eight minutes on the MLP, are left out.
-No full-size result is recorded yet.
+conjugate gradients, which did not end within eight minutes on the MLP, are left out. On two CPU
+cores, seconds over ours behind them, and the error of all scores against float64:
+
+    logistic  ours                    87 ms    1.0x  error 1.0e-06
+    logistic  dattri explicit        172 ms    2.0x  error 4.8e-07
+    logistic  torch by hand           72 ms    0.8x  error 4.9e-07
+    logistic  kronfluence ekfac     3400 ms   39.0x  error 1.0e+00
+    mlp_32    ours                   612 ms    1.0x  error 2.0e-06
+    mlp_32    dattri explicit       2278 ms    3.7x  error 7.0e-07
+    mlp_32    torch by hand          804 ms    1.3x  error 6.4e-07
+    mlp_32    kronfluence ekfac     3677 ms    6.0x  error 2.2e+00
+
+The goals of 3 and 8 times dattri's speed are missed, and a dense Hessian written by hand is faster
+on the logistic model. Block CG takes 7 and 16 products of each of 100 columns, 700 and 1600 in all,
+where the whole Hessian has 650 and 2410 columns: at these sizes a solver that never forms the
+matrix saves little. It needs no room for the matrix, and gives lambda_min too.
 """
 
 import os
