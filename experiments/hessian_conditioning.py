@@ -14,6 +14,14 @@ along the path is that which gradient descent itself met):
     digits  class:3  lambda_max 119 155 238 554 446  lambda_min -273 -255 -230 -81.3 -31.3
     digits  class:3  rank 1314 of at most 1314 (N=146)
     digits  class:3  monotone within 1/(L + lam): 5 of 7 by L anchor, 2 of 2 by L own path
+
+and of CIFAR-100, in three quarters of an hour on shared cores, by --dataset cifar100 --classes 20
+--model vit_nano/4 --train-epochs 20 --train-lr 2e-3 --batch-size 50 --examples 100 --rank-examples
+40 --lanczos-steps 40 --probes 2 --descent-steps 24 --look-every 4 (training taken from --original):
+
+    cifar100  class:3  lambda_max 42.9 38.5 38.6 43.6 33.3  lambda_min -53.5 -20.7 -14 -5.74 -1.8
+    cifar100  class:3  rank 760 of at most 760 (N=40)
+    cifar100  class:3  monotone within 1/(L + lam): 4 of 4 by L anchor, 3 of 3 by L own path
 """
 
 import itertools
