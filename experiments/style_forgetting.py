@@ -8,7 +8,15 @@ oracles serves all styles. Writes metrics.json and report.html.
 
     python -m experiments.style_forgetting
 
-No full-size result is recorded yet.
+80 minutes on very busy CPU cores. Expect (original, matched to retained images, oracles: accuracy
+on styled test images, share of styled images of other classes given to the style's classes, both in
+per cent, and KL to the oracles; the superclass in per cent):
+
+    style:tint  acc 22.4 32.3 20.0  cue 86.9 6.1 49.2  kl 1.04 0.96 0.21
+    style:edges  acc 17.7 17.7 12.3  cue 94.2 1.9 1.9  kl 1.97 0.60 0.16
+    style:texture  acc 43.5 43.4 48.4  cue 44.0 7.2 4.9  kl 0.40 0.35 0.14
+    style:band  acc 51.6 45.0 50.2  cue 18.0 5.4 4.0  kl 0.18 0.31 0.12
+    superclass:insects  For-Acc 50.3 21.7 0.0  Ret-Acc 54.9 44.8 59.1
 """
 
 from collections.abc import Sequence
