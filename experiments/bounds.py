@@ -12,10 +12,11 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from experiments import exact
 from famr_jax import certify, curvature, metrics, models, segment
-from famr_jax.losses import cross_entropy, l2_anchor, uniform_kl
+from famr_jax.losses import uniform_kl
 from famr_jax.methods.famr import AnchoredUniform
-from famr_jax.types import ApplyFn, Batch, Pair, Params, pytree, static
+from famr_jax.types import Batch, Pair, Params
 from famr_jax.unlearn import minimise
 
 DENSE = 2000
@@ -48,20 +49,6 @@ class Problem(NamedTuple):
     tol: float
 
 
-@pytree
-class Ridge:
-    """The training objective, mean cross-entropy over `pair.retain` + l2/2 |params|^2."""
-
-    apply_fn: ApplyFn = static()
-    l2: float = 0.0
-
-    def __call__(self, params, anchor, pair, key):
-        del anchor, key
-        logits = self.apply_fn(params, pair.retain.x)
-        loss = jnp.mean(cross_entropy(logits, pair.retain.labels))
-        return loss + self.l2 * l2_anchor(params, optax.tree.zeros_like(params)), {}
-
-
 class Measurement:
     """One model and one forget set: what the certificates at every lam share."""
 
@@ -76,9 +63,10 @@ class Measurement:
         self.hessian_at_anchor = self.hessian(problem.anchor)
         self.lowest_forget = 0.0 if problem.convex else self.ends(self.hessian_at_anchor)[0]
 
-        ridge, pair = Ridge(problem.model.apply, problem.l2), Pair(None, self.retain)
+        ridge = partial(exact.Ridge, problem.model.apply, n=float(len(self.retain)))
+        trained, pair = ridge(problem.l2), Pair(None, self.retain)
         # Without a ridge in training, l2 damps the solve and has no part in the gradient.
-        bare = ridge if problem.has_ridge else Ridge(problem.model.apply, 0.0)
+        bare = trained if problem.has_ridge else ridge(0.0)
         self.step_gradient = _gradient(bare, problem.anchor, problem.anchor, pair)
         gauss_newton = curvature.fisher(self.outputs, problem.anchor, self.retain)
         self.retained = gauss_newton + problem.l2 * curvature.Identity()
@@ -90,7 +78,7 @@ class Measurement:
         self.oracle = None
         if problem.has_ridge:
             settings = {"key": key, "tol": 1e-6, "max_steps": 5000}
-            found = minimise(ridge, problem.anchor, problem.anchor, pair, **settings)
+            found = minimise(trained, problem.anchor, problem.anchor, pair, **settings)
             self.oracle = found.params if found.converged else None
 
     def hessian(self, params: Params) -> curvature.Hessian:
@@ -269,7 +257,9 @@ def trained(model: models.Model, train: Batch, *, l2: float, key: Array) -> Para
     cast = lambda leaf: jnp.asarray(leaf, jnp.float64)  # noqa: E731
     fresh = jax.tree.map(cast, model.init(key))
     settings = {"key": key, "tol": 1e-7, "max_steps": 5000}
-    return minimise(Ridge(model.apply, l2), fresh, fresh, Pair(None, train), **settings).params
+    return minimise(
+        exact.Ridge(model.apply, l2, float(len(train))), fresh, fresh, Pair(None, train), **settings
+    ).params
 
 
 def apart(params: Params, other: Params) -> float:

@@ -5,8 +5,6 @@ import sys
 import types
 from pathlib import Path
 
-import flax.linen as nn
-import flax.traverse_util as tree
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -14,12 +12,12 @@ import numpy as np
 import pytest
 from conftest import assert_same, drawn, to_float64
 from safetensors.numpy import load_file, save_file
+from weight_files import TOKEN, google_file, timm_arrays, token_model, written
 
 from famr_jax import models
 from famr_jax.models import pretrained
 
 FROZEN = Path(__file__).parent / "data" / "vit.npz"
-TOKEN = {"num_classes": 3, "image_shape": (8, 8, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +39,6 @@ def part(frozen, kind):
         for name, array in frozen.items()
         if name.startswith(cut)
     }
-
-
-def written(directory, arrays, config=None):
-    """A directory with the arrays, and the configuration as text."""
-    directory.mkdir(exist_ok=True)
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(contiguous, directory / "model.safetensors", metadata={"format": "pt"})
-    if config is not None:
-        (directory / "config.json").write_text(str(config))
-    return directory
-
-
-def token_model():
-    """A ViT with a class token, all of its weights random."""
-    model = models.create("vit_mu/4_token", **TOKEN)
-    return model, drawn(model.init)
 
 
 def loss_and_logits(model):
@@ -113,74 +95,6 @@ def test_transformers_logits_and_gradients_in_float64(hugging_face, frozen, x64)
     assert_close(mine, jax.tree.map(np.asarray, gradients), 2e-7)  # which float32 stores
 
 
-class Encoder(nn.Module):
-    """The blocks of vit_jax and big_vision, whose own names Linen gives."""
-
-    positions: bool
-
-    @nn.compact
-    def __call__(self, x):
-        if self.positions:
-            x = x + self.param("pos_embedding", nn.initializers.zeros, (1, *x.shape[1:]))
-        for i in range(2):
-            x = EncoderBlock(name=f"encoderblock_{i}")(x)
-        return nn.LayerNorm(name="encoder_norm")(x)
-
-
-class EncoderBlock(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        y = nn.LayerNorm()(x)
-        x = x + nn.MultiHeadDotProductAttention(num_heads=2)(y, y)
-        return x + MlpBlock()(nn.LayerNorm()(x))
-
-
-class MlpBlock(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        y = nn.gelu(nn.Dense(4 * x.shape[-1])(x))
-        return nn.Dense(x.shape[-1])(y)
-
-
-class GoogleViT(nn.Module):
-    """vit_jax adds positions after the class token, big_vision before it or without one."""
-
-    pool: str
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Conv(32, (4, 4), (4, 4), "VALID", name="embedding")(x)
-        x = x.reshape(len(x), -1, 32)
-        if self.pool != "augreg":
-            x = x + self.param("pos_embedding", nn.initializers.zeros, (1, *x.shape[1:]))
-        if self.pool != "gap":
-            token = self.param("cls", nn.initializers.zeros, (1, 1, 32))
-            x = jnp.concatenate([jnp.tile(token, (len(x), 1, 1)), x], axis=1)
-        x = Encoder(self.pool == "augreg", name="Transformer")(x)
-        return nn.Dense(3, name="head")(x.mean(1) if self.pool == "gap" else x[:, 0])
-
-
-def google_file(pool, path, *, prefix="", old=False):
-    """Random weights of a Google ViT, saved as these are; the module and its parameters."""
-    module = GoogleViT(pool)
-    params = drawn(lambda key: module.init(key, jnp.zeros((1, 8, 8, 2)))["params"])
-    flat = tree.flatten_dict(params, sep="/")
-    position = "Transformer/pos_embedding"
-    if position in flat:
-        flat["Transformer/posembed_input/pos_embedding"] = flat.pop(position)
-    if old:  # as modules were numbered before Linen, and in the files of AugReg
-        renamed = {
-            name.replace("LayerNorm_1/", "LayerNorm_2/")
-            .replace("Attention_0/", "Attention_1/")
-            .replace("MlpBlock_0/", "MlpBlock_3/"): array
-            for name, array in flat.items()
-        }
-        assert renamed.keys() != flat.keys()
-        flat = renamed
-    np.savez(path, **{prefix + name: array for name, array in flat.items()})
-    return module, params
-
-
 @pytest.mark.parametrize(
     ("pool", "prefix", "old", "name"),
     [
@@ -201,37 +115,6 @@ def test_logits_of_googles_npz(pool, prefix, old, name, tmp_path, images):
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
     if pool == "tok":
         assert not np.any(params["position"][0])
-
-
-def timm_arrays(params):
-    """Our weights as timm names and lays them out, written out."""
-    dense = lambda name, layer: {  # noqa: E731
-        f"{name}.weight": np.asarray(layer["kernel"]).T,
-        f"{name}.bias": np.asarray(layer["bias"]),
-    }
-    norm = lambda name, layer: {  # noqa: E731
-        f"{name}.weight": np.asarray(layer["scale"]),
-        f"{name}.bias": np.asarray(layer["bias"]),
-    }
-    kernel = np.asarray(params["patches"]["kernel"]).reshape(4, 4, 2, 32)
-    arrays = {
-        "pos_embed": np.asarray(params["position"])[None],
-        "patch_embed.proj.weight": np.einsum("ijcd->dcij", kernel),
-        "patch_embed.proj.bias": np.asarray(params["patches"]["bias"]),
-        **norm("norm", params["norm"]),
-        **dense("head", params["head"]),
-    }
-    if "class_token" in params:
-        arrays["cls_token"] = np.asarray(params["class_token"])[None, None]
-    for i in range(2):
-        block = params[f"block_{i}"]
-        arrays |= norm(f"blocks.{i}.norm1", block["norm_attention"])
-        arrays |= dense(f"blocks.{i}.attn.qkv", block["qkv"])
-        arrays |= dense(f"blocks.{i}.attn.proj", block["out"])
-        arrays |= norm(f"blocks.{i}.norm2", block["norm_mlp"])
-        arrays |= dense(f"blocks.{i}.mlp.fc1", block["up"])
-        arrays |= dense(f"blocks.{i}.mlp.fc2", block["down"])
-    return arrays
 
 
 @pytest.mark.parametrize(("name", "pool"), [("vit_mu/4_token", "token"), ("vit_mu/4_exact", "avg")])
@@ -306,48 +189,6 @@ def test_a_file_without_a_head_needs_a_number_of_classes(frozen, tmp_path):
     message = r"missing: classifier.bias, classifier.weight; surplus: pooler.*`num_classes`"
     with pytest.raises(ValueError, match=message):
         pretrained.load(source)
-
-
-def test_resize_to_the_same_size_is_the_identity():
-    model, params = token_model()
-    same, kept = pretrained.resize(model, params, (8, 8, 2))
-    assert same is model
-    assert_same(kept, params)
-
-
-def test_resize_keeps_the_class_token_a_constant_and_a_ramp():
-    model = models.create("vit_mu/4_token", num_classes=3, image_shape=(16, 24, 2))
-    ramp = np.add.outer(2 * np.arange(4.0), np.arange(6.0))[..., None] * np.ones(32)
-    params = drawn(model.init)
-    token = params["position"][:1]
-    params["position"] = jnp.concatenate([token, ramp.reshape(-1, 32).astype(np.float32)])
-    larger, resized = pretrained.resize(model, params, (32, 48, 2))
-    assert larger is models.create(model.name, num_classes=3, image_shape=(32, 48, 2))
-    assert_same({**resized, "position": 0}, {**params, "position": 0})
-    np.testing.assert_array_equal(resized["position"][:1], token)
-    # A cubic kernel reproduces lines: pixel i of 2n stands at (i + 1/2) / 2 - 1/2. Borders differ.
-    wanted = np.add.outer(2 * ((np.arange(8) + 0.5) / 2 - 0.5), (np.arange(12) + 0.5) / 2 - 0.5)
-    grid = np.asarray(resized["position"][1:]).reshape(8, 12, 32)
-    inside = (slice(3, -3), slice(3, -3))
-    np.testing.assert_allclose(grid[..., 5][inside], wanted[inside], atol=1e-5)
-    constant = {**params, "position": jnp.full_like(params["position"], 0.7)}
-    for shape in ((8, 12, 2), (20, 28, 2)):
-        _, resized = pretrained.resize(model, constant, shape)
-        np.testing.assert_allclose(resized["position"], 0.7, rtol=1e-6)
-
-
-def test_downsampling_averages_with_the_stretched_kernel():
-    model = models.create("vit_mu/4", num_classes=3, image_shape=(4, 16, 1))
-    params = drawn(model.init)
-    _, resized = pretrained.resize(model, params, (4, 8, 1))
-    cubic = lambda t: np.where(  # noqa: E731
-        t < 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0)
-    )
-    weights = cubic(abs(np.subtract.outer([0.5, 2.5], np.arange(4))) / 2)
-    weights /= weights.sum(1, keepdims=True)
-    np.testing.assert_allclose(
-        resized["position"], weights @ params["position"], rtol=1e-4, atol=1e-6
-    )
 
 
 def test_load_at_another_size_is_load_and_resize(tmp_path):
@@ -528,17 +369,3 @@ def test_parity_with_transformers_and_back(name, patch, side, tmp_path):
     mine, same = loss_and_logits(model)(params, images, jnp.asarray(labels.numpy()))
     np.testing.assert_allclose(same, logits.detach(), atol=1e-5)
     assert_close(mine, gradients, 1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(16, 24, 2), (4, 8, 2), (12, 20, 2)])
-def test_resize_agrees_with_pytorch(shape):
-    torch = pytest.importorskip("torch")
-    model = models.create("vit_mu/2", num_classes=3, image_shape=(8, 12, 2))
-    params = drawn(model.init)
-    _, resized = pretrained.resize(model, params, shape)
-    grid = torch.tensor(np.asarray(params["position"])).reshape(1, 4, 6, 32).permute(0, 3, 1, 2)
-    sides = (shape[0] // 2, shape[1] // 2)
-    wanted = torch.nn.functional.interpolate(grid, sides, mode="bicubic", antialias=True)
-    wanted = wanted.permute(0, 2, 3, 1).reshape(-1, 32)
-    np.testing.assert_allclose(resized["position"], wanted, rtol=1e-4, atol=1e-5)
