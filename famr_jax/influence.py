@@ -38,6 +38,7 @@ from famr_jax.curvature import Hessian, Identity, Jacobian, Solution, eigenvalue
 from famr_jax.curvature.algebra import precise
 from famr_jax.curvature.block import solve_block
 from famr_jax.curvature.conditioning import Estimate
+from famr_jax.curvature.dense import matrix_of, solve_dense
 from famr_jax.curvature.operators import LossFn, OutputsFn
 from famr_jax.curvature.solve import WORDS
 from famr_jax.types import Params, check_number
@@ -46,6 +47,9 @@ Normaliser: TypeAlias = Literal["n", "n-m"]
 
 COLUMNS = 128
 """Most right-hand sides that share a Krylov space, which bounds the memory."""
+
+DENSE_PER_COLUMN, DENSE_AT_MOST = 8, 8192
+"""Up to how many dimensions, for each right-hand side and in all, the matrix itself is formed."""
 
 Curvature: TypeAlias = Callable[[Any], Callable]
 """`curvature(data) -> operator`: the mean curvature of the loss over a data set, without ridge."""
@@ -188,8 +192,9 @@ def influence(
 
         values[i, j] = d query_j . (H + l2 I + damping I)^-1 b_i,    H over all the data
 
-    One solve for each column of the smaller side, training examples or query outputs, by block CG;
-    the gradients of the other side are formed and used up a block at a time.
+    One solve for each column of the smaller side, training examples or query outputs: by block CG,
+    or by the factors of the matrix itself, if it has at most 8 dimensions a column and 8192 in all.
+    The gradients of the other side are formed and used up a block at a time.
 
     Args:
         loss_fn: `(params, data) -> [n]`, one value per example.
@@ -225,14 +230,22 @@ def influence(
     shape = jax.eval_shape(asked[0], params, queries).shape
     by_data = n < math.prod(shape)
     near, far = (learnt, asked) if by_data else (asked, learnt)
-    curvature = curvature or partial(Hessian, loss_fn, params, batch_size=batch_size)
-    matrix = curvature(data) + l2 * Identity()
     columns = _gradients(near[0], params, near[1], batch_size=batch_size)
-    solution = _solve_all(matrix, columns, damping=damping, tol=tol, max_steps=max_steps)
+    hessian = partial(Hessian, loss_fn, params, data)
+    matrix = (curvature(data) if curvature else hessian(batch_size)) + l2 * Identity()
+    dim, count = sum(leaf.size for leaf in jax.tree.leaves(params)), min(n, math.prod(shape))
+    if dim <= min(DENSE_PER_COLUMN * count, DENSE_AT_MOST):
+        single = matrix_of(matrix, params, at_once=COLUMNS)
+        solution = solve_dense(single, columns, damping=damping, tol=tol)
+    else:
+        # One vector takes the room of all columns: as many times the examples.
+        wide = batch_size and batch_size * COLUMNS
+        single = matrix if curvature else hessian(wide) + l2 * Identity()
+        solution = _solve_all(matrix, columns, damping=damping, tol=tol, max_steps=max_steps)
     products = _products(far[0], params, far[1], solution.value, batch_size=batch_size)
     products = products.T if by_data else products
     values = _values(products, groups, normaliser=normaliser).reshape(-1, *shape)
-    return Influence(values, solution, _smallest(matrix, params, damping, key))
+    return Influence(values, solution, _smallest(single, params, damping, key))
 
 
 @partial(jax.jit, static_argnames=("function", "batch_size"))

@@ -1,4 +1,4 @@
-"""Block CG against dense float64 solves."""
+"""Many right-hand sides, by block CG and by factors, against dense float64 solves."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from dense import Dense, symmetric
 
-from famr_jax.curvature import solve
+from famr_jax.curvature import block, solve
 from famr_jax.curvature.block import solve_block
+from famr_jax.curvature.dense import matrix_of, solve_dense
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +70,55 @@ def test_out_of_steps_and_bad_arguments():
             solve_block(matvec, b, **bad)
     with pytest.raises(ValueError, match="at most 50 columns, got 51"):
         solve_block(matvec, right_sides(51))
+
+
+@pytest.mark.parametrize("at_once", [7, 128])
+def test_formed_matrix_is_the_operator(at_once):
+    matrix = symmetric(np.linspace(-5, 10, 50))
+    formed = matrix_of(Dense(matrix), {"a": jnp.zeros(50)}, at_once=at_once)
+    np.testing.assert_allclose(formed.array, matrix, atol=1e-12)
+    v = {"a": jnp.arange(50.0)}
+    np.testing.assert_allclose(formed(v)["a"], matrix @ v["a"], rtol=1e-9)
+
+
+def test_factors_solve_indefinite_systems_and_say_so():
+    matrix, b = symmetric(np.linspace(-5, 10.3, 50)), right_sides(4)
+    b["a"] = b["a"].at[2].set(0)
+    formed = matrix_of(Dense(matrix), {"a": jnp.zeros(50)})
+    found = solve_dense(formed, b, damping=0.1, tol=1e-10)
+    damped = matrix + 0.1 * jnp.eye(50)
+    np.testing.assert_allclose(found.value["a"], np.linalg.solve(damped, b["a"].T).T, rtol=1e-6)
+    assert found.converged.all()
+    along = jnp.sum(found.value["a"] * b["a"], axis=1)
+    np.testing.assert_array_equal(found.negative_curvature, along < 0)
+    assert (found.num_steps == 50).all()
+
+
+def test_factors_are_refined_and_a_singular_matrix_is_not_called_solved():
+    scaled = lambda low: symmetric(np.geomspace(low, 10, 50)).astype(jnp.float32)  # noqa: E731
+    b = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), right_sides(4))
+    like = {"a": jnp.zeros(50, jnp.float32)}
+    solved = lambda matrix, tol: solve_dense(matrix_of(Dense(matrix), like), b, tol=tol)  # noqa: E731
+    once, twice = solved(scaled(1e-3), 1.0), solved(scaled(1e-3), 1e-12)
+    assert (twice.residual <= once.residual).all()
+    assert (twice.residual < once.residual).any()
+    assert once.converged.all()
+    assert not twice.converged.any()
+    singular = solved(jnp.zeros((50, 50), jnp.float32), 1e-5)
+    assert not singular.converged.any()
+    assert "not finite" in singular.why
+    with pytest.raises(ValueError, match="`at_once` must be"):
+        matrix_of(Dense(scaled(1.0)), like, at_once=0)
+    with pytest.raises(ValueError, match="`tol` must be"):
+        solve_dense(matrix_of(Dense(scaled(1.0)), like), b, tol=0.0)
+
+
+def test_rows_that_depend_on_each_other_get_an_orthonormal_basis():
+    rng = np.random.default_rng(0)
+    for smallest in (1.0, 1e-3, 1e-12, 0.0):
+        mixed = symmetric(np.geomspace(max(smallest, 1e-300), 1, 6)) @ rng.normal(size=(6, 50))
+        for dtype, close in ((jnp.float64, 1e-12), (jnp.float32, 1e-4)):
+            rows = jnp.asarray(mixed, dtype)
+            q, r = block._factor(rows)
+            np.testing.assert_allclose(q @ q.T, np.eye(6), atol=close)
+            np.testing.assert_allclose(r.T @ q, rows, atol=close * jnp.abs(rows).max())

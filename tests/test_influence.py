@@ -9,6 +9,7 @@ import pytest
 from dense import columns, hessian, jacobian, problem
 from jax.flatten_util import ravel_pytree
 
+from famr_jax import influence as influence_module
 from famr_jax import losses
 from famr_jax.curvature import GaussNewton
 from famr_jax.influence import influence, removal
@@ -201,11 +202,17 @@ def test_influence_is_the_dense_one_from_either_side(what, kind, normaliser, gro
     assert found.why.startswith("converged")
 
 
-def test_leave_one_out_is_predicted_on_a_convex_problem(linear):
+@pytest.mark.parametrize("dense", [True, False])
+def test_leave_one_out_is_predicted_on_a_convex_problem(linear, dense, monkeypatch):
+    monkeypatch.setattr(influence_module, "DENSE_PER_COLUMN", 8 if dense else 0)
     original = fit(softmax_loss, linear, jnp.full(N, 1 / N))
-    queries = linear[:150]  # two blocks of columns
+    queries = linear[:150]  # two blocks of columns, where the matrix is not formed
     settings = {"normaliser": "n-m", **EXACT}
-    predicted = influence(softmax_loss, original, linear, queries, **settings).values[:40]
+    found = influence(softmax_loss, original, linear, queries, **settings)
+    assert found.why.startswith("converged")
+    assert found.why.endswith(": definite")
+    assert (found.solution.num_steps[0] == 45) == dense
+    predicted = found.values[:40]
     keep = ~jnp.eye(N, dtype=bool)[:40]
     refit = jax.vmap(lambda keep: retrained(softmax_loss, linear, keep, "n-m"))(keep)
     after = jax.vmap(softmax_loss, in_axes=(0, None))(refit, queries)

@@ -6,6 +6,9 @@ from famr_jax.curvature.algebra import linearized as linearized
 from famr_jax.curvature.block import solve_block as solve_block
 from famr_jax.curvature.conditioning import Condition as Condition
 from famr_jax.curvature.conditioning import condition as condition
+from famr_jax.curvature.dense import Matrix as Matrix
+from famr_jax.curvature.dense import matrix_of as matrix_of
+from famr_jax.curvature.dense import solve_dense as solve_dense
 from famr_jax.curvature.jacobian import NTK as NTK
 from famr_jax.curvature.jacobian import Jacobian as Jacobian
 from famr_jax.curvature.operators import EmpiricalFisher as EmpiricalFisher

@@ -1,6 +1,7 @@
 """Solve (A + damping I) X = B for many right-hand sides in one Krylov space: block CG."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,9 @@ from famr_jax.curvature.solve import (
     normalised,
 )
 from famr_jax.types import as_pytree
+
+NEARLY = 0.5  # distance of a Gram matrix from the identity at which one pass leaves rounding
+MOST_PASSES = 4
 
 
 @precise
@@ -133,8 +137,9 @@ def _block_cg(damped, b, tol, max_steps):
         curvature = s @ image.T
         lower = jnp.linalg.cholesky((curvature + curvature.T) / 2)
         broken = ~jnp.all(jnp.isfinite(lower))
-        inverse = jax.scipy.linalg.cho_solve((lower, True), jnp.eye(len(b), dtype=b.dtype))
-        x = jnp.where(broken, x, x + c.T @ (inverse @ s))
+        root = _inverse(lower)
+        inverse = root.T @ root
+        x = jnp.where(broken, x, x + (c.T @ inverse) @ s)
         q, turn = _factor(q - inverse @ image)
         return x, q, turn @ c, q + turn @ s, curvature, num_steps + 1, broken
 
@@ -142,28 +147,47 @@ def _block_cg(damped, b, tol, max_steps):
     q, c = _factor(b)
     carry = (jnp.zeros_like(b), q, c, q, jnp.eye(len(b), dtype=b.dtype), 0, jnp.asarray(False))
     x, _, _, _, curvature, num_steps, broken = jax.lax.while_loop(going_on, body, carry)
-    negative = broken & (jnp.linalg.eigvalsh((curvature + curvature.T) / 2)[0] <= 0)
-    return x, num_steps, negative
+    least = lambda: jnp.linalg.eigvalsh((curvature + curvature.T) / 2)[0]  # noqa: E731
+    return x, num_steps, jax.lax.cond(broken, lambda: least() <= 0, lambda: broken)
 
 
 def _factor(rows):
     """Orthonormal rows q and r with rows = r^T q: QR of the transpose, from Gram matrices.
 
-    Three passes of Cholesky, the first shifted; Householder reflections where the rows depend on
-    each other too much for that. Not those alone: the threads of LAPACK wait for each other, and on
-    a busy machine took 3 s for 1 ms of work.
+    Passes of Cholesky, shifted until the rows are nearly orthonormal, which two mostly are, and one
+    more; Householder reflections where the rows depend on each other too much for that. Not those
+    alone: the threads of LAPACK wait for each other, and on a busy machine took 3 s for 1 ms.
     """
     eye, eps = jnp.eye(len(rows), dtype=rows.dtype), jnp.finfo(rows.dtype).eps
-    q, r = rows, eye
-    for shift in (4 * eps, 0, 0):
+
+    def one_pass(carry):
+        q, r, _, num_passes = carry
         gram = q @ q.T
-        lower = jnp.linalg.cholesky(gram + shift * jnp.trace(gram) * eye)
-        q = jax.scipy.linalg.solve_triangular(lower, eye, lower=True) @ q
-        r = lower.T @ r
+        near = jnp.linalg.norm(gram - eye) < NEARLY
+        lower = jnp.linalg.cholesky(gram + jnp.where(near, 0, 4 * eps) * jnp.trace(gram) * eye)
+        q = _inverse(lower) @ q
+        return q, lower.T @ r, near, num_passes + 1
 
     def by_reflections():
         q, r = jnp.linalg.qr(rows.T)
         return q.T, r
 
-    orthonormal = jnp.max(jnp.abs(q @ q.T - eye)) < 100 * eps
+    start = rows, eye, jnp.asarray(False), 0
+    going_on = lambda carry: ~carry[2] & (carry[3] < MOST_PASSES)  # noqa: E731
+    q, r, orthonormal, _ = jax.lax.while_loop(going_on, one_pass, start)
     return jax.lax.cond(orthonormal, lambda: (q, r), by_reflections)
+
+
+def _inverse(lower):
+    """Of a lower triangle; on CPU by substitution.
+
+    LAPACK's threads go on spinning after its solve, which halved the speed of the products.
+    """
+    eye = jnp.eye(len(lower), dtype=lower.dtype)
+
+    def substitute(lower):
+        row = lambda i, x: x.at[i].set((eye[i] - lower[i] @ x) / lower[i, i])  # noqa: E731
+        return jax.lax.fori_loop(0, len(lower), row, jnp.zeros_like(lower))
+
+    solve = partial(jax.scipy.linalg.solve_triangular, b=eye, lower=True)
+    return jax.lax.platform_dependent(lower, cpu=substitute, default=solve)

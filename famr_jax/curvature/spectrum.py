@@ -20,6 +20,7 @@ from famr_jax.types import as_pytree, check_count, check_number
 STEPS_BETWEEN_CHECKS = 5
 STEPS_OF_A_FRESH_START = 10  # in which a direction that was missed shows
 MARGIN = 0.7  # of tol: room for what a fresh start cuts off
+NUMBERS_TO_SPARE = 2**30  # for a basis larger than it must be
 ROUNDING = 5  # eps of the largest |e|: what an eigenvalue is good to at best
 
 
@@ -122,9 +123,9 @@ def eigenvalues(
 ) -> Eigenvalues:
     """The k largest or smallest (algebraically) eigenvalues by thick-restart Lanczos.
 
-    The basis holds 2 k + 20 vectors, whatever the number of steps. One start finds one copy of a
-    multiple eigenvalue: for k > 1, what has converged is held against a fresh start of ten steps,
-    until that changes nothing.
+    The basis holds 2 k + 20 vectors, but at least 48 if those are no more than 2^30 numbers: the
+    more, the fewer products. One start finds one copy of a multiple eigenvalue: for k > 1, what has
+    converged is held against a fresh start of ten steps, until that changes nothing.
 
     Args:
         matvec: A, symmetric.
@@ -148,7 +149,7 @@ def eigenvalues(
         raise ValueError(f"`k` must be at most the dimension {dim}, got {k}.")
     if which not in ("largest", "smallest"):
         raise ValueError(f"`which` must be 'largest' or 'smallest', got {which!r}.")
-    size = min(dim, 2 * k + 20)
+    size = min(dim, max(2 * k + 20, min(48, NUMBERS_TO_SPARE // dim)))
     check_memory(size, like)
     sign = 1.0 if which == "largest" else -1.0
     return _eigenvalues(as_pytree(matvec), like, sign, tol, max_restarts, key, k=k, size=size)
