@@ -5,9 +5,22 @@ sizes, each trained to the first epoch that reaches one accuracy on held-out ima
 by FAMR at one setting: For-Acc by epoch, what is kept, and what a linear probe still finds of the
 class in the features, beside the originals and models retrained without it to the same accuracy.
 
-    python -m experiments.architecture_scaling
+    python -m experiments.architecture_scaling --dataset cifar100 --data-dir DIR --classes 10 \
+        --size vit_32x1/8 vit_32x2/8 vit_64x4/8 --width vit_32x2/8 vit_64x2/8 vit_96x2/8 \
+        --depth vit_32x1/8 vit_32x2/8 vit_32x4/8 --target 0.45 --seeds 3 \
+        --train-epochs 20 --train-lr 2e-3 --batch-size 50
 
-No full-size result is recorded yet.
+16 minutes on two CPU cores. Expect (from the smallest to the largest, after FAMR, in per cent; the
+probe's balanced accuracy on the class):
+
+    cifar100  size  For-Acc 8.3 12.8 7.8  Ret-Acc 38.8 40.6 43.5  probe 74.1 74.8 76.2
+    cifar100  size  For-Acc large - small -0.5 points (-8.1 to +7.2, n=3 each): not resolved
+    cifar100  width  For-Acc 12.8 11.7 7.8  Ret-Acc 40.6 41.4 42.8  probe 74.8 76.0 76.1
+    cifar100  width  For-Acc large - small -5.0 points (-16.5 to +6.5, n=3 each): not resolved
+    cifar100  depth  For-Acc 8.3 12.8 14.2  Ret-Acc 38.8 40.6 40.4  probe 74.1 74.8 74.5
+    cifar100  depth  For-Acc large - small +5.9 points (-48.2 to +60.0, n=3 each): not resolved
+
+Three seeds do not resolve it: how far a seed's run forgets differs more than the models do.
 """
 
 from collections.abc import Sequence
@@ -293,6 +306,8 @@ def check(flags: Flags) -> None:
         raise ValueError("`size`, `width` or `depth` must name models, got none.")
     if flags.bench.model != workbench.Flags.model:
         raise ValueError(f"`model` must be left to the axes, got {flags.bench.model!r}.")
+    if flags.bench.weights is not None:
+        raise ValueError(f"`weights` must not be given, got {flags.bench.weights!r}.")
     for name in ("target", "held_out"):
         if not 0 < getattr(flags, name) < 1:
             raise ValueError(f"`{name}` must be between 0 and 1, got {getattr(flags, name)}.")

@@ -299,7 +299,7 @@ def describe(experiment: str, flags: Any) -> dict[str, Any]:
     are written to is left out.
     """
     given, default = (
-        {name: _without_directories(value) for name, value in _flat(asdict(each)).items()}
+        {name: _without_directories(value, name) for name, value in _flat(asdict(each)).items()}
         for each in (flags, type(flags)())
     )
     words = [f"python -m experiments.{experiment}"]
@@ -312,9 +312,11 @@ def describe(experiment: str, flags: Any) -> dict[str, Any]:
     return config | {"environment": environment()}
 
 
-def _without_directories(value: Any) -> Any:
+def _without_directories(value: Any, name: str = "") -> Any:
     if isinstance(value, tuple):
         return [_without_directories(part) for part in value]
+    if name == "weights" and value and not value.startswith("hf:"):
+        return Path(value).name
     kind, colon, path = str(value).partition(":")
     return (
         f"{kind}:{Path(path).name}"

@@ -1,6 +1,5 @@
 """Training until a given accuracy on held-out images, so that models are compared as equals."""
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -65,10 +64,7 @@ def fit(
     flags, rows = bench.flags, bench.train[np.flatnonzero(mask)]
     held = bench.train[np.flatnonzero(held_out)]
     sizes = {"size": len(rows), "epochs": flags.train_epochs, "batch_size": flags.batch_size}
-    num_steps = flags.train_epochs * math.ceil(len(rows) / flags.batch_size)
-    optimizer = train.recipe(num_steps=num_steps, lr=flags.train_lr)
-    learner = train.Supervised(bench.model.apply, optimizer, bench.augment)
-    members = keys.shape[0]
+    learner, members = bench.learner(len(rows)), keys.shape[0]
 
     def begin() -> Reaching:
         state = jax.jit(jax.vmap(lambda key: learner.init(bench.model.init(key))))(init_keys)

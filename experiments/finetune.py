@@ -4,7 +4,8 @@ AdamW with warm-up and cosine decay, its products in bfloat16 if asked for, its 
 micro-batches that bound the memory; evaluated on the test images and saved between epochs, and
 resumed by `--resume` to the same bits. Writes metrics.json, report.html and a checkpoint, which
 `python -m experiments.class_forgetting --original OUT/checkpoints/original` takes at the same
---dataset, --classes, --model and --image-size.
+--dataset, --classes, --model and --image-size. (Every experiment takes the same flags of training
+itself, for its original and for its oracles.)
 
     python -m experiments.finetune --dataset cifar100 --data-dir DIR --model vit_Ti/16 \
         --weights FILE --image-size 224 --train-epochs 10 --train-lr 3e-4 --batch-size 256 \
@@ -13,27 +14,22 @@ resumed by `--resume` to the same bits. Writes metrics.json, report.html and a c
 No full-size result is recorded yet.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import common, workbench
 from experiments.curves import made_by
 from experiments.workbench import Workbench
-from famr_jax import loop, losses, mesh, metrics, models, train
-from famr_jax.models import pretrained
+from famr_jax import losses, metrics
 from famr_jax.report import page, plot
 from famr_jax.report.page import Html, number
 from famr_jax.report.style import colour
-from famr_jax.types import Params, Source, check_count
+from famr_jax.types import Params, Source
 
-DTYPES = ("float32", "bfloat16")
 CURVES = {"loss": "nats", "accuracy": "share"}
 
 
@@ -41,69 +37,21 @@ CURVES = {"loss": "nats", "accuracy": "share"}
 class Flags:
     """Settings of a run."""
 
-    weights: str | None = None
-    """What to start from: a .npz or .safetensors file, a directory with model.safetensors, or
-    hf:owner/name; another number of classes gets a new head, another image size new positions.
-    Random weights if not given."""
-    accumulate: int = 1
-    """Micro-batches a step, which bound the memory; --batch-size is their sum."""
-    ema: float | None = None
-    """Decay of a running average of the weights, which then is evaluated and saved."""
-    dtype: str = "float32"
-    """Of products and activations: float32 or bfloat16; weights and tests stay in float32."""
     bench: workbench.Flags = field(default_factory=workbench.Flags)
 
 
 SMALL = Flags(
-    accumulate=2,
-    ema=0.9,
-    dtype="bfloat16",
-    bench=workbench.Flags(model="vit_mu/4_token", train_epochs=3, batch_size=256, classes=3),
+    bench=workbench.Flags(
+        model="vit_mu/4_token",
+        train_epochs=3,
+        batch_size=256,
+        accumulate=2,
+        ema=0.9,
+        dtype="bfloat16",
+        classes=3,
+    ),
 )
 """The configuration that the test suite runs."""
-
-
-def start(flags: Flags, bench: Workbench) -> Params:
-    """The weights before the first step.
-
-    Raises:
-        ValueError: `weights` are not those of the bench's model.
-    """
-    if flags.weights is None:
-        return jax.jit(bench.model.init)(bench.key("init"))
-    shape = {"num_classes": bench.model.num_classes, "image_shape": bench.model.image_shape}
-    model, params = pretrained.load(flags.weights, **shape)
-    if model.name != bench.model.name:
-        rule = f"must be that of `weights`, {model.name}"
-        raise ValueError(f"`model` {rule}, got {bench.model.name}.")
-    return params
-
-
-def fit(flags: Flags, bench: Workbench, params: Params) -> common.Fitted:
-    """Trains from `params` on the whole training set; the test images are looked at every epoch."""
-    sizes = {"size": len(bench.train), "epochs": flags.bench.train_epochs}
-    sizes["batch_size"] = flags.bench.batch_size
-    num_steps = sizes["epochs"] * math.ceil(sizes["size"] / sizes["batch_size"])
-    learner = train.Supervised(
-        models.computing_in(bench.model.apply, flags.dtype),
-        train.recipe(num_steps=num_steps, lr=flags.bench.train_lr),
-        bench.augment,
-        accumulate=flags.accumulate,
-        ema=flags.ema,
-    )
-    names = ("accumulate", "ema", "dtype")
-    made_by = {name: getattr(flags, name) for name in names}
-    return bench.store.fit(
-        "finetune",
-        bench.config(np.ones(len(bench.train), bool))
-        | {"start": common.fingerprint(params), **made_by},
-        lambda: learner.init(jax.tree.map(jnp.copy, params)),
-        lambda state, start: loop.run_epochs(
-            learner, mesh.split(state), bench.train, **sizes, key=bench.key("train"), start=start
-        ),
-        epochs=sizes["epochs"],
-        watch=lambda params: evaluate(bench, params),
-    )
 
 
 def evaluate(bench: Workbench, params: Params) -> dict[str, float]:
@@ -116,48 +64,25 @@ def evaluate(bench: Workbench, params: Params) -> dict[str, float]:
     }
 
 
-def check(flags: Flags) -> None:
-    """Raises a `ValueError` for a flag out of range."""
-    check_count("accumulate", flags.accumulate)
-    check_count("batch_size", flags.bench.batch_size)
-    if flags.bench.batch_size % flags.accumulate:
-        rule = f"must divide `batch_size` {flags.bench.batch_size}"
-        raise ValueError(f"`accumulate` {rule}, got {flags.accumulate}.")
-    if flags.ema is not None and not 0 <= flags.ema < 1:
-        raise ValueError(f"`ema` must be in [0, 1), got {flags.ema!r}.")
-    if flags.dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {flags.dtype!r}.")
-    if flags.bench.original is not None:
-        raise ValueError(
-            f"`original` must not be given, `weights` may, got {flags.bench.original}."
-        )
-
-
 def run(flags: Flags) -> None:
     """Trains and writes metrics.json, report.html and checkpoints/original."""
-    check(flags)
+    if flags.bench.original is not None:
+        given = flags.bench.original
+        raise ValueError(f"`original` must not be given, `weights` may, got {given}.")
     with common.console.status("loading data and weights"):
         bench = workbench.open_workbench(flags.bench, streams=True)
-        params = start(flags, bench)
-    if (size := min(flags.bench.batch_size, len(bench.train))) % flags.accumulate:
-        raise ValueError(f"`accumulate` must divide all {size} images, got {flags.accumulate}.")
     for name, path in (("out", bench.out), ("cache", flags.bench.cache)):
         common.usable_directory(name, path)
-    remote = flags.weights is None or flags.weights.startswith("hf:")
-    shown = flags.weights if remote else Path(flags.weights).name
-    config = common.describe("finetune", replace(flags, weights=shown))
+    config = common.describe("finetune", flags)
     bench.clear()
-    before = bench.clock.time("evaluate the start", lambda: evaluate(bench, params))
+    before = bench.clock.time("evaluate the start", lambda: evaluate(bench, bench.begin()))
     try:
-        fitted = fit(flags, bench, params)
+        fitted = bench.original("finetune", watch=lambda params: evaluate(bench, params))
     except common.NonFiniteError as error:
         results = {"finite": False, "phase": error.phase, "epoch": error.epoch}
         common.write_json(bench.out / "metrics.json", {"config": config, "results": results})
         raise
-    made_by = {"weights": shown, "start": common.fingerprint(params), "dtype": flags.dtype}
-    made_by |= {"accumulate": flags.accumulate, "ema": flags.ema}
-    everything = np.ones(len(bench.train), bool)
-    bench.keep("original", fitted.params, bench.config(everything) | {"finetune": made_by})
+    bench.keep("original", fitted.params, bench.config(np.ones(len(bench.train), bool)))
     described = bench.describe(fitted)
     history = {f"test_{name}": [before[f"test_{name}"]] for name in CURVES}
     for name in history:

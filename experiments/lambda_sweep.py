@@ -1,6 +1,6 @@
 """What lam trades: how much FAMR forgets against how much it keeps, beside retrained models.
 
-Claims: a larger lam keeps more and forgets less; as lam goes to 0 the end point goes to the
+Claims: a larger lam keeps more and forgets less (ours); as lam goes to 0 the end point goes to the
 retraining estimate (FAMR, arXiv 2506.14515). One original and its oracles; FAMR at every lam under
 several orders of the batches, as one program; at some epochs and at the stationary point:
 accuracies, entropy, divergence to the oracles, distance; the Pareto front.
@@ -40,7 +40,7 @@ from famr_jax.methods import famr
 from famr_jax.methods.famr import AnchoredUniform
 from famr_jax.types import Batch, Pair, Params, check_count, check_number
 
-SOURCE = "FAMR (arXiv 2506.14515)"
+SOURCE, OURS = "FAMR (arXiv 2506.14515)", "This project"
 TRADE = "A larger lam keeps more accuracy on what is retained and forgets less."
 LIMIT = "As lam goes to 0, FAMR's end point goes to the influence (retraining) estimate."
 EFFECTS = ("for_acc", "ret_acc", "kl_forget")
@@ -265,7 +265,7 @@ def claims(case: dict[str, Any], flags: Flags, setting: str) -> list[dict[str, s
             f"{first[0]} and {last[1]:.1%} after {last[0]}, of the original {before:.1%}, "
             f"of the oracles {oracle['mean']:.1%} (n={oracle['n']})."
         )
-        made.append(common.claim(TRADE, SOURCE, _judge_trade(signs), words))
+        made.append(common.claim(TRADE, OURS, _judge_trade(signs), words))
     if case["stationary"] and "kl_forget" in case["oracles"]:
         told, verdicts = [], []
         for name, images in (("kl_forget", "the forget set"), ("kl_test", "retained test images")):

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments import common
 from famr_jax import checkpoint, data, forget, loop, mesh, models, train
 from famr_jax.data import superclasses
+from famr_jax.models import pretrained
 from famr_jax.types import Batch, Params, Source, check_count, check_number
 
+DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
 MARGIN = 256 / 224
 USES_OF_KEYS = ("init", "train", "oracle init", "oracle train", "unlearn", "unlearn again")
@@ -47,6 +50,16 @@ class Flags:
     """Peak step of training (AdamW, warm-up, cosine)."""
     batch_size: int = 32
     """Images a step, in training and in unlearning."""
+    weights: str | None = None
+    """What training starts from, of the original and of the oracles: a .npz or .safetensors file, a
+    directory with model.safetensors, or hf:owner/name; another number of classes gets a new head,
+    another image size new positions. Fresh weights if not given."""
+    accumulate: int = 1
+    """Micro-batches a step of training, which bound the memory; --batch-size is their sum."""
+    ema: float | None = None
+    """Decay of a running average of the weights, which then is what training ends in."""
+    dtype: str = "float32"
+    """Of products and activations in training: float32 or bfloat16; weights stay in float32."""
     oracles: int = 3
     """Models retrained without the forget set; a verdict needs 8."""
     seed: int = 0
@@ -89,6 +102,13 @@ class Case(NamedTuple):
         return re.sub(r"[^\w.]+", "-", self.spec)
 
 
+class Start(NamedTuple):
+    """The weights of a file, fitted to the model, and their hash."""
+
+    params: Params
+    fingerprint: str
+
+
 @dataclass(frozen=True)
 class Workbench:
     """Checked flags, loaded data, the model, and where results go."""
@@ -100,6 +120,7 @@ class Workbench:
     model: models.Model
     store: common.Store
     out: Path
+    start: Start | None = None
     given: Params | None = None
 
     @property
@@ -126,29 +147,57 @@ class Workbench:
     def config(self, mask: np.ndarray) -> dict[str, Any]:
         """What determines a model trained on the rows of `mask`, for the store."""
         names = ("model", "image_size", "train_epochs", "train_lr", "batch_size", "seed", "mesh")
-        chosen = {name: getattr(self.flags, name) for name in (*names, "stream")}
+        names += ("stream", "accumulate", "ema", "dtype")
+        chosen = {name: getattr(self.flags, name) for name in names}
         chosen["augment"] = self.augment.__name__
+        chosen["start"] = self.start and self.start.fingerprint
         return {
             "data": self.dataset.fingerprint,
             "mask": np.packbits(mask).tobytes().hex(),
             **chosen,
         }
 
-    def original(self, name: str = "original") -> common.Fitted:
+    def learner(self, num_rows: int) -> train.Supervised:
+        """The training that the flags ask for, of so many images."""
+        flags = self.flags
+        num_steps = flags.train_epochs * math.ceil(num_rows / flags.batch_size)
+        narrow = flags.dtype != "float32"
+        apply_fn = (
+            models.computing_in(self.model.apply, flags.dtype) if narrow else self.model.apply
+        )
+        return train.Supervised(
+            apply_fn,
+            train.recipe(num_steps=num_steps, lr=flags.train_lr),
+            self.augment,
+            accumulate=flags.accumulate,
+            ema=flags.ema,
+        )
+
+    def begin(self) -> Params:
+        """The weights that the original starts from."""
+        if self.start is not None:
+            return self.start.params
+        return jax.jit(self.model.init)(self.key("init"))
+
+    def original(
+        self, name: str = "original", *, watch: Callable[[Params], dict] | None = None
+    ) -> common.Fitted:
         """The model trained on everything, or the checkpoint that `--original` names.
 
         Args:
             name: For progress and seconds.
+            watch: Measures the weights after each epoch; its numbers join the log.
         """
         if self.given is not None:
             return common.Fitted(self.given, [], {})
         everything = np.ones(len(self.train), bool)
-        return self._fit(name, everything, self.key("init"), self.key("train"))
+        return self._fit(name, everything, self.key("init"), self.key("train"), watch)
 
     def oracles(self, case: Case, *, same_start: bool = False) -> list[Params]:
         """Models trained without the forget set: seeds, in one program.
 
-        From fresh weights; with `same_start`, from those that the original started from.
+        From the weights of the file or fresh ones; with `same_start`, from those that the original
+        started from.
         """
         members, name = self.flags.oracles, f"oracles {case.name}"
         init_keys, keys = (
@@ -206,21 +255,25 @@ class Workbench:
         shape = {"num_classes": model.num_classes, "image_shape": list(model.image_shape)}
         return {"dataset": self.dataset.name, "model": model.name, **shape}
 
-    def _fit(self, name: str, mask: np.ndarray, init_key: jax.Array, key: jax.Array):
+    def _fit(self, name, mask, init_key, key, watch=None):
         flags, rows = self.flags, self.train[np.flatnonzero(mask)]
         sizes = {"size": len(rows), "epochs": flags.train_epochs, "batch_size": flags.batch_size}
-        num_steps = flags.train_epochs * math.ceil(len(rows) / flags.batch_size)
-        optimizer = train.recipe(num_steps=num_steps, lr=flags.train_lr)
-        learner = train.Supervised(self.model.apply, optimizer, self.augment)
-        init = lambda key: learner.init(self.model.init(key))  # noqa: E731
+        learner = self.learner(len(rows))
+
+        def begin(key, given):
+            fresh = lambda key: self.model.init(key) if given is None else given  # noqa: E731
+            one = lambda key: learner.init(jax.tree.map(jnp.copy, fresh(key)))  # noqa: E731
+            return (jax.vmap(one) if key.ndim else one)(key)
+
         return self.store.fit(
             name,
             self.config(mask) | {"members": key.shape[0] if key.ndim else None},
-            lambda: jax.jit(jax.vmap(init) if key.ndim else init)(init_key),
+            lambda: jax.jit(begin)(init_key, self.start and self.start.params),
             lambda state, start: loop.run_epochs(
                 learner, mesh.split(state), rows, **sizes, key=key, start=start
             ),
             epochs=flags.train_epochs,
+            watch=watch,
         )
 
 
@@ -240,10 +293,15 @@ def open_workbench(
     Raises:
         ValueError: A flag out of range, an unknown name, or bad data.
     """
-    for name in ("train_epochs", "batch_size", "oracles"):
+    for name in ("train_epochs", "batch_size", "oracles", "accumulate"):
         check_count(name, getattr(flags, name))
-    if flags.image_size is not None:
-        check_count("image_size", flags.image_size)
+    if flags.batch_size % flags.accumulate:
+        rule = f"must divide `batch_size` {flags.batch_size}"
+        raise ValueError(f"`accumulate` {rule}, got {flags.accumulate}.")
+    if flags.ema is not None and not 0 <= flags.ema < 1:
+        raise ValueError(f"`ema` must be in [0, 1), got {flags.ema!r}.")
+    if flags.dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {flags.dtype!r}.")
     check_number("train_lr", flags.train_lr, above=0)
     if not 0 <= flags.seed < 2**32:
         raise ValueError(f"`seed` must be in [0, 2^32), got {flags.seed}.")
@@ -265,12 +323,24 @@ def open_workbench(
     train_set, test_set = (
         split if flags.stream else split.batch() for split in (dataset.train, dataset.test)
     )
-    bench = Workbench(flags, dataset, train_set, test_set, model, store, out)
+    if (most := min(flags.batch_size, len(train_set))) % flags.accumulate:
+        raise ValueError(f"`accumulate` must divide all {most} images, got {flags.accumulate}.")
+    start = None if flags.weights is None else _start(flags.weights, model)
+    bench = Workbench(flags, dataset, train_set, test_set, model, store, out, start)
     if flags.original is None:
         return bench
     like = jax.eval_shape(model.init, bench.key("init"))
     given = checkpoint.load(flags.original, like, expect=bench.identity()).tree
     return replace(bench, given=given)
+
+
+def _start(weights: str, model: models.Model) -> Start:
+    shape = {"num_classes": model.num_classes, "image_shape": model.image_shape}
+    found, params = pretrained.load(weights, **shape)
+    if found.name != model.name:
+        rule = f"must be that of `weights`, {found.name}"
+        raise ValueError(f"`model` {rule}, got {model.name}.")
+    return Start(params, common.fingerprint(params))
 
 
 def parse_cases(specs: Sequence[str], dataset: data.Dataset, *, seed: int) -> list[Case]:

@@ -24,10 +24,10 @@ def _data_dir(tmp_path_factory):
     DATA[:] = [tmp_path_factory.mktemp("tfds")]
 
 
-def flags(root, *, bench=None, **changes):
+def flags(root, **changes):
     """SMALL, writing under `root`."""
     places = {"out": root / "out", "cache": root / "cache", "data_dir": DATA[0]}
-    return replace(SMALL, bench=replace(SMALL.bench, **places | (bench or {})), **changes)
+    return replace(SMALL, bench=replace(SMALL.bench, **places | changes))
 
 
 def read(chosen):
@@ -83,9 +83,8 @@ def test_its_checkpoint_is_refused_at_another_image_size(done):
 
 def test_weights_of_a_file_get_a_new_head_and_new_positions(file, tmp_path):
     directory, model, params = file
-    chosen = flags(tmp_path, weights=str(directory))
-    bench = workbench.open_workbench(chosen.bench)
-    begun = finetune.start(chosen, bench)
+    begun = workbench.open_workbench(flags(tmp_path, weights=str(directory)).bench).begin()
+    bench = workbench.open_workbench(flags(tmp_path).bench)
     _, wanted = pretrained.resize(model, params, bench.model.image_shape)
     assert not jnp.any(begun["head"]["kernel"])
     assert begun["head"]["kernel"].shape == (32, 3)
@@ -95,7 +94,7 @@ def test_weights_of_a_file_get_a_new_head_and_new_positions(file, tmp_path):
 
 def test_training_from_a_file(file, tmp_path):
     weights = str(file[0] / "model.safetensors")
-    chosen = flags(tmp_path, weights=weights, bench={"train_epochs": 1})
+    chosen = flags(tmp_path, weights=weights, train_epochs=1)
     finetune.run(chosen)
     content = read(chosen)
     assert content["config"]["flags"]["weights"] == "model.safetensors"
@@ -105,7 +104,7 @@ def test_training_from_a_file(file, tmp_path):
 
 
 def test_images_are_resized_for_the_model(tmp_path):
-    chosen = flags(tmp_path, bench={"model": "mlp_8", "image_size": 12, "train_epochs": 1})
+    chosen = flags(tmp_path, model="mlp_8", image_size=12, train_epochs=1)
     finetune.run(chosen)
     bench = saved(chosen)
     assert bench.given["layer_0"]["kernel"].shape == (144, 8)
@@ -118,10 +117,10 @@ MLP = {"model": "mlp_8", "train_epochs": 4}
 
 def test_stopped_between_epochs_it_resumes_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "SECONDS_BETWEEN_SAVES", 0)
-    whole = flags(tmp_path / "whole", bench=MLP)
+    whole = flags(tmp_path / "whole", **MLP)
     finetune.run(whole)
 
-    chosen = flags(tmp_path / "parts", bench=MLP | {"resume": True})
+    chosen = flags(tmp_path / "parts", **MLP, resume=True)
     evaluate, calls = finetune.evaluate, []
 
     def stopping(bench, params):
@@ -147,8 +146,8 @@ def test_stopped_between_epochs_it_resumes_to_the_same_bits(tmp_path, monkeypatc
 
 
 def test_run_that_turns_non_finite_says_so(tmp_path):
-    bench = MLP | {"train_lr": 1e38}
-    chosen = flags(tmp_path, bench=bench, dtype="float32", ema=None, accumulate=1)
+    plain = {"dtype": "float32", "ema": None, "accumulate": 1, "train_lr": 1e38}
+    chosen = flags(tmp_path, **MLP | plain)
     with pytest.raises(common.NonFiniteError, match="finetune: not finite in epoch"):
         finetune.run(chosen)
     assert read(chosen)["results"]["finite"] is False
@@ -156,31 +155,31 @@ def test_run_that_turns_non_finite_says_so(tmp_path):
 
 
 BAD = [
-    ({"accumulate": 0}, {}, "`accumulate` must be an integer >= 1, got 0"),
-    ({"accumulate": 3}, {}, "`accumulate` must divide `batch_size` 256, got 3"),
-    ({"accumulate": 256}, {"batch_size": 1024}, "`accumulate` must divide all 430 images"),
-    ({"ema": 1.0}, {}, r"`ema` must be in \[0, 1\), got 1.0"),
-    ({"ema": -0.5}, {}, "`ema` must be in"),
-    ({"ema": float("nan")}, {}, "`ema` must be in"),
-    ({"dtype": "float16"}, {}, "`dtype` must be one of float32, bfloat16, got 'float16'"),
-    ({"weights": "/no/such/file"}, {}, "`source` must be"),
-    ({}, {"original": Path("anywhere")}, "`original` must not be given, `weights` may"),
-    ({}, {"image_size": 0}, "`image_size` must be an integer >= 1, got 0"),
-    ({}, {"image_size": 10}, "patch divides"),
-    ({}, {"batch_size": 0}, "`batch_size` must be an integer >= 1, got 0"),
+    ({"accumulate": 0}, "`accumulate` must be an integer >= 1, got 0"),
+    ({"accumulate": 3}, "`accumulate` must divide `batch_size` 256, got 3"),
+    ({"accumulate": 256, "batch_size": 1024}, "`accumulate` must divide all 430 images"),
+    ({"ema": 1.0}, r"`ema` must be in \[0, 1\), got 1.0"),
+    ({"ema": -0.5}, "`ema` must be in"),
+    ({"ema": float("nan")}, "`ema` must be in"),
+    ({"dtype": "float16"}, "`dtype` must be one of float32, bfloat16, got 'float16'"),
+    ({"weights": "/no/such/file"}, "`source` must be"),
+    ({"original": Path("anywhere")}, "`original` must not be given, `weights` may"),
+    ({"image_size": 0}, "`image_size` must be an integer >= 1, got 0"),
+    ({"image_size": 10}, "patch divides"),
+    ({"batch_size": 0}, "`batch_size` must be an integer >= 1, got 0"),
 ]
 
 
-@pytest.mark.parametrize(("changes", "bench", "message"), BAD)
-def test_bad_input_is_refused_before_anything_is_written(tmp_path, changes, bench, message):
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        finetune.run(flags(tmp_path, bench=bench, **changes))
+        finetune.run(flags(tmp_path, **changes))
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "cache").exists()
 
 
 def test_weights_of_another_model_are_refused(file, tmp_path):
-    chosen = flags(tmp_path, weights=str(file[0]), bench={"model": "vit_mu/4"})
+    chosen = flags(tmp_path, weights=str(file[0]), model="vit_mu/4")
     with pytest.raises(ValueError, match="`model` must be that of `weights`, vit_mu/4_token, got"):
         finetune.run(chosen)
 
@@ -195,22 +194,32 @@ def test_docstring_is_its_result(name):
 
 
 def test_the_key_of_the_store_knows_all_that_makes_the_weights(tmp_path):
-    chosen = flags(tmp_path, bench=MLP)
-    bench, found = workbench.open_workbench(chosen.bench), set()
+    bench, found = workbench.open_workbench(flags(tmp_path, **MLP).bench), set()
     fit = lambda name, config, *_, **__: found.add(bench.store.directory(name, config))  # noqa: E731
     watched = replace(bench, store=SimpleNamespace(fit=fit))
-    params = finetune.start(chosen, bench)
     changes = [{}, {"accumulate": 1}, {"ema": None}, {"ema": 0.5}, {"dtype": "float32"}]
     for change in changes:
-        finetune.fit(replace(chosen, **change), watched, params)
-    finetune.fit(chosen, watched, jax.tree.map(lambda leaf: leaf + 1, params))
-    assert len(found) == len(changes) + 1
+        replace(watched, flags=replace(bench.flags, **change)).original()
+    for start in ("one file", "another"):
+        replace(watched, start=workbench.Start(bench.begin(), start)).original()
+    assert len(found) == len(changes) + 2
+
+
+def test_oracles_start_where_the_original_did(file, tmp_path):
+    """With a step of next to nothing, they are the file's weights, whatever their seed."""
+    still = {"train_epochs": 1, "train_lr": 1e-12, "ema": None, "dtype": "float32", "oracles": 2}
+    chosen = flags(tmp_path, weights=str(file[0]), **still)
+    bench = workbench.open_workbench(chosen.bench)
+    (case,) = workbench.parse_cases(["class:0"], bench.dataset, seed=0)
+    for params in bench.oracles(case):
+        close = lambda got, wanted: np.testing.assert_allclose(got, wanted, atol=1e-9)  # noqa: E731
+        jax.tree.map(close, params, bench.begin())
 
 
 def test_from_disk_it_trains_the_same(tmp_path):
     losses = []
     for stream in (False, True):
-        chosen = flags(tmp_path / str(stream), bench=MLP | {"stream": stream})
+        chosen = flags(tmp_path / str(stream), **MLP, stream=stream)
         finetune.run(chosen)
         losses.append(read(chosen)["results"]["history"]["test_loss"])
     np.testing.assert_allclose(*losses, rtol=1e-4)
