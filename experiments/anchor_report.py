@@ -4,7 +4,7 @@ from typing import Any
 
 from experiments import curves
 from famr_jax.report import page
-from famr_jax.report.page import Html, element, number
+from famr_jax.report.page import Html, number
 
 TITLE = "FAMR's stationary point, its linearisation, and ten epochs"
 LEAD = (
@@ -17,11 +17,10 @@ TONES = {"sgd, mean": "vermillion", "sgd, sum": "purple", "adam, mean": "green"}
 def report(content: dict[str, Any]) -> str:
     """The whole page from the JSON, self-contained."""
     results = content["results"]
-    return page.page(
+    return curves.report(
+        content,
         TITLE,
-        element("h1", TITLE),
-        page.paragraph(LEAD, kind="lead"),
-        curves.claims(content["claims"]),
+        LEAD,
         page.section(
             "Against both linearisations",
             page.paragraph(
@@ -48,7 +47,6 @@ def report(content: dict[str, Any]) -> str:
             ),
         ),
         *(_case(case, results["model"]["name"]) for case in results["cases"]),
-        curves.made_by(content["config"]),
     )  # fmt: skip
 
 

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments import ascent_report_theory
+from experiments import ascent_report_theory, curves
 from famr_jax.metrics import prediction_interval
 from famr_jax.report import page, plot
-from famr_jax.report.page import Html, element, html, number
+from famr_jax.report.page import Html, number
 from famr_jax.report.style import colour
 
 TITLE = "Ascent on the forget set, against retraining"
-TONES = {"holds": "good", "fails": "bad"}
 LINES = ("green", "purple", "vermillion", "ink", "grey", "blue")
 
 
@@ -29,35 +28,7 @@ def report(content: dict[str, Any]) -> str:
         "Raising the loss of the forget set, with or without lowering that of the retained set, "
         "against models that never saw the forget set."
     )
-    return page.page(
-        TITLE,
-        element("h1", TITLE),
-        page.paragraph(lead, kind="lead"),
-        *(_claim(made) for made in content["claims"]),
-        *parts,
-        page.section("How this was made", _facts(content["config"])),
-    )
-
-
-def _claim(made: dict[str, str]) -> Html:
-    badge = page.badge(made["verdict"], TONES.get(made["verdict"], ""))
-    return html(
-        page.paragraph(element("b", made["claim"]), " ", badge),
-        page.paragraph(made["words"], kind="note"),
-    )
-
-
-def _facts(config: dict[str, Any]) -> Html:
-    environment, seconds = config["environment"], config["seconds"]
-    facts = page.facts(
-        [
-            ("device", environment["device"]),
-            ("source", environment["source"]),
-            ("seconds running", number(seconds["run"])),
-            ("seconds compiling", number(seconds["compile"])),
-        ]
-    )
-    return html(page.paragraph(element("code", config["command"])), facts)
+    return curves.report(content, TITLE, lead, *parts)
 
 
 def _random(result: dict[str, Any]) -> Html:

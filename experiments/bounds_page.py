@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from experiments import curves
 from famr_jax.report import page, plot
 
 STATEMENTS = {
@@ -26,18 +27,12 @@ STATEMENTS = {
 def report(content: dict[str, Any]) -> str:
     """The page: every certificate at every lam, the paper's bound in a plot, and the stream."""
     title = "How tight are the certificates?"
-    parts = [page.element("h1", title)]
     lead = (
         "Bound over measured for each statement of the FAMR paper and its corrected form: 1 is "
         "tight, below 1 is violated. Vacuous says that what the statement presumes is not so."
     )
-    parts.append(page.paragraph(lead, kind="lead"))
-    for entry in content["claims"]:
-        tone = {"holds": "good", "fails": "bad"}.get(entry["verdict"], "")
-        parts.append(page.paragraph(page.badge(entry["verdict"], tone), " ", entry["claim"]))
-        parts.append(page.paragraph(entry["words"], kind="note"))
-    parts += [certificates(case) for case in content["results"]["cases"]]
-    return page.page(title, *parts, stream(content["results"]["removal"]))
+    parts = [certificates(case) for case in content["results"]["cases"]]
+    return curves.report(content, title, lead, *parts, stream(content["results"]["removal"]))
 
 
 def certificates(case: dict[str, Any]) -> page.Html:

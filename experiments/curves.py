@@ -1,4 +1,4 @@
-"""Plots and parts of pages that the experiments over lam share."""
+"""What the pages of the experiments share: their frame, and curves over a logarithmic axis."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,33 +6,29 @@ from typing import Any
 import numpy as np
 
 from famr_jax.report import page, plot
-from famr_jax.report.page import SUPERSCRIPT, Html, element, html, number
+from famr_jax.report.forgetting import appendix
+from famr_jax.report.page import SUPERSCRIPT, Html, element, html
 from famr_jax.report.style import colour
 
 TONES = {"holds": "good", "fails": "bad"}
 
 
-def claims(made: Sequence[dict[str, str]]) -> Html:
-    """Each claim with its verdict and its numbers."""
-    parts = []
-    for entry in made:
-        badge = page.badge(entry["verdict"], TONES.get(entry["verdict"], ""))
-        parts.append(page.paragraph(element("b", entry["claim"]), " ", badge))
-        parts.append(page.paragraph(entry["words"], kind="note"))
-    return html(*parts)
+def report(content: dict[str, Any], title: str, lead: str, *parts: Html) -> str:
+    """A whole page, self-contained: each claim with its verdict, the parts, how it was made."""
+    return page.page(
+        title,
+        element("h1", title),
+        page.paragraph(lead, kind="lead"),
+        *(_claim(entry) for entry in content["claims"]),
+        *parts,
+        *appendix(content | {"claims": []}),
+    )
 
 
-def made_by(config: dict[str, Any]) -> Html:
-    """Command, device and seconds."""
-    seconds, environment = config["seconds"], config["environment"]
-    facts = [
-        ("device", environment["device"]),
-        ("cores", number(environment["cores"])),
-        ("seconds running", number(seconds["run"])),
-        ("seconds compiling", number(seconds["compile"])),
-    ]
-    command = page.paragraph(element("code", config["command"]))
-    return page.section("How this was made", command, page.facts(facts))
+def _claim(entry: dict[str, str]) -> Html:
+    badge = page.badge(entry["verdict"], TONES.get(entry["verdict"], ""))
+    words = page.paragraph(entry["words"], kind="note")
+    return html(page.paragraph(element("b", entry["claim"]), " ", badge), words)
 
 
 def curves(

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments import curves
 from famr_jax.report import page, plot
 from famr_jax.report.page import Html, number
 from famr_jax.report.style import colour
 
-TONES = {"holds": "good", "fails": "bad"}
 LOSSES = {"squared": "squared loss", "cross_entropy": "cross-entropy"}
 TRAINED = ("original", "retrained")
 NOTHING = "error of doing nothing: 1"
@@ -69,17 +69,13 @@ def influence(content: dict[str, Any]) -> str:
         found = row["losses"]["first order"]
         told = f"error {found['error']:.2g}, slope {found['slope']:.3f}, N = {found['n']}"
         limitless.append(_scatter(f"Losses, {name}", half, *row["scatter"]["losses"], told))
-    return page.page(
+    return curves.report(
+        content,
         "Removal in function space",
-        page.element("h1", "Removal in function space"),
-        page.paragraph(
-            f"A network of {number(results['num_params'])} parameters, linearised where it "
-            f"starts and trained on {number(results['num_train'])} digits; {count} random forget "
-            "sets for each share. The error is ‖estimate − retrained‖ / ‖original − retrained‖: 0 "
-            "is retraining, 1 is doing nothing.",
-            kind="lead",
-        ),
-        _claims(content),
+        f"A network of {number(results['num_params'])} parameters, linearised where it "
+        f"starts and trained on {number(results['num_train'])} digits; {count} random forget "
+        "sets for each share. The error is ‖estimate − retrained‖ / ‖original − retrained‖: 0 "
+        "is retraining, 1 is doing nothing.",
         page.section(
             "How near to retraining?",
             page.key(*((name, tone) for name, tone, *_ in errors)),
@@ -106,7 +102,6 @@ def influence(content: dict[str, Any]) -> str:
             ),
             page.grid(*limitless, width=420),
         ),
-        _made(content),
     )
 
 
@@ -149,16 +144,12 @@ def timing(content: dict[str, Any]) -> str:
     ]
     columns = ("Parameters", "Forgotten", "Retained outputs", *names.values())
     columns += ("Products, primal", "dual", "Largest error", "First calls", "Form by cost")
-    return page.page(
+    return curves.report(
+        content,
         "Which route to removal is faster?",
-        page.element("h1", "Which route to removal is faster?"),
-        page.paragraph(
-            f"One removal from a linearised network on {number(results['num_train'])} digits, by "
-            "conjugate gradients to the same residual; median of "
-            f"{len(rows[0]['seconds']['primal'])} interleaved rounds, compilation apart.",
-            kind="lead",
-        ),
-        _claims(content),
+        f"One removal from a linearised network on {number(results['num_train'])} digits, by "
+        "conjugate gradients to the same residual; median of "
+        f"{len(rows[0]['seconds']['primal'])} interleaved rounds, compilation apart.",
         page.section(
             "Time against parameters",
             page.grid(
@@ -188,7 +179,6 @@ def timing(content: dict[str, Any]) -> str:
             ),
             page.table(columns, table, numeric=range(len(columns) - 1)),
         ),
-        _made(content),
     )
 
 
@@ -226,16 +216,12 @@ def control(content: dict[str, Any]) -> str:
     ]
     columns = ("l2", "Seed", "Distance from start", *names, "Dual, linearised")
     columns += ("Test: original", "retrained", "Not converged")
-    return page.page(
+    return curves.report(
+        content,
         "Outside the linear regime",
-        page.element("h1", "Outside the linear regime"),
-        page.paragraph(
-            f"A network of {number(results['num_params'])} parameters that is not linearised, on "
-            f"{number(results['num_train'])} images of two digits, of which "
-            f"{rows[0]['num_forget']} are forgotten; squared loss, {count} seeds.",
-            kind="lead",
-        ),
-        _claims(content),
+        f"A network of {number(results['num_params'])} parameters that is not linearised, on "
+        f"{number(results['num_train'])} images of two digits, of which "
+        f"{rows[0]['num_forget']} are forgotten; squared loss, {count} seeds.",
         page.section(
             "Error against the ridge",
             page.key(*((name, tone) for name, tone, *_ in weights)),
@@ -254,7 +240,6 @@ def control(content: dict[str, Any]) -> str:
                 "relative to the starting weights. Accuracies in %.",
             ),
         ),
-        _made(content),
     )
 
 
@@ -319,35 +304,3 @@ def _scatter(
     panel.scatter(true, estimate, s=12, color=colour("blue"), alpha=0.5, linewidth=0)
     plot.x_label(panel, "true change (retrained), and upwards the estimated one")
     return page.figure(drawing, f"{title}, {unit}: {told}", caption=told)
-
-
-def _claims(content: dict[str, Any]) -> Html:
-    rows = [
-        (c["claim"], page.badge(c["verdict"], TONES.get(c["verdict"], "")), c["words"])
-        for c in content["claims"]
-    ]
-    source = content["claims"][0]["source"]
-    return page.section(
-        "Claims", page.table(("Claim", "Verdict", "Measured"), rows, wide=(2,), caption=source)
-    )
-
-
-def _made(content: dict[str, Any]) -> Html:
-    config = content["config"]
-    environment = {k: v for k, v in config["environment"].items() if k != "versions"}
-    pairs = config["flags"] | environment | config["environment"]["versions"]
-    phases = [*config["seconds"]["phases"].items(), ("all", config["seconds"])]
-    return page.section(
-        "How this was made",
-        page.paragraph(page.element("code", config["command"])),
-        page.facts((name, _plain(value)) for name, value in pairs.items()),
-        page.table(
-            ("Phase", "Running, s", "Compiling, s"),
-            [(name, number(s["run"]), number(s["compile"])) for name, s in phases],
-            numeric=(1, 2),
-        ),
-    )
-
-
-def _plain(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -21,8 +21,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import common, workbench
-from experiments.curves import made_by
+from experiments import common, curves, workbench
 from experiments.workbench import Workbench
 from famr_jax import losses, metrics
 from famr_jax.report import page, plot
@@ -130,9 +129,11 @@ def report(content: dict[str, Any]) -> str:
         ("average of the weights", number(flags["ema"])),
     ]
     title = f"Fine-tuning on {dataset['name']}"
-    return page.page(
+    lead = f"{results['model']['name']}, from {flags['weights'] or 'random weights'}."
+    return curves.report(
+        content,
         title,
-        page.element("h1", title),
+        lead,
         page.grid(
             page.tile("Test accuracy", last["accuracy"], "%", f"N = {dataset['num_test']} images"),
             page.tile("Test loss", last["loss"], "nats"),
@@ -148,7 +149,6 @@ def report(content: dict[str, Any]) -> str:
             ),
         ),
         page.section("Settings", page.facts(facts)),
-        made_by(content["config"]),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from experiments import curves
 from famr_jax.report import page
-from famr_jax.report.page import Html, element, interval, number
+from famr_jax.report.page import Html, interval, number
 
 TITLE = "FAMR, one-step removal and retraining"
 LEAD = (
@@ -30,14 +30,12 @@ def report(content: dict[str, Any]) -> str:
     """The whole page from the JSON, self-contained."""
     results = content["results"]
     softmax, network = results["softmax"], results["network"]
-    return page.page(
+    return curves.report(
+        content,
         TITLE,
-        element("h1", TITLE),
-        page.paragraph(LEAD, kind="lead"),
-        curves.claims(content["claims"]),
+        LEAD,
         *(_softmax(case, softmax["l2"]) for case in softmax["cases"]),
         *(_network(case, network) for case in network["cases"]),
-        curves.made_by(content["config"]),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import curves
 from famr_jax.report import page, plot
 from famr_jax.report.page import number
 from famr_jax.report.style import colour
@@ -46,14 +47,11 @@ def write(content: dict[str, Any], drawn: Sequence[Mapping[str, Changes]]) -> st
         for case, kinds in zip(cases, drawn, strict=True)
         for kind, changes in kinds.items()
     ]
-    verdicts = [
-        page.paragraph(page.badge(claim["verdict"]), f" {claim['claim']} {claim['words']}")
-        for claim in content["claims"]
-    ]
-    return page.page(
+    return curves.report(
+        content,
         "Influence against retraining",
-        page.element("h1", "Influence against retraining"),
-        *verdicts,
+        "Predicted changes of test losses when training images are removed, beside those of models "
+        "really retrained without them.",
         page.section(
             "Predicted and true changes of the test losses",
             page.key(*METHODS.items()),

@@ -8,7 +8,7 @@ import numpy as np
 from experiments import curves
 from famr_jax.metrics import prediction_interval
 from famr_jax.report import page, plot
-from famr_jax.report.page import Html, element, interval, number
+from famr_jax.report.page import Html, interval, number
 from famr_jax.report.style import colour
 
 TITLE = "Does a larger model forget more completely?"
@@ -35,18 +35,16 @@ def report(content: dict[str, Any]) -> str:
         f"{number(results['target'], 'share')}\u202f% on {number(results['num_held_out'])} "
         f"held-out images. {count} seeds a model, each an original, FAMR from it, and an oracle."
     )
-    return page.page(
+    return curves.report(
+        content,
         TITLE,
-        element("h1", TITLE),
-        page.paragraph(LEAD, kind="lead"),
+        LEAD,
         page.paragraph(setting),
-        curves.claims(content["claims"]),
         *(
             _axis(axis, [rows[name] for name in names], results)
             for axis, names in results["axes"].items()
         ),
         page.section("The numbers", _training(results), _ends(results), _probes(results)),
-        curves.made_by(content["config"]),
     )
 
 

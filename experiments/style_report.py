@@ -50,17 +50,15 @@ def report(
         html(numbers(case), details(case, names, images))
         for case, images in zip(results["concepts"], forgotten, strict=True)
     ]
-    return page.page(
+    return curves.report(
+        content,
         TITLE,
-        element("h1", TITLE),
-        page.paragraph(_setting(results), kind="lead"),
-        curves.claims(content["claims"]),
+        _setting(results),
         *(
             _style(case, names, images)
             for case, images in zip(results["styles"], grids, strict=True)
         ),
         *([page.section("Concepts", legend(), *concepts)] if concepts else []),
-        curves.made_by(content["config"]),
     )
 
 

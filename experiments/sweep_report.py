@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments import curves
 from famr_jax.report import page, plot
-from famr_jax.report.page import Html, element, interval, number
+from famr_jax.report.page import Html, interval, number
 from famr_jax.report.style import colour
 
 TITLE = "What lam trades"
@@ -43,14 +43,12 @@ def report(content: dict[str, Any]) -> str:
         f"{model['name']} ({number(model['num_params'])} weights) on {dataset['name']}, "
         f"{number(dataset['num_classes'])} classes."
     )
-    return page.page(
+    return curves.report(
+        content,
         TITLE,
-        element("h1", TITLE),
-        page.paragraph(LEAD, kind="lead"),
+        LEAD,
         page.paragraph(setting),
-        curves.claims(content["claims"]),
         *(_case(case, results["judged_at"]) for case in results["cases"]),
-        curves.made_by(content["config"]),
     )
 
 

@@ -174,9 +174,10 @@ def numbers(case: dict) -> Html:
 
 
 def appendix(metrics: dict) -> list[Html]:
-    """Claims, training, configuration, environment and seconds: the end of every report."""
+    """Command, claims, training, configuration, environment, seconds: the end of every report."""
     config, results = metrics.get("config") or {}, metrics.get("results") or {}
-    parts = []
+    command = config.get("command")
+    parts = [page.paragraph(element("code", command))] if command else []
     if metrics.get("claims"):
         rows = [
             (
