@@ -95,7 +95,7 @@ def test_small_run_is_judged_and_reported(done):
     assert str(root) not in json.dumps(content)
     page = (root / "out" / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
 
 
 def judged(left, least):

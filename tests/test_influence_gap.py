@@ -164,7 +164,7 @@ def test_small_run_is_judged_and_reported(done):
     assert str(root) not in json.dumps(content)
     page = (root / "out" / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "")
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 8
 
 
 def case_of(distances, lams=(1e-5, 1e-1)):

@@ -100,7 +100,7 @@ def test_the_trade_is_not_judged_away_from_the_papers_settings(done):
 
 def test_the_report_is_self_contained_and_does_without_parts(done):
     page = (done[0].bench.out / "report.html").read_text()
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 8
     assert "http" not in page.replace("http://www.w3.org", "")
     content = copy.deepcopy(done[1])
     (case,) = content["results"]["cases"]
@@ -109,7 +109,7 @@ def test_the_report_is_self_contained_and_does_without_parts(done):
         found |= {"band": None, "null": None}
     page = sweep_report.report(content)
     assert "ringed below): the original." in page
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 8
 
 
 def test_claims_are_judged(done):
