@@ -11,7 +11,14 @@ itself, for its original and for its oracles.)
         --weights FILE --image-size 224 --train-epochs 10 --train-lr 3e-4 --batch-size 256 \
         --accumulate 4 --ema 0.999 --dtype bfloat16
 
-No full-size result is recorded yet.
+Not run from a weight file at that size yet. From random weights, in 5 minutes on two CPU cores
+(test accuracy in per cent, before and after):
+
+    python -m experiments.finetune --dataset cifar100 --data-dir DIR --classes 10 \
+        --model vit_nano/4 --train-epochs 20 --train-lr 2e-3 --batch-size 50 \
+        --accumulate 2 --ema 0.99 --dtype bfloat16
+
+    cifar100  vit_nano/4  bfloat16  test accuracy 10.0 68.2
 """
 
 from collections.abc import Sequence
