@@ -106,11 +106,45 @@ def test_factors_are_refined_and_a_singular_matrix_is_not_called_solved():
     assert not twice.converged.any()
     singular = solved(jnp.zeros((50, 50), jnp.float32), 1e-5)
     assert not singular.converged.any()
-    assert "not finite" in singular.why
+    assert "of a singular matrix" in singular.why
     with pytest.raises(ValueError, match="`at_once` must be"):
         matrix_of(Dense(scaled(1.0)), like, at_once=0)
     with pytest.raises(ValueError, match="`tol` must be"):
         solve_dense(matrix_of(Dense(scaled(1.0)), like), b, tol=0.0)
+
+
+def test_factors_of_a_singular_matrix_give_way_to_its_pseudo_inverse():
+    """As of a Hessian without ridge: pixels that are always zero, two logits that move alike."""
+    block_ = np.kron(np.diag([0.0, 0.0, 1.0, 4.0]), [[0.25, -0.25], [-0.25, 0.25]])
+    formed = matrix_of(Dense(jnp.asarray(block_)), {"a": jnp.zeros(8)})
+    inside = {"a": right_sides(3, 8)["a"] @ block_}
+    found = solve_dense(formed, {"a": inside["a"].at[1].set(0)}, tol=1e-10)
+    wanted = np.array(inside["a"] @ np.linalg.pinv(block_))
+    wanted[1] = 0
+    np.testing.assert_allclose(found.value["a"], wanted, atol=1e-12)
+    assert found.converged.all()
+    assert not found.negative_curvature.any()
+    outside = solve_dense(formed, right_sides(3, 8), tol=1e-10)
+    assert not outside.converged.any()
+    assert (outside.residual < 1).all()
+    assert outside.why.endswith("use float64")
+
+
+def test_numbers_that_are_not_finite_stay_in_their_column_and_are_said():
+    matrix, b = symmetric(np.linspace(1, 10, 50)), right_sides(3)
+    formed = matrix_of(Dense(matrix), {"a": jnp.zeros(50)})
+    found = solve_dense(formed, {"a": b["a"].at[1, 3].set(jnp.nan)}, tol=1e-10)
+    np.testing.assert_array_equal(found.converged, [True, False, True])
+    assert "not finite" in found.why
+    wanted = np.linalg.solve(matrix, b["a"].T).T
+    np.testing.assert_allclose(found.value["a"][::2], wanted[::2], rtol=1e-6)
+    assert jnp.isnan(found.value["a"][1]).any()
+    none = solve_dense(matrix_of(Dense(matrix.at[0, 0].set(jnp.nan)), {"a": jnp.zeros(50)}), b)
+    assert not none.converged.any()
+    assert not none.negative_curvature.any()
+    assert none.why.startswith("met numbers that are not finite")
+    with pytest.raises(ValueError, match="`b` must hold 50 numbers for each column, got 49"):
+        solve_dense(formed, right_sides(3, 49))
 
 
 def test_rows_that_depend_on_each_other_get_an_orthonormal_basis():

@@ -20,6 +20,8 @@ from famr_jax.curvature.solve import (
 )
 from famr_jax.types import as_pytree, check_count
 
+HOPELESS = 0.1  # of a right-hand side: what LU factors leave only if the matrix is singular
+
 
 @operator
 class Matrix:
@@ -68,7 +70,7 @@ def solve_dense(
 ) -> Solution:
     """Solves (A + damping I) x_j = b_j for all j by LU factors, refined once if that falls short.
 
-    A may be indefinite.
+    A may be indefinite. Where it is singular, its pseudo-inverse takes the place of the factors.
 
     Args:
         matrix: A; forming it cost one product for each dimension, which is what is reported.
@@ -78,13 +80,18 @@ def solve_dense(
 
     Returns:
         A `Solution` whose fields have one entry for each right-hand side. Its negative curvature is
-        that of the solution itself, x_j^T b_j <= 0.
+        that of the solution itself, x_j^T (A + damping I) x_j <= 0.
 
     Raises:
-        ValueError: A number out of range, or a `b` that is not of one real floating-point type.
+        ValueError: A number out of range, or a `b` that is not of one real floating-point type or
+            not of A's dimension.
     """
     check_vector("b", b)
     check_limits(damping, tol, 1)
+    leaves, dim = jax.tree.leaves(b), len(matrix.array)
+    each = sum(leaf.size for leaf in leaves) / len(leaves[0])
+    if each != dim:
+        raise ValueError(f"`b` must hold {dim} numbers for each column, got {each:g}.")
     return _solve_dense(matrix, b, damping, tol)
 
 
@@ -95,23 +102,31 @@ def _solve_dense(matrix, b, damping, tol):
     damped = matrix.array + damping * jnp.eye(len(matrix.array), dtype=rows.dtype)
     solved = partial(jax.scipy.linalg.lu_solve, jax.scipy.linalg.lu_factor(damped))
 
-    def refined(x, error):
-        better = x + solved(error)
-        rest = rows.T - damped @ better
-        keep = jnp.linalg.norm(rest, axis=0) < jnp.linalg.norm(error, axis=0)
-        return jnp.where(keep, better, x), jnp.where(keep, rest, error)
+    def closer(found, x):
+        error = rows.T - damped @ x
+        keep = left(error) < left(found[1])
+        return jnp.where(keep, x, found[0]), jnp.where(keep, error, found[1])
 
-    x = solved(rows.T)
-    error = rows.T - damped @ x
-    enough = jnp.all(jnp.linalg.norm(error, axis=0) <= tol)
-    x, error = jax.lax.cond(enough, lambda *found: found, refined, x, error)
-    x, residual = x.T, jnp.linalg.norm(error, axis=0)
-    reason = jnp.where(jnp.isfinite(residual), STALLED, NOT_FINITE)
+    def by_eigenvalues(found):
+        values, vectors = jnp.linalg.eigh(damped)
+        least = len(damped) * jnp.finfo(damped.dtype).eps * jnp.max(jnp.abs(values))
+        inverse = jnp.where(jnp.abs(values) > least, 1 / values, 0)
+        return closer(found, vectors @ (inverse[:, None] * (vectors.T @ rows.T)))
+
+    left, same = partial(jnp.linalg.norm, axis=0), lambda found: found
+    found = closer((jnp.zeros_like(rows.T), rows.T), solved(rows.T))
+    refined = lambda found: closer(found, found[0] + solved(found[1]))  # noqa: E731
+    found = jax.lax.cond(jnp.all(left(found[1]) <= tol), same, refined, found)
+    finite = jnp.all(jnp.isfinite(damped))
+    singular = finite & jnp.any(left(found[1]) > HOPELESS)
+    x, error = jax.lax.cond(singular, by_eigenvalues, same, found)
+    x, residual = x.T, left(error)
+    reason = jnp.where(finite & jnp.isfinite(residual), STALLED, NOT_FINITE)
     return Solution(
         jax.vmap(unravel)(x * scale[:, None]),
         residual,
         jnp.full(residual.shape, len(damped)),
         residual <= tol,
-        (jnp.sum(x * rows, axis=1) <= 0) & (scale > 0),
+        finite & (jnp.sum(x * (rows.T - error).T, axis=1) <= 0) & (scale > 0),
         jnp.where(residual <= tol, CONVERGED, reason),
     )
