@@ -40,7 +40,7 @@ from famr_jax.curvature.block import solve_block
 from famr_jax.curvature.conditioning import Estimate
 from famr_jax.curvature.dense import matrix_of, solve_dense
 from famr_jax.curvature.operators import LossFn, OutputsFn
-from famr_jax.curvature.solve import WORDS
+from famr_jax.curvature.solve import WORDS, check_limits
 from famr_jax.types import Params, check_number
 
 Normaliser: TypeAlias = Literal["n", "n-m"]
@@ -209,15 +209,17 @@ def influence(
         curvature: `data -> operator`; `Hessian(loss_fn, params, data)` if not given.
         damping: Shift in the solve.
         tol: Wanted relative residual of each column.
-        max_steps: Products a column after which to give up.
+        max_steps: Products a column after which block CG gives up.
         batch_size: Examples whose gradients are in memory at a time, and micro-batch of the default
-            curvature, on which up to 128 columns act at once; None for all examples.
+            curvature, on which up to 128 columns act at once (Lanczos has one, and takes as many
+            times the examples); None for all examples.
         key: PRNG key of Lanczos.
 
     Raises:
         ValueError: A number out of range, an unknown word, an empty set or a wrong mask.
     """
     _check(l2, damping, normaliser)
+    check_limits(damping, tol, max_steps)
     n, _ = _size("data", data), _size("queries", queries)
     if groups is not None and (groups.shape[1:] != (n,) or groups.dtype != bool):
         got = f"{groups.dtype} {list(groups.shape)}"
@@ -239,7 +241,7 @@ def influence(
         solution = solve_dense(single, columns, damping=damping, tol=tol)
     else:
         # One vector takes the room of all columns: as many times the examples.
-        wide = batch_size and batch_size * COLUMNS
+        wide = batch_size and batch_size * min(COLUMNS, count)
         single = matrix if curvature else hessian(wide) + l2 * Identity()
         solution = _solve_all(matrix, columns, damping=damping, tol=tol, max_steps=max_steps)
     products = _products(far[0], params, far[1], solution.value, batch_size=batch_size)

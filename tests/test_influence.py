@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from famr_jax import influence as influence_module
 from famr_jax import losses
-from famr_jax.curvature import GaussNewton
+from famr_jax.curvature import GaussNewton, Solution
 from famr_jax.influence import influence, removal
 from famr_jax.types import Batch
 
@@ -249,6 +249,36 @@ def test_a_singular_matrix_is_not_called_indefinite(linear):
     assert found.why.endswith("not resolved")
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+def test_without_ridge_influence_is_by_the_pseudo_inverse(linear, classes):
+    """Also with a pixel that is always zero, in float32, where rounding must not be curvature."""
+    x = linear.x.at[:, :2].set(0).astype(jnp.float32)
+    data = Batch(x, linear.labels % classes)
+    params = {"w": jnp.zeros((8, classes), x.dtype), "b": jnp.zeros(classes, x.dtype)}
+    found = influence(softmax_loss, params, data, data[:20], l2=0.0, normaliser="n", key=KEY)
+    assert found.why.startswith("converged")
+    assert found.why.endswith("not resolved")
+    data, params = Batch(x.astype(float), data.labels), jax.tree.map(jnp.float64, params)
+    gradients = jacobian(lambda params: softmax_loss(params, data), params)
+    matrix = hessian(lambda params: jnp.mean(softmax_loss(params, data)), params)
+    wanted = gradients @ np.linalg.pinv(matrix, rcond=1e-9) @ gradients[:20].T / N
+    np.testing.assert_allclose(found.values, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("count", "examples"), [(1, 4), (3, 12), (150, 512)])
+def test_lanczos_takes_the_room_of_the_columns_and_no_more(linear, count, examples, monkeypatch):
+    monkeypatch.setattr(influence_module, "DENSE_PER_COLUMN", 0)
+    monkeypatch.setattr(
+        influence_module, "_solve_all", lambda matrix, b, **_: Solution(b, *[0] * 5)
+    )
+    seen = []
+    monkeypatch.setattr(influence_module, "_smallest", lambda matrix, *_: seen.append(matrix))
+    params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
+    settings = {"l2": L2, "normaliser": "n", "batch_size": 4, "key": KEY}
+    influence(softmax_loss, params, linear, linear[:count], **settings)
+    assert seen[0].terms[0].batch_size == examples
+
+
 def test_new_numbers_do_not_retrace():
     params, batch, queries, loss_fn, *_ = net()
 
@@ -287,3 +317,6 @@ def test_bad_arguments_are_named(linear):
             ask(**good, groups=groups)
     with pytest.raises(ValueError, match="leave some"):
         influence(softmax_loss, params, linear[:1], linear[:3], **good)
+    for bad in ({"tol": 0.0}, {"max_steps": 0}, {"damping": float("nan")}):  # by factors
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            influence(softmax_loss, params, linear, linear[:20], **good | bad)

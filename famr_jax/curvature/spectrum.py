@@ -46,7 +46,8 @@ class Eigenvalues(NamedTuple):
     Attributes:
         values: `[k]`, in the order asked for.
         vectors: Orthonormal rows, `[k, dim]`, flat; `unravel` of `ravel_pytree` shapes them.
-        residuals: ||A u - e u||, recomputed, `[k]`: an eigenvalue of A lies this near to each e.
+        residuals: ||A u - e u||, recomputed, `[k]`: an eigenvalue of A lies this near to each e; at
+            least 5 eps max|e|, which is what rounding leaves.
         num_products: Products with A.
         converged: Whether every residual is at most tol times the largest |e|, `[k]`.
     """
@@ -238,6 +239,7 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
     values = jnp.sum(vectors * images, axis=1)
     residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
     converged = residuals <= tol * scale
+    residuals = jnp.maximum(residuals, ROUNDING * jnp.finfo(flat.dtype).eps * scale)
     return Eigenvalues(values, vectors, residuals, num_products + k, converged)
 
 
