@@ -32,7 +32,7 @@ from jax.flatten_util import ravel_pytree
 from experiments import anchor_report, anchor_way, common, exact, workbench
 from experiments.gap_softmax import distance
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax import models, unlearn
+from famr_jax import unlearn
 from famr_jax.methods.famr import AnchoredUniform
 from famr_jax.types import Pair, check_count, check_number
 
@@ -78,8 +78,7 @@ SMALL = Flags(
 
 def law(bench: Workbench, name: str, case: Case, lams: Sequence[float]) -> dict[str, Any]:
     """One model in float64: identity on the path, errors of both linearisations, their orders."""
-    shape = {"num_classes": bench.dataset.num_classes, "image_shape": bench.dataset.image_shape}
-    model = models.create(name, **shape)
+    model = bench.on(name).model
     train = exact.double(bench.train)
     start = exact.double(model.init(bench.key("init")))
     ridge, everything = exact.Ridge(model.apply, L2, float(len(train))), Pair(None, train)

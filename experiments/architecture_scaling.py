@@ -24,7 +24,7 @@ Three seeds do not resolve it: how far a seed's run forgets differs more than th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,13 +120,6 @@ class Study:
         """The forget set: the class's training images."""
         return self.sets["for_acc"]
 
-    def on(self, name: str) -> Workbench:
-        """The bench with another model."""
-        dataset = self.bench.dataset
-        shape = {"num_classes": dataset.num_classes, "image_shape": dataset.image_shape}
-        chosen = replace(self.bench.flags, model=name)
-        return replace(self.bench, flags=chosen, model=models.create(name, **shape))
-
     def train(self, bench: Workbench, role: str) -> equal_accuracy.Reached:
         """The originals of a model, or its oracles, each stopped at the target accuracy."""
         gone = self.case.mask if role == "oracle" else np.zeros_like(self.case.mask)
@@ -182,7 +175,7 @@ class Study:
 
     def row(self, name: str) -> dict[str, Any]:
         """Everything about one model: training, curves, ends and probes of its three roles."""
-        bench, show = self.on(name), self.bench.clock.show
+        bench, show = self.bench.on(name), self.bench.clock.show
         trained = {role: self.train(bench, role) for role in ("original", "oracle")}
         end, curves = show(f"famr {name}", lambda: self.unlearn(bench, trained["original"].params))
         weights = {role: reached.params for role, reached in trained.items()} | {"famr": end}
@@ -306,8 +299,9 @@ def check(flags: Flags) -> None:
         raise ValueError("`size`, `width` or `depth` must name models, got none.")
     if flags.bench.model != workbench.Flags.model:
         raise ValueError(f"`model` must be left to the axes, got {flags.bench.model!r}.")
-    if flags.bench.weights is not None:
-        raise ValueError(f"`weights` must not be given, got {flags.bench.weights!r}.")
+    for name in ("weights", "original"):
+        if (given := getattr(flags.bench, name)) is not None:
+            raise ValueError(f"`{name}` must not be given, got {str(given)!r}.")
     for name in ("target", "held_out"):
         if not 0 < getattr(flags, name) < 1:
             raise ValueError(f"`{name}` must be between 0 and 1, got {getattr(flags, name)}.")
@@ -329,7 +323,7 @@ def run(flags: Flags) -> None:
         raise ValueError(f"`forget` must be a class, got {flags.forget!r}.")
     axes = {axis: getattr(flags, axis) for axis in AXES if getattr(flags, axis)}
     study = Study(flags, bench, case)
-    every = {name: study.on(name) for names in axes.values() for name in names}
+    every = {name: bench.on(name) for names in axes.values() for name in names}
     out = common.usable_directory("out", flags.bench.out or Path("runs/architecture_scaling"))
     common.usable_directory("cache", flags.bench.cache)
     config = common.describe("architecture_scaling", flags)

@@ -48,7 +48,6 @@ import numpy as np
 
 from experiments import bounds, bounds_page, common, removal_stream, workbench
 from experiments.bounds import Measurement, Problem
-from famr_jax import models
 from famr_jax.removal import gaussian_shift
 from famr_jax.types import Batch, check_count, check_number
 
@@ -104,14 +103,13 @@ SMALL = Flags(
 
 def problem(name: str, flags: Flags, bench: workbench.Workbench, train: Batch) -> Problem:
     """One of the trained models."""
-    shape = {"num_classes": bench.dataset.num_classes, "image_shape": bench.dataset.image_shape}
     if name == "transformer":
         with jax.enable_x64(False):
             original = bench.original().params
         cast = lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64)  # noqa: E731
         anchor, damping = jax.tree.map(cast, original), flags.vit_damping
         return Problem(name, bench.model, anchor, damping, False, False, points=3, tol=1e-5)
-    model = models.create("logistic" if name == "softmax" else flags.mlp, **shape)
+    model = bench.on("logistic" if name == "softmax" else flags.mlp).model
     fit = partial(bounds.trained, model, train, l2=flags.l2, key=bench.key("init"))
     anchor, convex = bench.clock.show(f"train {name}", fit), name == "softmax"
     return Problem(name, model, anchor, flags.l2, True, convex, points=5, tol=1e-8)

@@ -65,7 +65,8 @@ class Flags:
     seed: int = 0
     """Of everything random."""
     original: Path | None = None
-    """A checkpoint of trained weights, which skips training."""
+    """A checkpoint of trained weights, which skips that training; oracles are trained as the flags
+    say, so that --weights must be given too where the checkpoint came from them."""
     out: Path | None = None
     """Directory of the results; runs/DATASET-MODEL-SEED if not given."""
     cache: Path = Path("runs/cache")
@@ -156,6 +157,16 @@ class Workbench:
             "mask": np.packbits(mask).tobytes().hex(),
             **chosen,
         }
+
+    def on(self, name: str) -> "Workbench":
+        """The same, with fresh weights of another model on the same images."""
+        model = self.model
+        shape = {"num_classes": model.num_classes, "image_shape": model.image_shape}
+        other = models.create(name, **shape)
+        # A new object is another function to jit.
+        other = other if model.view is None else replace(other, view=model.view)
+        chosen = replace(self.flags, model=name, weights=None)
+        return replace(self, flags=chosen, model=other, start=None, given=None)
 
     def learner(self, num_rows: int) -> train.Supervised:
         """The training that the flags ask for, of so many images."""

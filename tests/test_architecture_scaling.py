@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ def study(done):
 
 def test_training_stops_each_member_at_its_first_accurate_epoch(study):
     """The weights kept are those of a run of that many epochs, at the accuracy on record."""
-    bench = study.on("mlp_16")
+    bench = study.bench.on("mlp_16")
     reached = study.train(bench, "original")
     assert min(reached.epoch) > 0
     held = bench.train[np.flatnonzero(study.held_out)]
@@ -58,7 +59,7 @@ def _settings(study, bench):
 
 
 def test_a_target_that_is_not_reached_leaves_the_last_epoch_and_says_so(study):
-    bench = study.on("mlp_4")
+    bench = study.bench.on("mlp_4")
     reached = equal_accuracy.fit(
         bench, "out of reach", **{**_settings(study, bench), "target": 1.0}
     )
@@ -71,7 +72,7 @@ def test_a_target_that_is_not_reached_leaves_the_last_epoch_and_says_so(study):
 
 def test_famr_starts_every_member_from_its_own_original(done, study):
     flags, content = done
-    bench = study.on("mlp_16")
+    bench = study.bench.on("mlp_16")
     row = next(row for row in content["results"]["models"] if row["model"] == "mlp_16")
     originals = study.train(bench, "original").params
     key = jax.random.split(bench.key("unlearn"), flags.seeds)[1]
@@ -178,10 +179,24 @@ def test_bad_flags_are_refused_before_anything_is_written(tmp_path, changes, wor
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_of_the_bench_is_refused():
-    flags = Flags(bench=workbench.Flags(model="mlp_4"))
-    with pytest.raises(ValueError, match="`model` must be left to the axes, got 'mlp_4'"):
-        architecture_scaling.run(flags)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "mlp_4"}, "`model` must be left to the axes, got 'mlp_4'"),
+        ({"weights": "a.npz"}, "`weights` must not be given, got 'a.npz'"),
+        ({"original": Path("a")}, "`original` must not be given, got 'a'"),
+    ],
+)
+def test_weights_of_one_model_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        architecture_scaling.run(Flags(bench=workbench.Flags(**changes)))
+
+
+def test_another_model_sees_the_images_that_the_bench_asks_for(tmp_path):
+    flags = workbench.Flags(image_size=12, data_dir=tmp_path / "tfds")
+    other = workbench.open_workbench(flags).on("mlp_4")
+    assert other.model.image_shape == (12, 12, 1)
+    assert other.config(np.ones(3, bool))["model"] == "mlp_4"
 
 
 @pytest.mark.parametrize("name", RESULTS)
