@@ -4,7 +4,7 @@ AdamW with warm-up and cosine decay, its products in bfloat16 if asked for, its 
 micro-batches that bound the memory; evaluated on the test images and saved between epochs, and
 resumed by `--resume` to the same bits. Writes metrics.json, report.html and a checkpoint, which
 `python -m experiments.class_forgetting --original OUT/checkpoints/original` takes at the same
---dataset, --classes, --model and --image-size. (Every experiment takes the same flags of training
+--dataset, --classes, --model and --image-size. (That experiment takes the same flags of training
 itself, for its original and for its oracles.)
 
     python -m experiments.finetune --dataset cifar100 --data-dir DIR --model vit_Ti/16 \

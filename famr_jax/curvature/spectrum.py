@@ -20,7 +20,7 @@ from famr_jax.types import as_pytree, check_count, check_number
 STEPS_BETWEEN_CHECKS = 5
 STEPS_OF_A_FRESH_START = 10  # in which a direction that was missed shows
 MARGIN = 0.7  # of tol: room for what a fresh start cuts off
-NUMBERS_TO_SPARE = 2**30  # for a basis larger than it must be
+NUMBERS_TO_SPARE = 2**28  # for a basis larger than it must be
 ROUNDING = 5  # eps of the largest |e|: what an eigenvalue is good to at best
 
 
@@ -124,7 +124,7 @@ def eigenvalues(
 ) -> Eigenvalues:
     """The k largest or smallest (algebraically) eigenvalues by thick-restart Lanczos.
 
-    The basis holds 2 k + 20 vectors, but at least 48 if those are no more than 2^30 numbers: the
+    The basis holds 2 k + 20 vectors, but at least 48 if those are no more than 2^28 numbers: the
     more, the fewer products. One start finds one copy of a multiple eigenvalue: for k > 1, what has
     converged is held against a fresh start of ten steps, until that changes nothing.
 
