@@ -8,14 +8,13 @@ runs gradient descent at multiples of 1/(L + lam); writes a JSON and a report.
 
     python -m experiments.hessian_conditioning
 
-15 minutes on two busy CPU cores. Expect (ends of the forget Hessian at epochs 0, 1, 2, 5, 10; L
+22 minutes on two busy CPU cores. Expect (ends of the forget Hessian at epochs 0, 1, 2, 5, 10; L
 along the path is that which gradient descent itself met):
 
-    digits  class:3  lambda_max 119 155 238 554 446  lambda_min -273 -255 -230 -81.3 -31.3
+    digits  class:3  lambda_max 106 140 180 515 501  lambda_min -328 -302 -268 -85 -36.8
     digits  class:3  rank 1314 of at most 1314 (N=146)
-    digits  class:3  monotone within 1/(L + lam): 5 of 7 by L anchor, 2 of 2 by L own path
+    digits  class:3  monotone within 1/(L + lam): 4 of 7 by L anchor, 1 of 1 by L own path
 
-(that JSON is older than the written-out derivatives of `models.smooth`: another original today),
 and of CIFAR-100, in three quarters of an hour on shared cores, by --dataset cifar100 --classes 20
 --model vit_nano/4 --train-epochs 20 --train-lr 2e-3 --batch-size 50 --examples 100 --rank-examples
 40 --lanczos-steps 40 --probes 2 --descent-steps 24 --look-every 4 (training taken from --original):
