@@ -17,10 +17,10 @@ from jax.flatten_util import ravel_pytree
 from famr_jax.curvature.algebra import check_vector, linearized, precise
 from famr_jax.types import as_pytree, check_count, check_number
 
-STEPS_BETWEEN_CHECKS = 5
+STEPS_BETWEEN_CHECKS = 5  # or an eighth of the steps so far
 STEPS_OF_A_FRESH_START = 10  # in which a direction that was missed shows
 MARGIN = 0.7  # of tol: room for what a fresh start cuts off
-NUMBERS_TO_SPARE = 2**28  # for a basis larger than it must be
+LARGEST_BASIS, NUMBERS_TO_SPARE = 128, 2**27  # for the smallest, which are crowded
 ROUNDING = 5  # eps of the largest |e|: what an eigenvalue is good to at best
 
 
@@ -124,9 +124,9 @@ def eigenvalues(
 ) -> Eigenvalues:
     """The k largest or smallest (algebraically) eigenvalues by thick-restart Lanczos.
 
-    The basis holds 2 k + 20 vectors, but at least 48 if those are no more than 2^28 numbers: the
-    more, the fewer products. One start finds one copy of a multiple eigenvalue: for k > 1, what has
-    converged is held against a fresh start of ten steps, until that changes nothing.
+    The basis holds 2 k + 20 vectors; for the smallest, which in curvature are crowded, up to 128 or
+    2^27 numbers, for fewer products. One start finds one copy of a multiple eigenvalue: for k > 1,
+    what has converged is held against a fresh start of ten steps, until that changes nothing.
 
     Args:
         matvec: A, symmetric.
@@ -150,7 +150,8 @@ def eigenvalues(
         raise ValueError(f"`k` must be at most the dimension {dim}, got {k}.")
     if which not in ("largest", "smallest"):
         raise ValueError(f"`which` must be 'largest' or 'smallest', got {which!r}.")
-    size = min(dim, max(2 * k + 20, min(48, NUMBERS_TO_SPARE // dim)))
+    more = min(LARGEST_BASIS, NUMBERS_TO_SPARE // dim) if which == "smallest" else 0
+    size = min(dim, max(2 * k + 20, more))
     check_memory(size, like)
     sign = 1.0 if which == "largest" else -1.0
     return _eigenvalues(as_pytree(matvec), like, sign, tol, max_restarts, key, k=k, size=size)
@@ -183,11 +184,17 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
 
     def ritz(matrix, filled):
         """Eigenpairs of A in the first vectors of the basis, the wanted ones first."""
+        sizes = [n for n in (32, 64) if k < n <= size // 2] + [size]
+        smallest = sum(filled > n for n in sizes[:-1])
+        return jax.lax.switch(smallest, [partial(ritz_of, n) for n in sizes], matrix, filled)
+
+    def ritz_of(n, matrix, filled):
         # The columns of kept vectors lack their coupling, which stands in the rows: use those.
-        upper = sign * jnp.triu(matrix[:size])
-        last = jnp.where(jnp.arange(size) < filled, 0, -2 * jnp.linalg.norm(upper) - 1)
+        upper = sign * jnp.triu(matrix[:n, :n])
+        last = jnp.where(jnp.arange(n) < filled, 0, -2 * jnp.linalg.norm(upper) - 1)
         values, vectors = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T + jnp.diag(last))
-        return sign * values[::-1], vectors[:, ::-1]
+        values, vectors = sign * values[::-1], vectors[:, ::-1]
+        return jnp.pad(values, (0, size - n)), jnp.pad(vectors, (0, size - n))
 
     def restart(count, following, basis, matrix, values, vectors):
         """The best `count` vectors, and the one to go on from; their coupling stays in its row."""
@@ -198,7 +205,8 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
         return put(basis, count, following(basis)), matrix, count
 
     def body(s):
-        stop = jnp.minimum(jnp.maximum(s.filled, k) + STEPS_BETWEEN_CHECKS, size)
+        steps = jnp.maximum(STEPS_BETWEEN_CHECKS, s.filled // 8)
+        stop = jnp.minimum(jnp.maximum(s.filled, k) + steps, size)
         start = (s.basis, s.matrix, jnp.zeros((), flat.dtype), s.num_products)
         basis, matrix, beta, num_products = jax.lax.fori_loop(s.filled, stop, extend, start)
         found = basis, matrix, *ritz(matrix, stop)
