@@ -32,7 +32,7 @@ cent; the probe's balanced accuracy on the class; points and their 95 % interval
     tiny_imagenet_100  depth  For-Acc large - small -2.9 (-17.1 to +11.4, n=5 each): not resolved
 
 Five of six axes end with the largest model lowest, but no difference is resolved: how far a run
-forgets differs more from seed to seed. The probe finds the class in oracles as well as before.
+forgets differs more from seed to seed. The probe finds the class in oracles nearly as well.
 """
 
 from collections.abc import Sequence

@@ -126,14 +126,9 @@ def report(content: dict[str, Any]) -> str:
     last = {name: number(history[f"test_{name}"][-1], unit) for name, unit in CURVES.items()}
     shape = " × ".join(map(str, results["model"]["image_shape"]))
     facts = [
-        ("model", results["model"]["name"]),
         ("weights", number(results["model"]["num_params"])),
-        ("started from", flags["weights"] or "random weights"),
         ("images", f"{shape}, {dataset['num_classes']} classes"),
         ("training images", number(dataset["num_train"])),
-        ("batch", f"{flags['batch_size']} in {flags['accumulate']} parts"),
-        ("products in", flags["dtype"]),
-        ("average of the weights", number(flags["ema"])),
     ]
     title = f"Fine-tuning on {dataset['name']}"
     lead = f"{results['model']['name']}, from {flags['weights'] or 'random weights'}."
@@ -155,7 +150,7 @@ def report(content: dict[str, Any]) -> str:
                 kind="note",
             ),
         ),
-        page.section("Settings", page.facts(facts)),
+        page.section("Sizes", page.facts(facts)),
     )
 
 

@@ -272,8 +272,10 @@ class Workbench:
         learner = self.learner(len(rows))
 
         def begin(key, given):
-            fresh = lambda key: self.model.init(key) if given is None else given  # noqa: E731
-            one = lambda key: learner.init(jax.tree.map(jnp.copy, fresh(key)))  # noqa: E731
+            def one(key):
+                params = self.model.init(key) if given is None else given
+                return learner.init(jax.tree.map(jnp.copy, params))  # a donated state owns its own
+
             return (jax.vmap(one) if key.ndim else one)(key)
 
         return self.store.fit(
