@@ -45,7 +45,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import common, equal_accuracy, scaling_report, tradeoff, workbench
+from experiments import common, equal_accuracy, scaling_report, workbench
 from experiments.class_forgetting import PAPER, WATCHED_RETAIN
 from experiments.workbench import Case, Workbench, make_optimizer
 from famr_jax import mesh, metrics, models, unlearn
@@ -198,7 +198,7 @@ class Study:
             "model": name,
             "num_params": sum(leaf.size for leaf in jax.tree.leaves(every["original"][0])),
             "training": {
-                role: {"epoch": reached.epoch, "accuracy": tradeoff.spread(reached.accuracy)}
+                role: {"epoch": reached.epoch, "accuracy": statistics.spread(reached.accuracy)}
                 for role, reached in trained.items()
             },
             "reached": all(min(reached.epoch) > 0 for reached in trained.values()),
@@ -226,7 +226,7 @@ def _each(every: dict[str, list[Params]], function: Any) -> dict[str, Any]:
     table = {}
     for role, members in every.items():
         found = [function(params) for params in members]
-        table[role] = {name: tradeoff.spread([each[name] for each in found]) for name in found[0]}
+        table[role] = {name: statistics.spread([each[name] for each in found]) for name in found[0]}
     return table
 
 
@@ -237,7 +237,7 @@ def trend(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name, of in (("for_acc", "ends"), ("ret_acc", "ends"), ("entropy", "ends"),
                      ("forgotten", "probes")):  # fmt: skip
         small, large = (row[of]["famr"][name]["values"] for row in (first, last))
-        table[name] = tradeoff.difference(small, large)
+        table[name] = statistics.difference(small, large)
     return table
 
 
@@ -264,7 +264,7 @@ def claims(results: dict[str, Any], flags: Flags, setting: str) -> list[dict[str
         reached = all(rows[name]["reached"] for name in names)
         if not reached:
             words += f" Not every model reached {flags.target:.0%} on held-out images."
-        sign = tradeoff.sign(found["for_acc"]) if reached else 0
+        sign = statistics.sign(found["for_acc"]) if reached else 0
         verdict = {-1: "holds", 0: "not resolved", 1: "fails"}[sign]
         made.append(common.claim(LARGER, SOURCE, verdict, words))
     return made
@@ -298,7 +298,7 @@ def headline(content: dict[str, Any]) -> list[str]:
         least = results["trends"][axis]["for_acc"]
         words = ("not resolved", "larger forgets less", "larger forgets more")
         change = _told(least).replace(" points", "")
-        told = f"For-Acc large - small {change}: {words[tradeoff.sign(least)]}"
+        told = f"For-Acc large - small {change}: {words[statistics.sign(least)]}"
         lines.append(f"{dataset}  {axis}  {told}")
     return lines
 

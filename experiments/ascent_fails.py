@@ -106,7 +106,7 @@ def _claim_1(result: dict[str, Any], setting: str) -> dict[str, str]:
     too_low = summary["too_low"]
     nearer = max(summary["too_low_nearer"].values())
     resolved = summary["original_difference"] > eps["difference"]
-    if count < metrics.ORACLES_FOR_A_VERDICT:
+    if count < statistics.ORACLES_FOR_A_VERDICT:
         verdict = "not resolved"
     elif summary["largest_difference"] > eps["difference"]:
         verdict = "fails"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments import ascent_report_theory, curves
-from famr_jax.metrics import prediction_interval
+from famr_jax.statistics import prediction_interval
 from famr_jax.report import page, plot
 from famr_jax.report.page import Html, number
 from famr_jax.report.style import colour

@@ -70,7 +70,7 @@ def rows(shown: Comparison) -> list[dict[str, Any]]:
 
 
 def _against(values: list[float], mine: dict[str, float], unit: str, n: int) -> dict[str, Any]:
-    band = metrics.prediction_interval(values) if len(values) > 1 else None
+    band = statistics.prediction_interval(values) if len(values) > 1 else None
     resolution = 1 / n if unit == "share" else 0.0
     return {
         "oracle": {
@@ -79,9 +79,9 @@ def _against(values: list[float], mine: dict[str, float], unit: str, n: int) -> 
             "band": band,
             "n": len(values),
         },
-        "null": metrics.null_gap(values),
-        "gap": {name: metrics.gap(value, values) for name, value in mine.items()},
-        "verdict": metrics.verdict(mine["famr"], mine["original"], values, resolution=resolution),
+        "null": statistics.null_gap(values),
+        "gap": {name: statistics.gap(value, values) for name, value in mine.items()},
+        "verdict": statistics.verdict(mine["famr"], mine["original"], values, resolution=resolution),
     }
 
 

@@ -63,7 +63,7 @@ class Ruler:
             rows.append(self._alone(oracle) | self._mean(oracle, others))
         values = {name: [row[name] for row in rows] for name in rows[0]}
         for name in ("kl_forget", "kl_test"):
-            bands[f"{name}_band"] = metrics.prediction_interval(values[name])
+            bands[f"{name}_band"] = statistics.prediction_interval(values[name])
         means = {name: float(np.mean(column)) for name, column in values.items()}
         return {"n": len(rows)} | means | bands
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from experiments import common, gap_network, gap_report, gap_softmax, workbench
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax.metrics import ORACLES_FOR_A_VERDICT
+from famr_jax.statistics import ORACLES_FOR_A_VERDICT
 from famr_jax.types import Params, check_count, check_number
 
 SOURCE = "FAMR (arXiv 2506.14515)"

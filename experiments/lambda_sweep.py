@@ -46,10 +46,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import common, sweep_report, tradeoff, workbench
+from experiments import common, sweep_report, workbench
 from experiments.class_forgetting import MICRO_BATCH, WATCHED_RETAIN
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax import losses, mesh, metrics, unlearn
+from famr_jax import losses, mesh, metrics, statistics, unlearn
 from famr_jax.methods import famr
 from famr_jax.methods.famr import AnchoredUniform
 from famr_jax.types import Batch, Pair, Params, check_count, check_number
@@ -158,7 +158,7 @@ class Sweep:
                 values = {name: [each[name] for each in mine] for name in mine[0]}
                 rows.append(
                     {"lam": lam, "epoch": epoch}
-                    | {n: tradeoff.spread(v) for n, v in values.items()}
+                    | {n: statistics.spread(v) for n, v in values.items()}
                 )
         return rows
 
@@ -211,9 +211,9 @@ def reference(sweep: Sweep, oracles: Sequence[Params]) -> tuple[dict[str, Any], 
         values = [each[name] for each in found]
         if alone and name.startswith("kl_"):
             continue
-        table[name] = tradeoff.spread(values) | {
-            "band": None if alone else metrics.prediction_interval(values),
-            "null": metrics.null_gap(values),
+        table[name] = statistics.spread(values) | {
+            "band": None if alone else statistics.prediction_interval(values),
+            "null": statistics.null_gap(values),
         }
     return table, outputs
 
@@ -221,7 +221,7 @@ def reference(sweep: Sweep, oracles: Sequence[Params]) -> tuple[dict[str, Any], 
 def effect(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     """What the largest lam adds to a measure of the smallest, order by order."""
     low, high = (np.asarray(row[name]["values"]) for row in (rows[0], rows[-1]))
-    return tradeoff.spread((high - low).tolist())
+    return statistics.spread((high - low).tolist())
 
 
 def sweep_case(flags: Flags, bench: Workbench, case: Case, original: Params) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def sweep_case(flags: Flags, bench: Workbench, case: Case, original: Params) -> 
     before, target = sweep.measure(original, outputs), table["for_acc"]["mean"]
     points = [(abs(before["for_acc"] - target), -before["ret_acc"])]
     points += [(abs(r["for_acc"]["mean"] - target), -r["ret_acc"]["mean"]) for r in rows]
-    best = tradeoff.front(points)
+    best = statistics.front(points)
     last = [row for row in rows if row["epoch"] == judged_at(flags)]
     return {
         "forget": case.spec,
@@ -265,7 +265,7 @@ def claims(case: dict[str, Any], flags: Flags, setting: str) -> list[dict[str, s
     ends = f"lam {flags.lams[0]:g} to {flags.lams[-1]:g}"
     if flags.lr == PAPER["lr"] and judged_at(flags) == PAPER["epoch"]:
         effects = [case["effect"][name] for name in ("ret_acc", "for_acc")]
-        signs = [tradeoff.sign(each) for each in effects]
+        signs = [statistics.sign(each) for each in effects]
         told = " and ".join(
             f"{name} {100 * each['mean']:+.2f} points ({_points(each['interval'])})"
             for name, each in zip(("Ret-Acc", "For-Acc"), effects, strict=True)
@@ -311,7 +311,7 @@ def _judge_limit(values: Sequence[float], original: float, oracles: dict[str, An
     high = oracles["band"][1]
     if values[0] > high and (values[0] > original or values[0] >= values[-1]):
         return "fails"
-    if oracles["n"] < metrics.ORACLES_FOR_A_VERDICT:
+    if oracles["n"] < statistics.ORACLES_FOR_A_VERDICT:
         return "not resolved"
     falls = all(a <= b for a, b in itertools.pairwise(values))
     return "holds" if falls and values[0] <= high else "mixed"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments import curves
-from famr_jax.metrics import prediction_interval
+from famr_jax.statistics import prediction_interval
 from famr_jax.report import page, plot
 from famr_jax.report.page import Html, interval, number
 from famr_jax.report.style import colour

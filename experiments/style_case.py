@@ -277,16 +277,16 @@ def rows(
         row |= {"original": original, "runs": []}
         known = None not in values
         if known:
-            band = metrics.prediction_interval(values) if len(values) > 1 else None
+            band = statistics.prediction_interval(values) if len(values) > 1 else None
             mean = float(np.mean(values))
             row["oracle"] = {"values": values, "mean": mean, "band": band, "n": len(values)}
-            row["null"] = metrics.null_gap(values)
+            row["null"] = statistics.null_gap(values)
         for (name, lr, _), found in zip(runs, measured["runs"], strict=True):
             entry = {"method": name, "lr": lr, "value": found.get(key)}
             if known:
                 finest = 1 / count if unit == "share" else 0.0
-                judged = metrics.verdict(found[key], original, values, resolution=finest)
-                entry |= {"gap": metrics.gap(found[key], values), "verdict": judged}
+                judged = statistics.verdict(found[key], original, values, resolution=finest)
+                entry |= {"gap": statistics.gap(found[key], values), "verdict": judged}
             row["runs"].append(entry)
         table.append(row)
     return table

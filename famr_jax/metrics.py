@@ -1,26 +1,18 @@
-"""Measures of a model's outputs, and the statistics of a comparison with retrained models.
+"""Measures of a model's outputs.
 
 All take logits and are pure. Divergences and entropies are in nats, one value per example.
 """
 
 import contextlib
-from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax import Array
 
 from famr_jax.mesh import spread
 from famr_jax.types import ApplyFn, Params, Source
-
-ORACLES_FOR_A_VERDICT = 8
-"""With fewer oracles the prediction interval is too wide and too uncertain to judge by."""
-
-Verdict = Literal["inside band", "outside band", "not resolved", "too few oracles"]
 
 
 def predict(
@@ -94,61 +86,3 @@ def kl(logits: Array, other_logits: Array) -> Array:
 def total_variation(logits: Array, other_logits: Array) -> Array:
     """Total variation 1/2 sum_c |p_c - q_c| of each pair of predictions, `[n]`, in [0, 1]."""
     return jnp.sum(jnp.abs(jax.nn.softmax(logits) - jax.nn.softmax(other_logits)), axis=-1) / 2
-
-
-def prediction_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
-    """Where one more value of the same normal population falls with probability `level`.
-
-        mean +- t(n - 1, (1 + level) / 2) s sqrt(1 + 1/n)
-
-    Raises:
-        ValueError: Fewer than two values.
-    """
-    values = np.asarray(values, np.float64)
-    if values.size < 2:
-        raise ValueError(f"`values` must hold at least 2 oracles, got {values.size}.")
-    quantile = scipy.stats.t.ppf((1 + level) / 2, values.size - 1)
-    half = quantile * values.std(ddof=1) * np.sqrt(1 + 1 / values.size)
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def gap(value: float, oracles: Sequence[float]) -> float:
-    """Distance of a value to the oracles' mean."""
-    return float(abs(value - np.mean(oracles)))
-
-
-def null_gap(oracles: Sequence[float]) -> float | None:
-    """Mean gap of each oracle to the others: what a perfect unlearner would score. None for one."""
-    if len(oracles) < 2:
-        return None
-    others = [np.delete(np.asarray(oracles), i) for i in range(len(oracles))]
-    return float(np.mean([gap(value, rest) for value, rest in zip(oracles, others, strict=True)]))
-
-
-def verdict(
-    value: float, original: float, oracles: Sequence[float], *, resolution: float = 0.0
-) -> Verdict:
-    """Whether a value is one that another oracle could have had.
-
-    "not resolved" if doing nothing lies in the band too: then the metric cannot tell the original
-    model from the oracle, nor the unlearned one. No verdict below `ORACLES_FOR_A_VERDICT` oracles.
-
-    Args:
-        value: Of the unlearned model.
-        original: Of the original.
-        oracles: Of each oracle.
-        resolution: Smallest difference the metric can show, 1/N for an accuracy; the band is that
-            much wider on both sides, since oracles that all agree have a band of no width.
-
-    Raises:
-        ValueError: A value that is not finite.
-    """
-    if not np.all(np.isfinite([value, original, *oracles])):
-        raise ValueError(f"`value` and oracles must be finite, got {value}, {original}, {oracles}.")
-    if len(oracles) < ORACLES_FOR_A_VERDICT:
-        return "too few oracles"
-    low, high = prediction_interval(oracles)
-    low, high = low - resolution, high + resolution
-    if not low <= value <= high:
-        return "outside band"
-    return "not resolved" if low <= original <= high else "inside band"

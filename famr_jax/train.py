@@ -1,16 +1,32 @@
-"""Supervised training as jitted epochs, for one model or for many seeds in one program."""
+"""Supervised training as jitted epochs: `run` follows a `Recipe` for one model or for many seeds."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
+from famr_jax import loop, mesh
 from famr_jax.losses import cross_entropy
-from famr_jax.mesh import spread
-from famr_jax.types import ApplyFn, Batch, Params, check_count, check_number, pytree, static
+from famr_jax.models.precision import computing_in
+from famr_jax.types import (
+    ApplyFn,
+    Batch,
+    Params,
+    Source,
+    check_count,
+    check_number,
+    pytree,
+    static,
+)
+
+DTYPES = ("float32", "bfloat16")
 
 
 class TrainState(NamedTuple):
@@ -87,7 +103,7 @@ class Supervised:
         split = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
 
         def body(total, part):
-            return jax.tree.map(jnp.add, total, gradient(params, spread(part))), None
+            return jax.tree.map(jnp.add, total, gradient(params, mesh.spread(part))), None
 
         like = jax.eval_shape(gradient, params, jax.tree.map(lambda a: a[0], split))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
@@ -95,7 +111,73 @@ class Supervised:
         return jax.tree.map(lambda leaf: leaf / parts, total)
 
 
-def recipe(
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: AdamW with warm-up, cosine decay to zero and clipped gradients.
+
+    Attributes:
+        epochs: Passes over the training set.
+        batch_size: Images a step.
+        lr: Peak learning rate.
+        weight_decay: Decoupled weight decay of matrices; biases and norms do not decay.
+        warmup: Share of the steps that warm up.
+        augment: `augment(key, x) -> x` on a batch of images; None for none.
+        label_smoothing: Share of the target spread over all classes.
+        accumulate: Micro-batches a step, which bound the memory; they must divide the batch.
+        ema: Decay of a running average of the weights, which then is what training ends in.
+        dtype: Of products and activations, "float32" or "bfloat16"; weights keep their own.
+
+    Raises:
+        ValueError: A value out of range.
+    """
+
+    epochs: int
+    batch_size: int = 32
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    augment: Callable[[Array, Array], Array] | None = None
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+    ema: float | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "accumulate"):
+            check_count(name, getattr(self, name))
+        check_number("lr", self.lr, above=0)
+        check_number("weight_decay", self.weight_decay, least=0)
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"`warmup` must be in [0, 1), got {self.warmup!r}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing!r}.")
+        if self.batch_size % self.accumulate:
+            rule = f"must divide `batch_size` {self.batch_size}"
+            raise ValueError(f"`accumulate` {rule}, got {self.accumulate}.")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"`ema` must be in [0, 1), got {self.ema!r}.")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
+
+    def learner(self, apply_fn: ApplyFn, size: int) -> Supervised:
+        """The learner that follows the recipe on a training set of `size` images."""
+        num_steps = self.epochs * math.ceil(size / self.batch_size)
+        return Supervised(
+            apply_fn if self.dtype == "float32" else computing_in(apply_fn, self.dtype),
+            adamw(
+                num_steps=num_steps,
+                lr=self.lr,
+                weight_decay=self.weight_decay,
+                warmup=self.warmup,
+            ),
+            self.augment,
+            self.label_smoothing,
+            self.accumulate,
+            self.ema,
+        )
+
+
+def adamw(
     *, num_steps: int, lr: float = 2e-3, weight_decay: float = 0.05, warmup: float = 0.1
 ) -> optax.GradientTransformation:
     """AdamW with warm-up, cosine decay to zero and clipped gradients: what a small ViT needs.
@@ -117,6 +199,118 @@ def recipe(
     warmup_steps = max(1, round(warmup * num_steps))
     end = max(num_steps, warmup_steps + 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, end)
-    matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
-    adamw = optax.adamw(schedule, b2=0.99, weight_decay=weight_decay, mask=matrices)
-    return optax.chain(optax.clip_by_global_norm(1.0), adamw)
+    decayed = optax.adamw(schedule, b2=0.99, weight_decay=weight_decay, mask=_matrices)
+    return optax.chain(optax.clip_by_global_norm(1.0), decayed)
+
+
+def _matrices(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+class Trained(NamedTuple):
+    """What training gives.
+
+    Attributes:
+        params: The weights; with a leading member axis where there were many keys.
+        log: Mean loss and accuracy per epoch, `[epochs]`, or `[members, epochs]`.
+        finite: False if a loss or a weight was no longer finite; training stopped there.
+    """
+
+    params: Params
+    log: dict[str, np.ndarray]
+    finite: bool
+
+    @property
+    def members(self) -> list[Params]:
+        """The weights of each member, in the order of the keys; of one key, a list of one."""
+        return loop.members(self.params) if self.log["loss"].ndim > 1 else [self.params]
+
+
+def run(
+    model: Any,
+    train: Batch | Source,
+    recipe: Recipe,
+    *,
+    key: Array,
+    start: Params | None = None,
+) -> Trained:
+    """Trains a model, or as many as there are keys.
+
+    Members run in chunks of `loop.member_width()`, so that the bits of one depend on neither their
+    number nor its place among them.
+
+    Args:
+        model: Anything with `apply(params, x) -> logits` and `init(key) -> params`.
+        train: The training set.
+        recipe: How to train.
+        key: PRNG key, or `[members]` of them: a model each.
+        start: The weights to start from, of every member, in place of `model.init`.
+
+    Raises:
+        ValueError: An empty set; a legacy key; `accumulate` that does not divide the batch.
+    """
+    if not len(train):
+        raise ValueError("`train` must hold at least one example, got 0.")
+    if key.ndim == 0:
+        return _run(model, train, recipe, key, start)
+    width, found = loop.member_width(), []
+    for rows in loop.chunks(len(key), width):
+        done = _run(model, train, recipe, key[rows[0]] if width == 1 else key[rows], start)
+        found += [done] if width == 1 else [_member(done, i) for i in range(width)]
+    found = found[: len(key)]  # the last chunk was padded
+    return Trained(
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(each.params for each in found)),
+        {name: _rows([each.log[name] for each in found]) for name in found[0].log},
+        all(each.finite for each in found),
+    )
+
+
+def _run(model, train, recipe, key, start):
+    init_key, train_key = (
+        jax.vmap(jax.random.split, out_axes=1)(key) if key.ndim else jax.random.split(key)
+    )
+    learner = recipe.learner(model.apply, len(train))
+    state = begin(learner, getattr(model, "init", None), init_key, start)
+    epochs = loop.run_epochs(
+        learner,
+        mesh.split(state),
+        train,
+        size=len(train),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        key=train_key,
+    )
+    log = []
+    for _, state, info in epochs:  # noqa: B007
+        log.append(jax.device_get(info))
+    log = {name: np.stack([entry[name] for entry in log], axis=-1) for name in log[0]}
+    return Trained(state.params, log, bool(np.all(log.pop("finite"))))
+
+
+def _member(done, i):
+    params = jax.tree.map(lambda leaf: leaf[i], done.params)
+    return Trained(params, {name: values[i] for name, values in done.log.items()}, done.finite)
+
+
+def _rows(values):
+    """Rows of one length: a member that stopped early has NaN after its last epoch."""
+    table = np.full((len(values), max(map(len, values))), np.nan)
+    for row, value in zip(table, values, strict=True):
+        row[: len(value)] = value
+    return table
+
+
+def begin(
+    learner: Supervised, init_fn: Callable[[Array], Params], key: Array, start: Params | None = None
+) -> TrainState:
+    """The state before the first step: fresh weights of each key, or `start` for all of them."""
+    return _begin(learner, init_fn, key, start)
+
+
+@partial(jax.jit, static_argnames="init_fn")
+def _begin(learner, init_fn, key, start):
+    def one(key):
+        params = init_fn(key) if start is None else start
+        return learner.init(jax.tree.map(jnp.copy, params))  # a donated state owns its own
+
+    return (jax.vmap(one) if key.ndim else one)(key)

@@ -5,7 +5,15 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, Literal, Protocol, TypeAlias, dataclass_transform, runtime_checkable
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    dataclass_transform,
+    runtime_checkable,
+)
 
 import jax
 import numpy as np
@@ -93,6 +101,21 @@ class Pair:
     retain: Batch | None
 
 
+class Context(NamedTuple):
+    """What an objective may know besides the weights and the minibatches.
+
+    Attributes:
+        anchor: The trained weights.
+        prepared: What the method computed once before the first step, such as a teacher's outputs
+            or a saliency mask: any pytree, or None.
+        step: How many steps were taken, from which an objective reads its phase.
+    """
+
+    anchor: Params
+    prepared: Any = None
+    step: Array | int = 0
+
+
 class Objective(Protocol):
     """A scalar to descend: a pytree dataclass whose call adds up its terms.
 
@@ -102,9 +125,9 @@ class Objective(Protocol):
     """
 
     def __call__(
-        self, params: Params, anchor: Params, pair: Pair, key: Array
+        self, params: Params, context: Context, pair: Pair, key: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Returns the scalar and its named terms; `anchor` holds the trained weights."""
+        """Returns the scalar and its named terms."""
 
 
 @runtime_checkable

@@ -13,23 +13,23 @@ from jax import Array
 from famr_jax import loop
 from famr_jax.types import (
     Batch,
+    Context,
     Objective,
     Pair,
     Params,
     Source,
     Unlearner,
     as_pytree,
-    check_number,
     pytree,
     static,
 )
 
 
 class DescentState(NamedTuple):
-    """What the next step of a descent needs; `anchor` holds the trained weights."""
+    """What the next step of a descent needs; `context` holds the trained weights."""
 
     params: Params
-    anchor: Params
+    context: Context
     opt_state: Any
 
 
@@ -38,36 +38,44 @@ class Descent:
     """The unlearner that descends one objective; built by `descend`."""
 
     objective: Objective
+    prepare: Callable | None
     optimizer: optax.GradientTransformation = static()
     epoch_over: Literal["forget", "retain"] = static("forget")
 
     def init(self, params, forget, retain, key) -> DescentState:
-        del forget, retain, key
+        prepared = None
+        if self.prepare is not None:
+            prepared = self.prepare(params, forget, retain, key)
         anchor = jax.tree.map(jnp.copy, params)
-        return DescentState(params, anchor, self.optimizer.init(params))
+        context = Context(anchor, prepared, jnp.zeros((), jnp.int32))
+        return DescentState(params, context, self.optimizer.init(params))
 
     def step(self, state, pair, key):
         objective = jax.value_and_grad(self.objective, has_aux=True)
-        (value, terms), grads = objective(state.params, state.anchor, pair, key)
+        (value, terms), grads = objective(state.params, state.context, pair, key)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         info = {"objective": value, **terms, "grad_norm": optax.tree.norm(grads)}
-        return DescentState(params, state.anchor, opt_state), info
+        context = state.context._replace(step=state.context.step + 1)
+        return DescentState(params, context, opt_state), info
 
 
 def descend(
     objective: Objective | Callable,
     optimizer: optax.GradientTransformation,
     *,
+    prepare: Callable[[Params, Any, Any, Array], Any] | None = None,
     epoch_over: Literal["forget", "retain"] = "forget",
 ) -> Descent:
     """The unlearner that descends `objective` from the trained weights with any optax optimizer.
 
     Args:
         objective: A pytree dataclass or a plain function
-            `(params, anchor, pair, key) -> (scalar, terms)`. The numbers of a dataclass are leaves,
-            which a sweep may `vmap`; those that a function closes over are constants.
+            `(params, context, pair, key) -> (scalar, terms)`. The numbers of a dataclass are
+            leaves, which a sweep may `vmap`; those that a function closes over are constants.
         optimizer: Any optax transformation. Build it once: jit knows it by identity.
+        prepare: `prepare(params, forget, retain, key)`, called once on the trained weights and the
+            whole sets; the pytree that it returns is `context.prepared` at every step.
         epoch_over: The set that one epoch passes over.
 
     Raises:
@@ -75,7 +83,8 @@ def descend(
     """
     if epoch_over not in ("forget", "retain"):
         raise ValueError(f"`epoch_over` must be 'forget' or 'retain', got {epoch_over!r}.")
-    return Descent(as_pytree(objective), optimizer, epoch_over)
+    prepare = prepare and as_pytree(prepare)
+    return Descent(as_pytree(objective), prepare, optimizer, epoch_over)
 
 
 class Unlearned(NamedTuple):
@@ -176,119 +185,6 @@ def run_epochs(
     size = len(forget if unlearner.epoch_over == "forget" else retain)
     sizes = {"size": size, "epochs": epochs, "batch_size": batch_size, "swept": swept}
     return loop.run_epochs(unlearner, state, Pair(forget, retain), **sizes, key=key, start=start)
-
-
-@pytree
-class InBatches:
-    """An objective on a whole forget set, in the memory of one micro-batch.
-
-        J = sum_b (n_b / n) J_b
-
-    Exact for an objective that averages losses over the forget set and adds terms in the weights.
-    Its gradient costs one more forward pass.
-
-    Attributes:
-        objective: J_b, on the forget set alone.
-        batch_size: Examples a micro-batch; the last may have fewer.
-    """
-
-    objective: Objective
-    batch_size: int = static()
-
-    def __call__(self, params, anchor, pair, key):
-        n, size = len(pair.forget), min(self.batch_size, len(pair.forget))
-        steps, rest = divmod(n, size)
-
-        @jax.checkpoint
-        def part(params, batch):
-            value = self.objective(params, anchor, Pair(batch, None), key)
-            return jax.tree.map(lambda leaf: len(batch) / n * leaf, value)
-
-        def body(total, batch):
-            return jax.tree.map(jnp.add, total, part(params, batch)), None
-
-        whole = jax.tree.map(
-            lambda leaf: leaf[: steps * size].reshape(steps, size, *leaf.shape[1:]), pair.forget
-        )
-        start = part(params, pair.forget[n - rest :]) if rest else None
-        if start is None:
-            like = jax.eval_shape(part, params, pair.forget[:size])
-            start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-        return jax.lax.scan(body, start, whole)[0]
-
-
-class Minimum(NamedTuple):
-    """A point found by `minimise`: how good it is, and whether it is good enough.
-
-    Attributes:
-        params: The point.
-        value: The objective there.
-        grad_norm: Euclidean norm of its gradient there.
-        num_steps: L-BFGS steps taken.
-        converged: Whether `grad_norm` fell to `tol` times its value at the start.
-    """
-
-    params: Params
-    value: Array
-    grad_norm: Array
-    num_steps: Array
-    converged: Array
-
-
-def minimise(
-    objective: Objective | Callable,
-    params: Params,
-    anchor: Params,
-    pair: Pair,
-    *,
-    key: Array,
-    tol: float = 1e-3,
-    max_steps: int = 1000,
-) -> Minimum:
-    """Carries an objective to its stationary point on the whole sets, by L-BFGS.
-
-        ||grad J(params)|| <= tol ||grad J(start)||
-
-    Args:
-        objective: Pytree dataclass or function `(params, anchor, pair, key) -> (scalar, terms)`.
-        params: The start.
-        anchor: The trained weights.
-        pair: The whole sets.
-        key: PRNG key, the same at every step.
-        tol: Wanted decrease of the gradient norm; float32 seldom goes below 1e-4.
-        max_steps: Steps after which to give up.
-
-    Raises:
-        ValueError: `tol` not positive.
-    """
-    check_number("tol", tol, above=0)
-    return _minimise(as_pytree(objective), params, anchor, pair, key, tol, max_steps)
-
-
-@jax.jit
-def _minimise(objective, params, anchor, pair, key, tol, max_steps):
-    optimizer = optax.lbfgs()
-    value_fn = lambda params: objective(params, anchor, pair, key)[0]  # noqa: E731
-    value, grad = jax.value_and_grad(value_fn)(params)
-    target = tol * optax.tree.norm(grad)
-
-    def going_on(carry):
-        _, _, _, grad, num_steps = carry
-        return (optax.tree.norm(grad) > target) & (num_steps < max_steps)
-
-    def body(carry):
-        params, opt_state, value, grad, num_steps = carry
-        updates, opt_state = optimizer.update(
-            grad, opt_state, params, value=value, grad=grad, value_fn=value_fn
-        )
-        # The line search has evaluated the new point: its value and gradient are in the state.
-        value, grad = optax.tree.get(opt_state, "value"), optax.tree.get(opt_state, "grad")
-        return optax.apply_updates(params, updates), opt_state, value, grad, num_steps + 1
-
-    carry = (params, optimizer.init(params), value, grad, 0)
-    params, _, value, grad, num_steps = jax.lax.while_loop(going_on, body, carry)
-    norm = optax.tree.norm(grad)
-    return Minimum(params, value, norm, num_steps, norm <= target)
 
 
 def _begin(unlearner, params, forget, retain, key):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import architecture_scaling, common, equal_accuracy, ledger, tradeoff, workbench
+from experiments import architecture_scaling, common, equal_accuracy, ledger, workbench
 from experiments.architecture_scaling import LARGER, ROLES, SMALL, Flags, Study
 from famr_jax import unlearn
 from famr_jax.methods import famr
@@ -122,12 +122,12 @@ def test_the_json_has_every_model_once_with_all_roles(done):
 def test_difference_of_samples_is_welchs():
     rng = np.random.default_rng(0)
     small, large = rng.normal(size=5), 3 * rng.normal(size=5) + 1
-    found = tradeoff.difference(small.tolist(), large.tolist())
+    found = statistics.difference(small.tolist(), large.tolist())
     wanted = scipy.stats.ttest_ind(large, small, equal_var=False).confidence_interval(0.95)
     np.testing.assert_allclose(found["interval"], [wanted.low, wanted.high])
     assert found["mean"] == pytest.approx(large.mean() - small.mean())
-    assert tradeoff.difference([0.0] * 3, [0.0] * 3)["interval"] == [0, 0]
-    assert tradeoff.difference([0.0], [1.0])["interval"] is None
+    assert statistics.difference([0.0] * 3, [0.0] * 3)["interval"] == [0, 0]
+    assert statistics.difference([0.0], [1.0])["interval"] is None
 
 
 def test_claims_are_judged(done):
@@ -138,7 +138,7 @@ def test_claims_are_judged(done):
         for row in results["models"]:
             row["reached"] = reached
         for trend in results["trends"].values():
-            trend["for_acc"] = tradeoff.difference(small, large)
+            trend["for_acc"] = statistics.difference(small, large)
         made = architecture_scaling.claims(results, flags, "data")
         assert ledger.ledger({"x": {"claims": made, "config": {"command": "c"}}})
         assert {each["claim"] for each in made} == {LARGER}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import lambda_sweep, ledger, sweep_report, tradeoff, workbench
+from experiments import lambda_sweep, ledger, sweep_report, workbench
 from experiments.lambda_sweep import LIMIT, MEASURES, SMALL, TRADE, Flags
-from famr_jax import metrics, unlearn
+from famr_jax import metrics, statistics, unlearn
 from famr_jax.methods import famr
 
 RESULTS = {k: r for k, r in ledger.read_results().items() if k.startswith("lambda_sweep")}
@@ -33,19 +33,19 @@ def test_front_is_that_of_brute_force(points):
     def beaten(p):
         return any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)
 
-    assert tradeoff.front(points) == [i for i, p in enumerate(points) if not beaten(p)]
+    assert statistics.front(points) == [i for i, p in enumerate(points) if not beaten(p)]
 
 
 def test_interval_of_a_mean_is_students():
-    found = tradeoff.spread([1.0, 2.0, 3.0])
+    found = statistics.spread([1.0, 2.0, 3.0])
     assert (found["mean"], found["sd"], found["n"]) == (2.0, 1.0, 3)
     half = 4.30265273 / 3**0.5
     np.testing.assert_allclose(found["interval"], [2 - half, 2 + half])
-    assert tradeoff.sign(found) == 0
-    assert tradeoff.sign(tradeoff.spread([1.0, 1.1, 1.2])) == 1
-    assert tradeoff.sign(tradeoff.spread([-1.0, -1.1, -1.2])) == -1
-    assert tradeoff.sign(tradeoff.spread([1.0, 1.0])) == 0
-    assert tradeoff.spread([1.0])["interval"] is None
+    assert statistics.sign(found) == 0
+    assert statistics.sign(statistics.spread([1.0, 1.1, 1.2])) == 1
+    assert statistics.sign(statistics.spread([-1.0, -1.1, -1.2])) == -1
+    assert statistics.sign(statistics.spread([1.0, 1.0])) == 0
+    assert statistics.spread([1.0])["interval"] is None
 
 
 def test_a_member_of_the_sweep_is_a_run_of_its_own_lam(done):
@@ -125,7 +125,7 @@ def test_claims_are_judged(done):
 
     def sweep(kept, forgot, divergences, *, n=8, converged=True):
         for name, values in (("ret_acc", kept), ("for_acc", forgot)):
-            case["effect"][name] = tradeoff.spread(values)
+            case["effect"][name] = statistics.spread(values)
         for row, value in zip(case["stationary"], divergences, strict=True):
             row |= {"kl_forget": value, "kl_test": 0.1, "converged": converged}
         for name in ("kl_forget", "kl_test"):

@@ -124,7 +124,7 @@ def t_density(x, freedom):
 @pytest.mark.parametrize("level", [0.5, 0.95])
 @pytest.mark.parametrize("values", [[1.0, 3.0], [0.2, 0.5, 0.6], ORACLES])
 def test_prediction_interval_holds_its_level_under_students_density(values, level):
-    low, high = metrics.prediction_interval(values, level=level)
+    low, high = statistics.prediction_interval(values, level=level)
     mean, n = sum(values) / len(values), len(values)
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) * (1 + 1 / n))
     assert math.isclose((low + high) / 2, mean, abs_tol=1e-12)
@@ -135,7 +135,7 @@ def test_prediction_interval_holds_its_level_under_students_density(values, leve
 
 def test_prediction_interval_by_the_printed_table():
     # t(1, .975) = 12.7062, s = sqrt 2, sqrt(1 + 1/2).
-    low, high = metrics.prediction_interval([1, 3])
+    low, high = statistics.prediction_interval([1, 3])
     assert math.isclose(high - 2, 12.7062 * math.sqrt(3), rel_tol=1e-5)
     assert math.isclose(2 - low, high - 2)
 
@@ -143,15 +143,15 @@ def test_prediction_interval_by_the_printed_table():
 @pytest.mark.parametrize("values", [[], [1.0]])
 def test_prediction_interval_needs_two_oracles(values):
     with pytest.raises(ValueError, match=f"at least 2 oracles, got {len(values)}"):
-        metrics.prediction_interval(values)
+        statistics.prediction_interval(values)
 
 
 def test_gap_and_null_gap_by_hand():
-    assert metrics.gap(1.0, [2.0, 5.0]) == 2.5
-    assert metrics.null_gap([1.0]) is None
-    assert metrics.null_gap([1.0, 2.0]) == 1.0
+    assert statistics.gap(1.0, [2.0, 5.0]) == 2.5
+    assert statistics.null_gap([1.0]) is None
+    assert statistics.null_gap([1.0, 2.0]) == 1.0
     # 1 against 3.5, 2 against 3, 5 against 1.5.
-    assert math.isclose(metrics.null_gap([1.0, 2.0, 5.0]), (2.5 + 1 + 3.5) / 3)
+    assert math.isclose(statistics.null_gap([1.0, 2.0, 5.0]), (2.5 + 1 + 3.5) / 3)
 
 
 @pytest.mark.parametrize(
@@ -165,4 +165,4 @@ def test_gap_and_null_gap_by_hand():
     ],
 )
 def test_verdict(value, original, oracles, words):
-    assert metrics.verdict(value, original, oracles) == words
+    assert statistics.verdict(value, original, oracles) == words

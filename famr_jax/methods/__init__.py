@@ -6,3 +6,14 @@ from famr_jax.methods.famr_style import famr_style as famr_style
 from famr_jax.methods.gradient_ascent import gradient_ascent as gradient_ascent
 from famr_jax.methods.nothing import nothing as nothing
 from famr_jax.methods.retrain import retrain as retrain
+
+BY_NAME = {
+    "descent_ascent": descent_ascent,
+    "famr": famr,
+    "gradient_ascent": gradient_ascent,
+}
+"""Methods by name, all of the signature `method(apply_fn, *, optimizer, ...)`.
+
+`famr_style` needs features and a reference, `retrain` a learner and an initialiser, and `nothing`
+neither model nor optimizer: they stay outside.
+"""

@@ -1,57 +1,31 @@
 """Descent-ascent: descend the loss on the retained set, ascend it on the forget set."""
 
-from typing import Literal, NamedTuple
-
-import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 
 from famr_jax.losses import cross_entropy
-from famr_jax.types import ApplyFn, Params, check_count, check_number, pytree, static
-
-
-class DescentAscentState(NamedTuple):
-    """What the next step needs; `num_steps` counts the steps taken."""
-
-    params: Params
-    opt_state: optax.OptState
-    num_steps: Array
+from famr_jax.types import ApplyFn, check_count, check_number, pytree, static
+from famr_jax.unlearn import Descent, descend
 
 
 @pytree
 class DescentAscent:
-    """The unlearner behind `descent_ascent`, which says what its fields mean."""
+    """The objective of `descent_ascent`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    optimizer: optax.GradientTransformation = static()
     forget_weight: float = 1.0
     ascent_steps: int | None = None
-    epoch_over: Literal["forget", "retain"] = static("retain")
 
-    def init(self, params, forget, retain, key) -> DescentAscentState:
-        del forget, retain, key
-        params = jax.tree.map(jnp.copy, params)
-        return DescentAscentState(params, self.optimizer.init(params), jnp.zeros((), jnp.int32))
-
-    def step(self, state, pair, key):
+    def __call__(self, params, context, pair, key):
         del key
         weight = self.forget_weight
         if self.ascent_steps is not None:
-            weight = jnp.where(state.num_steps < self.ascent_steps, weight, 0.0)
-
-        def objective(params):
-            retain, forget = (
-                jnp.mean(cross_entropy(self.apply_fn(params, batch.x), batch.labels))
-                for batch in (pair.retain, pair.forget)
-            )
-            return retain - weight * forget, {"retain": retain, "forget": forget}
-
-        (value, terms), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        info = {"objective": value, **terms, "grad_norm": optax.tree.norm(grads)}
-        return DescentAscentState(params, opt_state, state.num_steps + 1), info
+            weight = jnp.where(context.step < self.ascent_steps, weight, 0.0)
+        retain, forget = (
+            jnp.mean(cross_entropy(self.apply_fn(params, batch.x), batch.labels))
+            for batch in (pair.retain, pair.forget)
+        )
+        return retain - weight * forget, {"retain": retain, "forget": forget}
 
 
 def descent_ascent(
@@ -60,7 +34,7 @@ def descent_ascent(
     forget_weight: float = 1.0,
     ascent_steps: int | None = None,
     optimizer: optax.GradientTransformation,
-) -> DescentAscent:
+) -> Descent:
     """Descends the retained loss and ascends the forget loss in every step: GDA, step by step.
 
         J(params) = mean_R l(x, y; params) - w mean_F l(x, y; params)
@@ -84,4 +58,5 @@ def descent_ascent(
     check_number("forget_weight", forget_weight, least=0)
     if ascent_steps is not None:
         check_count("ascent_steps", ascent_steps)
-    return DescentAscent(apply_fn, optimizer, forget_weight, ascent_steps)
+    objective = DescentAscent(apply_fn, forget_weight, ascent_steps)
+    return descend(objective, optimizer, epoch_over="retain")

@@ -26,10 +26,10 @@ class AnchoredUniform:
     lam: float = 0.1
     forget_weight: float = 1.0
 
-    def __call__(self, params, anchor, pair, key):
+    def __call__(self, params, context, pair, key):
         del key
         forget = jnp.mean(uniform_kl(self.apply_fn(params, pair.forget.x)))
-        distance = l2_anchor(params, anchor)
+        distance = l2_anchor(params, context.anchor)
         value = self.forget_weight * forget + self.lam * distance
         return value, {"forget": forget, "anchor": distance}
 

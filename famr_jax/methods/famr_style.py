@@ -23,11 +23,11 @@ class AnchoredStyle:
     reference: dict[str, Array]
     lam: float = 0.1
 
-    def __call__(self, params, anchor, pair, key):
+    def __call__(self, params, context, pair, key):
         del key
         features = self.features_fn(params, pair.forget.x)
         forget = jnp.mean(gram_distance(features, self.reference))
-        distance = l2_anchor(params, anchor)
+        distance = l2_anchor(params, context.anchor)
         return forget + self.lam * distance, {"forget": forget, "anchor": distance}
 
 

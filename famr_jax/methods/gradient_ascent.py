@@ -14,8 +14,8 @@ class Ascent:
 
     apply_fn: ApplyFn = static()
 
-    def __call__(self, params, anchor, pair, key):
-        del anchor, key
+    def __call__(self, params, context, pair, key):
+        del context, key
         logits = self.apply_fn(params, pair.forget.x)
         forget = jnp.mean(cross_entropy(logits, pair.forget.labels))
         return -forget, {"forget": forget}

@@ -1,0 +1,101 @@
+"""The evaluator of one case: rows of measures for any weights, the original and the oracles."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from famr_jax.evaluation.measures import (
+    ENSEMBLE_MEASURES,
+    MEASURES,
+    Ensemble,
+    EnsembleMeasure,
+    Measure,
+)
+from famr_jax.evaluation.views import Absent, Part, View, parts
+from famr_jax.forget import ForgetSet
+from famr_jax.types import Batch, Params, Source
+
+
+class Evaluator:
+    """Takes every measure of any weights, beside the original and the oracles of one case.
+
+    `evaluator(params)` gives a row: a number by each measure's name, `"n"` with the sizes of their
+    sets, and `"absent"` with the reason for each measure that could not be taken.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        train: Batch | Source,
+        test: Batch | Source,
+        gone: ForgetSet,
+        original: Params | None = None,
+        oracles: Iterable[Params] = (),
+        *,
+        measures: Sequence[Measure] = MEASURES,
+        sets: Mapping[str, Part] | None = None,
+    ):
+        """Sets up a case; outputs are computed when a measure asks for them.
+
+        Args:
+            model: Anything with `apply`, and `features` where a measure needs it; or an `apply_fn`.
+            train: The training set.
+            test: The test set.
+            gone: What is forgotten.
+            original: The trained weights.
+            oracles: Weights retrained without the forget set.
+            measures: What to take.
+            sets: The sets by name in place of `parts(train, test, gone)`.
+
+        Raises:
+            ValueError: The mask is not one over the training set; two measures share a name.
+        """
+        if len(gone.mask) != len(train):
+            rule = f"must have the {len(train)} examples of `train`"
+            raise ValueError(f"`gone.mask` {rule}, got {len(gone.mask)}.")
+        names = [measure.name for measure in measures]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`measures` must have different names, got {', '.join(names)}.")
+        self.model, self.original, self.measures = model, original, tuple(measures)
+        self.sets = dict(parts(train, test, gone) if sets is None else sets)
+        self.oracles = [self.view(params) for params in oracles]
+
+    def view(self, params: Params) -> View:
+        """The model with these weights, as measures see it."""
+        return View(self.model, params, self.sets, self.original)
+
+    def __call__(self, params: Params) -> dict[str, Any]:
+        """The row of one model's weights, or of its `View`."""
+        return self._row(params if isinstance(params, View) else self.view(params), self.oracles)
+
+    def references(self) -> list[dict[str, Any]]:
+        """The rows of the original, if it is given, and of every oracle beside the others."""
+        rows = []
+        if self.original is not None:
+            rows.append({"model": "original"} | self(self.original))
+        for member, oracle in enumerate(self.oracles):
+            others = [other for other in self.oracles if other is not oracle]
+            rows.append({"model": "oracle", "member": member} | self._row(oracle, others))
+        return rows
+
+    def _row(self, view, oracles):
+        values, sizes, absent = {}, {}, {}
+        for measure in self.measures:
+            try:
+                values[measure.name] = float(measure.function(view, oracles))
+                sizes[measure.name] = len(view.part(measure.set))
+            except Absent as reason:
+                absent[measure.name] = str(reason)
+        return values | {"n": sizes, "absent": absent}
+
+
+def of_ensemble(
+    ensemble: Ensemble, measures: Sequence[EnsembleMeasure] = ENSEMBLE_MEASURES
+) -> dict[str, Any]:
+    """The row of an ensemble: a number by each measure's name, and the reasons for absent ones."""
+    values, absent = {}, {}
+    for measure in measures:
+        try:
+            values[measure.name] = float(measure.function(ensemble))
+        except Absent as reason:
+            absent[measure.name] = str(reason)
+    return values | {"absent": absent}
