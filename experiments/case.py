@@ -81,7 +81,9 @@ def _against(values: list[float], mine: dict[str, float], unit: str, n: int) -> 
         },
         "null": statistics.null_gap(values),
         "gap": {name: statistics.gap(value, values) for name, value in mine.items()},
-        "verdict": statistics.verdict(mine["famr"], mine["original"], values, resolution=resolution),
+        "verdict": statistics.verdict(
+            mine["famr"], mine["original"], values, resolution=resolution
+        ),
     }
 
 

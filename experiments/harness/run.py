@@ -1,0 +1,99 @@
+"""How an experiment runs: flags are checked, numbers measured, claims judged, a page written."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from famr_jax.files import plain, usable_directory, write_json
+from famr_jax.store import Clock, console
+
+from experiments.harness.results import Page, blocks
+from famr_jax import report
+from famr_jax.cli import flags as cli_flags
+from famr_jax.cli.bench import Bench
+from famr_jax.cli.opening import open_bench
+from famr_jax.cli.record import describe
+from famr_jax.cli.run import main as run_command
+
+
+class Bare(NamedTuple):
+    """What an experiment has that needs no bench: where seconds are booked and results go."""
+
+    clock: Clock
+    out: Path
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment: its flags, and three pure functions of them and of what was measured.
+
+    Attributes:
+        module: What `python -m` runs; its last part is the experiment's name.
+        flags: A frozen dataclass with ranges in its annotations; its field `bench`, if there is
+            one, holds `cli.flags.BenchFlags`, else it has a field `out`.
+        small: The flags that the test suite runs.
+        measure: `measure(flags, bench) -> results`; `bench` is a `Bare` where the flags have none.
+        claims: `claims(results, flags) -> list` of `Paper.judge`, both as the JSON has them.
+        page: `page(content) -> Page` of the whole JSON.
+        headline: `headline(content) -> lines` for docstrings and README.
+        check: `check(flags)`, what no range says; raises a `ValueError`.
+        streams: Whether it can work from images on disk.
+    """
+
+    module: str
+    flags: type
+    small: Any
+    measure: Callable[[Any, Any], dict[str, Any]]
+    claims: Callable[[dict[str, Any], dict[str, Any]], list[dict[str, str]]]
+    page: Callable[[dict[str, Any]], Page]
+    headline: Callable[[dict[str, Any]], list[str]]
+    check: Callable[[Any], None] | None = None
+    streams: bool = False
+
+    @property
+    def name(self) -> str:
+        """The experiment's name, that of its file."""
+        return self.module.rpartition(".")[2]
+
+
+def run(experiment: Experiment, flags: Any) -> dict[str, Any]:
+    """The whole experiment: writes metrics.json and report.html, and returns the JSON.
+
+    Raises:
+        ValueError: A flag out of range, or bad data; nothing is written then.
+        NonFiniteError: A training or an unlearning that was not finite.
+    """
+    cli_flags.check(flags)
+    if experiment.check:
+        experiment.check(flags)
+    bench = _open(experiment, flags)
+    usable_directory("out", bench.out)
+    if isinstance(bench, Bench):
+        usable_directory("cache", bench.flags.cache)
+    config = describe(experiment.name, f"python -m {experiment.module}", flags)
+    results = plain(experiment.measure(flags, bench))
+    config["seconds"] = bench.clock.seconds()
+    config = plain(config)
+    judged = experiment.claims(results, config["flags"])
+    content = {"claims": judged, "config": config, "results": results}
+    write_json(bench.out / "metrics.json", content)
+    page = experiment.page(content)
+    report.write(bench.out / "report.html", page.title, blocks(content, page), lead=page.lead)
+    print("\n".join([*experiment.headline(content), f"report: {bench.out / 'report.html'}"]))
+    return content
+
+
+def main(experiment: Experiment) -> None:
+    """Runs the experiment by the flags of the command line."""
+    module = sys.modules[experiment.flags.__module__]
+    run_command(experiment.flags, lambda flags: run(experiment, flags), description=module.__doc__)
+
+
+def _open(experiment: Experiment, flags: Any) -> Bench | Bare:
+    out = Path("runs") / experiment.name
+    if not hasattr(flags, "bench"):
+        return Bare(Clock(), flags.out or out)
+    with console.status("loading data"):
+        return open_bench(flags.bench, streams=experiment.streams, out=out)

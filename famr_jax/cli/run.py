@@ -1,0 +1,40 @@
+"""How a command runs: flags from the command line, and one line for an error."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import tyro
+
+from famr_jax import mesh
+from famr_jax.store import NonFiniteError, console
+
+Flags = TypeVar("Flags")
+
+
+def main(
+    flags: type[Flags],
+    run: Callable[[Flags], Any],
+    *,
+    description: str,
+    args: list[str] | None = None,
+) -> None:
+    """Parses the command line into a frozen dataclass and runs the command.
+
+    Runs on the devices that the flag `mesh` of a bench names. Exits 2 with one line on bad input, 1
+    if a run turned non-finite.
+    """
+    parsed = tyro.cli(
+        flags, args=args, description=description, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    devices = getattr(getattr(parsed, "bench", None), "mesh", None)
+    try:
+        with jax.set_mesh(mesh.parse(devices)) if devices else contextlib.nullcontext():
+            run(parsed)
+    except ValueError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise SystemExit(2) from error
+    except NonFiniteError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise SystemExit(1) from error
