@@ -1,4 +1,4 @@
-"""Supervised training as jitted epochs: `run` follows a `Recipe` for one model or for many seeds."""
+"""Supervised training as jitted epochs: `run` follows a `Recipe`, for one seed or for many."""
 
 import math
 from collections.abc import Callable

@@ -5,11 +5,17 @@ from experiments.harness.results import Paper
 ASCENT = Paper(
     "Ascent Fails to Forget (arXiv 2509.26427)",
     {
-        "hoeffding": "On a random forget set the oracle's forget accuracy equals its test accuracy up to "
-        "Hoeffding's bound, so pushing it lower departs from the oracle.",
-        "closed_forms": "Descent-ascent on the orthogonal problem ends at the Lambert-W closed forms.",
-        "moves_away": "For |F|^2/(|R|(|F|+|D|)) <= alpha <= |F|/|R| every step of descent-ascent moves "
-        "away from the oracle.",
+        "hoeffding": (
+            "On a random forget set the oracle's forget accuracy equals its test accuracy up to "
+            "Hoeffding's bound, so pushing it lower departs from the oracle."
+        ),
+        "closed_forms": (
+            "Descent-ascent on the orthogonal problem ends at the Lambert-W closed forms."
+        ),
+        "moves_away": (
+            "For |F|^2/(|R|(|F|+|D|)) <= alpha <= |F|/|R| every step of descent-ascent moves "
+            "away from the oracle."
+        ),
         "trapped": "Descent-ascent can be trapped in a minimum that fine-tuning does not leave.",
     },
 )

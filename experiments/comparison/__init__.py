@@ -5,17 +5,23 @@ from experiments.harness.results import Paper
 TRW = Paper(
     "TRW and MIA-NN (arXiv 2506.20893)",
     {
-        "look_alikes": "Retrained models send a forgotten class to its look-alikes; unlearners do not, and "
-        "the nearest-neighbour attack sees it.",
-        "smaller_gap": "Tilted reweighting has a smaller nearest-neighbour gap than plain reweighting.",
+        "look_alikes": (
+            "Retrained models send a forgotten class to its look-alikes; unlearners do not, and "
+            "the nearest-neighbour attack sees it."
+        ),
+        "smaller_gap": (
+            "Tilted reweighting has a smaller nearest-neighbour gap than plain reweighting."
+        ),
     },
 )
 
 AUGMENTATION = Paper(
     "Data Augmentation Improves Machine Unlearning (arXiv 2508.18502)",
     {
-        "augmentation": "Stronger augmentation lowers the average gap to the retrained model, by up to 40 % "
-        "with TrivialAugment.",
+        "augmentation": (
+            "Stronger augmentation lowers the average gap to the retrained model, by up to 40 % "
+            "with TrivialAugment."
+        ),
     },
 )
 

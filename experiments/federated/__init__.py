@@ -5,8 +5,10 @@ from experiments.harness.results import Paper
 PUF = Paper(
     "PUF (arXiv 2504.05822)",
     {
-        "one_round": "One round of negated pseudo-gradients forgets a client, and recovers in fewer "
-        "rounds than retraining.",
+        "one_round": (
+            "One round of negated pseudo-gradients forgets a client, and recovers in fewer "
+            "rounds than retraining."
+        ),
     },
 )
 

@@ -1,4 +1,4 @@
-"""Opens a bench: checks every flag, loads the data, builds the model, before anything is written."""
+"""Opening a bench: flags checked, data loaded, model built, before anything is written."""
 
 from collections.abc import Callable
 from dataclasses import replace

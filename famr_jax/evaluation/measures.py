@@ -50,7 +50,7 @@ class Ensemble(NamedTuple):
 
 
 class EnsembleMeasure(NamedTuple):
-    """A number that is taken of ensembles: `function(ensemble)`; its other fields as `Measure`'s."""
+    """A number that is taken of ensembles, by `function(ensemble)`; else as `Measure`."""
 
     name: str
     unit: str
