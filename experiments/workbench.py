@@ -178,7 +178,7 @@ class Workbench:
         )
         return train.Supervised(
             apply_fn,
-            train.recipe(num_steps=num_steps, lr=flags.train_lr),
+            train.adamw(num_steps=num_steps, lr=flags.train_lr),
             self.augment,
             accumulate=flags.accumulate,
             ema=flags.ema,

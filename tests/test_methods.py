@@ -15,8 +15,8 @@ from conftest import assert_same, counting
 from famr_jax import methods
 from famr_jax.methods.famr_style import mean_gram
 from famr_jax.train import Supervised
-from famr_jax.types import Pair, Unlearner
-from famr_jax.unlearn import begin, run, run_epochs
+from famr_jax.types import ApplyFn, Pair, Unlearner, pytree, static
+from famr_jax.unlearn import begin, descend, run, run_epochs
 
 ADAM = optax.adam(1e-2)
 KEY = jax.random.key(11)
@@ -29,18 +29,47 @@ def as_features(apply_fn):
     return lambda params, x: {"logits": apply_fn(params, x)}
 
 
-# name -> function of `(apply_fn, init_fn)` that gives the unlearner
-METHODS = {
-    "descent_ascent": lambda apply_fn, init_fn: methods.descent_ascent(
+@pytree
+class Drawn:
+    """Keeps the logits near those of a teacher, which `prepare` asked once, and reads the step."""
+
+    apply_fn: ApplyFn = static()
+    weight: float = 1.0
+
+    def __call__(self, params, context, pair, key):
+        logits = self.apply_fn(params, pair.forget.x)
+        far = jnp.mean((logits - context.prepared["mean"]) ** 2) / (1 + context.step)
+        return self.weight * far, {"far": far}
+
+
+@pytree
+class AskTeacher:
+    """The mean logits of the trained weights on the whole forget set."""
+
+    apply_fn: ApplyFn = static()
+
+    def __call__(self, params, forget, retain, key):
+        return {"mean": jnp.mean(self.apply_fn(params, forget.x), axis=0)}
+
+
+# name -> function of `(apply_fn, init_fn)` that gives the unlearner; beside these, every method of
+# the shared signature has a row by itself
+SPECIAL = {
+    "descent_ascent in phases": lambda apply_fn, init_fn: methods.descent_ascent(
         apply_fn, forget_weight=0.5, ascent_steps=4, optimizer=ADAM
     ),
-    "famr": lambda apply_fn, init_fn: methods.famr(apply_fn, lam=0.1, optimizer=ADAM),
     "famr_style": lambda apply_fn, init_fn: methods.famr_style(
         as_features(apply_fn), {"logits": jnp.eye(3)}, lam=0.1, optimizer=ADAM
     ),
-    "gradient_ascent": lambda apply_fn, init_fn: methods.gradient_ascent(apply_fn, optimizer=ADAM),
     "nothing": lambda apply_fn, init_fn: methods.nothing(),
+    "prepared": lambda apply_fn, init_fn: descend(
+        Drawn(apply_fn), ADAM, prepare=AskTeacher(apply_fn)
+    ),
     "retrain": lambda apply_fn, init_fn: methods.retrain(Supervised(apply_fn, ADAM), init_fn),
+}
+METHODS = SPECIAL | {
+    name: lambda apply_fn, init_fn, method=method: method(apply_fn, optimizer=ADAM)
+    for name, method in methods.BY_NAME.items()
 }
 IGNORES_PARAMS = {"retrain"}
 RETURNS_PARAMS = {"nothing"}
@@ -88,7 +117,7 @@ def done(row, params):
 def test_every_method_has_a_row_and_every_file_is_exported():
     exported = {name for name, value in vars(methods).items() if inspect.isfunction(value)}
     files = {module.name for module in pkgutil.iter_modules(methods.__path__)}
-    assert exported == set(METHODS)
+    assert exported <= set(METHODS)
     assert files == {getattr(methods, name).__module__.rpartition(".")[2] for name in exported}
 
 
@@ -174,6 +203,29 @@ def test_only_those_that_say_so_ignore_or_return_the_trained_weights(name, row, 
     assert np.array_equal(head(done.params), head(params)) == (name in RETURNS_PARAMS)
     if name in RETURNS_PARAMS:
         assert_same(done.params, params)
+
+
+@pytest.mark.parametrize("method", methods.BY_NAME.values(), ids=methods.BY_NAME)
+def test_methods_by_name_share_one_signature(method):
+    first, *others = inspect.signature(method).parameters.values()
+    assert (first.name, first.kind) == ("apply_fn", first.POSITIONAL_OR_KEYWORD)
+    assert {parameter.kind for parameter in others} == {first.KEYWORD_ONLY}
+    assert "optimizer" in {parameter.name for parameter in others}
+    defaults = {p.name: p.default for p in others if p.name != "optimizer"}
+    assert first.empty not in defaults.values()
+
+
+def test_a_sweep_has_prepared_state_of_its_own_for_each_member(model, params, forget):
+    key = jax.random.split(KEY, 2)
+
+    def one(weight):
+        return descend(Drawn(model.apply, weight), ADAM, prepare=AskTeacher(model.apply))
+
+    swept = jax.vmap(one)(jnp.array([0.5, 2.0]))
+    done = run(swept, params, forget, epochs=2, batch_size=5, key=key, swept=True)
+    for i, weight in enumerate((0.5, 2.0)):
+        alone = run(one(weight), params, forget, epochs=2, batch_size=5, key=key[i])
+        np.testing.assert_allclose(done.log["far"][i], alone.log["far"], rtol=1e-4)
 
 
 def test_retraining_is_training_on_the_retained_set(model, params, forget, retain):

@@ -9,7 +9,7 @@ from conftest import assert_same, drawn, random_batch, to_float64
 
 from famr_jax import loop, mesh
 from famr_jax.losses import cross_entropy
-from famr_jax.train import Supervised, recipe
+from famr_jax.train import Recipe, Supervised, adamw, run
 from famr_jax.types import Batch
 
 KEY = jax.random.key(0)
@@ -140,7 +140,7 @@ def test_training_fits_separable_data(logistic):
     labels = jnp.arange(12) % 3
     train = Batch(3.0 * jax.nn.one_hot(labels, 16).reshape(12, 4, 4, 1), labels)
     params = jax.tree.map(jnp.zeros_like, jax.eval_shape(logistic.init, KEY))
-    learner = Supervised(logistic.apply, recipe(num_steps=60, lr=0.1, weight_decay=0.0))
+    learner = Supervised(logistic.apply, adamw(num_steps=60, lr=0.1, weight_decay=0.0))
     start = float(jnp.mean(cross_entropy(logistic.apply(params, train.x), labels)))
     sizes = {"size": 12, "epochs": 20, "batch_size": 4}
     *_, (_, _, info) = loop.run_epochs(learner, learner.init(params), train, **sizes, key=KEY)
@@ -150,7 +150,7 @@ def test_training_fits_separable_data(logistic):
 
 def test_the_recipe_warms_up_and_decays_to_zero():
     tree = {"w": jnp.ones((2, 2))}
-    optimizer = recipe(num_steps=10, lr=1.0, weight_decay=0.0, warmup=0.2)
+    optimizer = adamw(num_steps=10, lr=1.0, weight_decay=0.0, warmup=0.2)
 
     @jax.jit
     def sizes():
@@ -169,7 +169,7 @@ def test_the_recipe_warms_up_and_decays_to_zero():
 
 def test_only_matrices_decay():
     tree = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    optimizer = recipe(num_steps=10, lr=1.0, weight_decay=0.1, warmup=0.1)
+    optimizer = adamw(num_steps=10, lr=1.0, weight_decay=0.1, warmup=0.1)
 
     @jax.jit
     def twice(zeros):
@@ -183,8 +183,8 @@ def test_only_matrices_decay():
 
 def test_the_recipe_clips_the_gradient():
     tree = {"w": jnp.ones((2, 2))}
-    _, state = recipe(num_steps=10).update(jax.tree.map(lambda w: 50 * w, tree),
-                                           recipe(num_steps=10).init(tree), tree)  # fmt: skip
+    _, state = adamw(num_steps=10).update(jax.tree.map(lambda w: 50 * w, tree),
+                                           adamw(num_steps=10).init(tree), tree)  # fmt: skip
     # Norm 100 clipped to 1, so each of the four entries is 1/2; first moment (1 - 0.9) of it.
     np.testing.assert_allclose(optax.tree.get(state, "mu")["w"], 0.05, rtol=1e-5)
 
@@ -200,4 +200,74 @@ def test_the_recipe_clips_the_gradient():
 )
 def test_the_recipe_refuses(values, message):
     with pytest.raises(ValueError, match=message):
-        recipe(**{"num_steps": 10, **values})
+        adamw(**{"num_steps": 10, **values})
+
+
+TOY = Recipe(epochs=2, batch_size=4, lr=1e-2, weight_decay=0.0)
+
+
+def test_run_is_the_loop_over_the_recipes_learner(model, batch):
+    done = run(model, batch, TOY, key=KEY)
+    init_key, train_key = jax.random.split(KEY)
+    learner = TOY.learner(model.apply, 10)
+    state = learner.init(jax.jit(model.init)(init_key))
+    sizes = {"size": 10, "epochs": 2, "batch_size": 4}
+    *_, (_, state, info) = loop.run_epochs(learner, state, batch, **sizes, key=train_key)
+    assert_same(done.params, state.params)
+    assert done.finite
+    assert done.log["loss"].shape == (2,)
+    assert done.log["loss"][-1] == info["loss"]
+    assert_same(done.members, [done.params])
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_members_bits_depend_on_neither_their_number_nor_its_place(
+    model, batch, width, monkeypatch
+):
+    monkeypatch.setattr(loop, "member_width", lambda: width)
+    keys = jax.random.split(KEY, 3)
+    three = run(model, batch, TOY, key=keys)
+    assert three.log["loss"].shape == (3, 2)
+    assert_same(run(model, batch, TOY, key=keys[::-1]).members, three.members[::-1])
+    assert_same(run(model, batch, TOY, key=keys[:1]).members, three.members[:1])
+    if width == 1:
+        assert_same(run(model, batch, TOY, key=keys[1]).params, three.members[1])
+
+
+def test_run_starts_where_it_is_told_and_takes_a_bare_function(model, batch, params):
+    class Bare:
+        apply = staticmethod(model.apply)
+
+    ends = [run(each, batch, TOY, key=KEY, start=params).params for each in (model, Bare())]
+    assert_same(*ends)
+    fresh = run(model, batch, TOY, key=KEY).params
+    assert not np.array_equal(fresh["head"]["kernel"], ends[0]["head"]["kernel"])
+
+
+def test_run_stops_where_the_loss_is_not_finite(model, batch):
+    spoilt = Batch(jnp.full_like(batch.x, jnp.nan), batch.labels)
+    done = run(model, spoilt, TOY, key=jax.random.split(KEY, 2))
+    assert not done.finite
+    assert done.log["loss"].shape == (2, 1)
+
+
+def test_run_needs_examples(model, batch):
+    with pytest.raises(ValueError, match="`train` must hold at least one example, got 0"):
+        run(model, batch[:0], TOY, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epochs", 0, "`epochs` must be an integer >= 1, got 0"),
+        ("lr", -1.0, "`lr` must be finite and > 0, got -1.0"),
+        ("warmup", 1.0, "`warmup` must be in \\[0, 1\\), got 1.0"),
+        ("label_smoothing", 1.0, "`label_smoothing` must be in \\[0, 1\\), got 1.0"),
+        ("accumulate", 3, "`accumulate` must divide `batch_size` 32, got 3"),
+        ("ema", 1.0, "`ema` must be in \\[0, 1\\), got 1.0"),
+        ("dtype", "float16", "`dtype` must be one of float32, bfloat16, got 'float16'"),
+    ],
+)
+def test_a_recipe_refuses(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**({"epochs": 1} | {name: value}))

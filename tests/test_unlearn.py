@@ -27,11 +27,11 @@ SGD, ADAM = optax.sgd(0.1), optax.adam(1e-2)
 SETTINGS = {"epochs": 3, "batch_size": 4, "key": KEY}
 
 
-def l2_to_anchor(params, anchor, pair, key):
+def l2_to_anchor(params, context, pair, key):
     """A plain function as an objective; it pulls a weight w to 3, and to the anchor."""
     del key
     forget = jnp.mean((params["w"] - 3 * pair.forget.x) ** 2) / 2
-    return forget + 0.5 * l2_anchor(params, anchor), {"forget": forget}
+    return forget + 0.5 * l2_anchor(params, context.anchor), {"forget": forget}
 
 
 def toy(x=1.0, w=2.0):
@@ -52,7 +52,8 @@ def test_a_step_of_gradient_descent_by_hand():
     np.testing.assert_allclose(info["objective"], 0.9**2 / 2 + 0.25 * 0.1**2, rtol=1e-6)
     np.testing.assert_allclose(info["forget"], 0.9**2 / 2, rtol=1e-6)
     np.testing.assert_allclose(state.params["w"], 2.1 + 0.1 * (0.9 - 0.05), rtol=1e-6)
-    np.testing.assert_allclose(state.anchor["w"], 2)
+    np.testing.assert_allclose(state.context.anchor["w"], 2)
+    assert state.context.step == 2
 
 
 def test_a_plain_function_runs_to_its_minimum_by_run_and_by_minimise():

@@ -154,7 +154,7 @@ def programs(model: models.Model, batch_size: int) -> dict[str, tuple[Callable, 
     x = jax.ShapeDtypeStruct((rows, *model.image_shape), jnp.float32, sharding=spread)
     batch = Batch(x, jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=spread))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params, optimizer = shapes(init), train.recipe(num_steps=1000)
+    params, optimizer = shapes(init), train.adamw(num_steps=1000)
     whole = train.Supervised(model.apply, optimizer)
     parts = train.Supervised(model.apply, optimizer, accumulate=MICRO_BATCHES)
     unlearner = famr(model.apply)
