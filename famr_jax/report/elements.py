@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from famr_jax.report.format import ABSENT, number
 from famr_jax.report.plot import inline_svg
 from famr_jax.report.style import CSS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-ABSENT = "–"
-DECIMALS = {"share": 1, "nats": 3}
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Html(str):
@@ -43,32 +40,6 @@ def element(tag: str, *parts: object, **attributes: str | None) -> Html:
         if value is not None
     )
     return Html(f"<{tag}{written}>{html(*parts)}</{tag}>")
-
-
-def number(value: float | None, unit: str = "") -> str:
-    """A number as the reports print it, without its unit.
-
-    Args:
-        value: None is absent and becomes an en dash.
-        unit: "share" is printed in per cent with one decimal, "nats" with three decimals, anything
-            else with three significant digits.
-    """
-    if value is None:
-        return ABSENT
-    if not math.isfinite(value):
-        return "not finite"
-    if isinstance(value, int) and not unit:
-        text = f"{value:,}".replace(",", "\u202f")
-    elif unit in DECIMALS:
-        text = f"{100 * value if unit == 'share' else value:.{DECIMALS[unit]}f}"
-    elif 1000 <= abs(value) < 1e7:
-        text = f"{float(f'{value:.3g}'):,.0f}".replace(",", "\u202f")
-    else:
-        text, _, power = f"{value:.3g}".partition("e")
-        text += f"·10{str(int(power)).translate(SUPERSCRIPT)}" if power else ""
-    if not text.strip("-0."):
-        text = text.lstrip("-")
-    return text.replace("-", "−")
 
 
 def interval(pair: Sequence[float | None] | None, unit: str = "") -> str:
