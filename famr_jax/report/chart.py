@@ -27,7 +27,7 @@ ROLES = {
 }
 """Colours that names have on every page."""
 
-TONES = ("vermillion", "green", "purple", "ink", "orange", "brown", "sky")
+TONES = ("vermillion", "green", "purple", "ink", "orange", "brown", "olive")
 DASHES = ("-", (0, (3, 2)), (0, (1, 2)), (0, (6, 2, 1, 2)))
 DOTTED = (0, (2, 3))
 
@@ -48,7 +48,7 @@ class Mark:
 
     x: float
     y: float
-    name: str = ""
+    name: Any = ""
     colour: str | None = None
     kind: str = "disc"
     x_error: float | None = None
@@ -75,6 +75,13 @@ def palette(names: Sequence[object]) -> dict[Any, str]:
     return found
 
 
+def tones_of(names: Sequence[object], colours: Mapping[Any, str] | str | None) -> dict[Any, str]:
+    """The colours of names: those given, or one for all, and for the others of the palette."""
+    if isinstance(colours, str):
+        return dict.fromkeys(names, colours)
+    return palette(names) | dict(colours or {})
+
+
 def lines(
     rows: Sequence[Row],
     x: str,
@@ -98,7 +105,7 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     y_range: tuple[float | None, float | None] = (None, None),
-    colours: Mapping[Any, str] | None = None,
+    colours: Mapping[Any, str] | str | None = None,
     dash: str | None = None,
     label: str | None = None,
     key: bool = False,
@@ -131,7 +138,7 @@ def lines(
         log_x: Whether the horizontal axis is logarithmic.
         log_y: Whether the vertical axis is logarithmic.
         y_range: Ends of the vertical axis in the unit of the rows; by default what is drawn.
-        colours: Colours of the palette by the names of the lines.
+        colours: Colours of the palette by the names of the lines, or one for all.
         dash: Name of a column of which every value has its own dashes.
         label: Name of a column with the text at a line's end, by default the line's name.
         key: Whether the names stand above in a legend, not at the ends of the lines.
@@ -142,7 +149,7 @@ def lines(
     """
     across, up = Scale(x_unit, log_x), Scale(unit, log_y)
     drawn = _lines(rows, x, y, (by, dash), label, spread, across, up)
-    tones = palette([line.name for line in drawn]) | dict(colours or {})
+    tones = tones_of([line.name for line in drawn], colours)
     levels = [_level(level, up) for level in levels]
     bands = _bands(band, up, drawn)
     figure, panel = plot.axes(title, plot.in_words(words, unit), width=width, height=height)
@@ -173,8 +180,8 @@ def lines(
             style = (3.0 * (i % 2), (4, 4))  # lines that coincide show through each other
         _draw(panel, line, tone, style)
         last = line.y[np.isfinite(line.y)]
-        if last.size and line.label:
-            told = f"{line.label} {up.short(last[-1])}" if values else line.label
+        told = f"{line.label} {up.short(last[-1])}".strip() if values and last.size else line.label
+        if last.size and told:
             ends.append((last[-1], told, tones[line.name]))
     for mark in marks:
         _mark(panel, mark, tones, across, up)
@@ -349,7 +356,7 @@ def _uprights(
 
 
 def _mark(panel: "Axes", mark: Mark, tones: Mapping[Any, str], across: Scale, up: Scale) -> None:
-    tone = colour(mark.colour or tones.get(mark.name) or ROLES.get(mark.name, "ink"))
+    tone = colour(mark.colour or tones.get(mark.name) or ROLES.get(str(mark.name), "ink"))
     at, height = across.place([mark.x]), up.place([mark.y])
     if mark.x_error is not None or mark.y_error is not None:
         sides = [mark.x - (mark.x_error or 0), mark.x + (mark.x_error or 0)]

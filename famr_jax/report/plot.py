@@ -39,7 +39,7 @@ COLOURS = {
     "green": ("#009e73", "#2cc598"),
     "purple": ("#cc79a7", "#dd93bb"),
     "orange": ("#e69f00", "#f2c14e"),
-    "sky": ("#56b4e9", "#b5e0fb"),
+    "olive": ("#7f8c1a", "#b9c653"),
     "brown": ("#8c5a3c", "#c79a7b"),
 }
 
@@ -193,13 +193,20 @@ class Scale:
         if stops.size <= 6 and (far or stops.size == 1):
             ticks = stops
         else:
-            ticks = MaxNLocator(5, integer=whole).tick_values(first, last)
+            locator = MaxNLocator(6, steps=[1, 2, 5, 10], integer=whole)
+            ticks = locator.tick_values(first, last)
         slack = 1e-9 * (last - first)
         ticks = [t for t in ticks if first - slack <= t <= last + slack]
-        texts = [number(round(t) if t == round(t) and abs(t) < 1e6 else t) for t in ticks]
-        if len(set(texts)) < len(texts):
-            texts = [f"{t:.6g}".replace("-", "−") for t in ticks]
-        axis.set_ticks(ticks, texts)
+        axis.set_ticks(ticks, _rounded(ticks))
+
+
+def _rounded(ticks: Sequence[float]) -> list[str]:
+    """Ticks in words, all with the decimals that tell neighbours apart."""
+    if len(ticks) < 2 or max(map(abs, ticks)) >= 1e6 or max(map(abs, ticks)) < 1e-3:
+        return [number(float(t)) for t in ticks]
+    digits = max(0, -math.floor(math.log10(min(np.diff(ticks))) + 1e-9))
+    texts = [f"{0.0 + round(t, digits):,.{digits}f}" for t in ticks]
+    return [text.replace(",", "\u202f").replace("-", "−") for text in texts]
 
 
 def _decades(first: float, last: float) -> tuple[list[float], list[str]]:

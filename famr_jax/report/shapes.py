@@ -7,7 +7,7 @@ import numpy as np
 
 from famr_jax.report import plot
 from famr_jax.report.blocks import Drawing
-from famr_jax.report.chart import DOTTED, ROLES, Row, palette
+from famr_jax.report.chart import DOTTED, ROLES, Row, tones_of
 from famr_jax.report.format import number
 from famr_jax.report.plot import Scale, colour
 
@@ -26,7 +26,7 @@ def scatter(
     x_words: str | None = None,
     identity: bool = False,
     middle: float | None = None,
-    colours: Mapping[Any, str] | None = None,
+    colours: Mapping[Any, str] | str | None = None,
     caption: str | None = None,
     width: int = 460,
     height: int = 340,
@@ -52,7 +52,7 @@ def scatter(
     scale = Scale(unit)
     figure, panel = plot.axes(title, plot.in_words(words, unit), width=width, height=height)
     grouped = _grouped(rows, by)
-    tones = _tones(grouped, colours)
+    tones = tones_of(list(grouped), colours)
     drawn = {}
     for name, points in grouped.items():
         drawn[name] = [scale.place([row.get(column) for row in points]) for column in (x, y)]
@@ -87,7 +87,7 @@ def dots(
     words: str | None = None,
     levels: Sequence[tuple[float, str]] = (),
     y_range: tuple[float | None, float | None] = (None, None),
-    colours: Mapping[Any, str] | None = None,
+    colours: Mapping[Any, str] | str | None = None,
     caption: str | None = None,
     width: int = 460,
     height: int = 300,
@@ -112,7 +112,7 @@ def dots(
     scale, places = Scale(unit), list(dict.fromkeys(row.get(x) for row in rows))
     figure, panel = plot.axes(title, plot.in_words(words, unit), width=width, height=height)
     groups = _grouped(rows, by)
-    tones = _tones(groups, colours)
+    tones = tones_of(list(groups), colours)
     ends, said = [], []
     for shift, (name, points) in enumerate(groups.items()):
         tone, means = colour(tones[name]), []
@@ -150,7 +150,7 @@ def steps(
     x_words: str = "",
     filled: str | None = None,
     root: bool = False,
-    colours: Mapping[Any, str] | None = None,
+    colours: Mapping[Any, str] | str | None = None,
     key: bool = False,
     caption: str | None = None,
     width: int = 345,
@@ -176,7 +176,7 @@ def steps(
     Raises:
         ValueError: A histogram has another number of values than there are bins.
     """
-    scale, tones = Scale(unit), palette(list(heights)) | dict(colours or {})
+    scale, tones = Scale(unit), tones_of(list(heights), colours)
     figure, panel = plot.axes(title, plot.in_words(words, unit), width=width, height=height)
     said = []
     for i, (name, values) in enumerate(heights.items()):
@@ -217,7 +217,7 @@ def bars(
     unit: str = "share",
     words: str | None = None,
     points: str | None = None,
-    colours: Mapping[Any, str] | None = None,
+    colours: Mapping[Any, str] | str | None = None,
     caption: str | None = None,
     width: int = 460,
 ) -> Drawing:
@@ -237,7 +237,7 @@ def bars(
         width: Pixels.
     """
     scale, groups = Scale(unit), _grouped(rows, by)
-    labels, tones = list(dict.fromkeys(row[label] for row in rows)), _tones(groups, colours)
+    labels, tones = list(dict.fromkeys(row[label] for row in rows)), tones_of(list(groups), colours)
     names = [plot.plain(str(name), 24) for name in labels]
     left = int(plot.LETTER * max((len(name) for name in names), default=0)) + 16
     figure, panel = plot.axes(
@@ -363,10 +363,6 @@ def _grouped(rows: Sequence[Row], by: str | None) -> dict[Any, list[Row]]:
     for row in rows:
         found.setdefault("" if by is None else row.get(by), []).append(row)
     return found
-
-
-def _tones(names: Mapping[Any, Any], colours: Mapping[Any, str] | None) -> dict[Any, str]:
-    return palette(list(names)) | ({"": "blue"} if "" in names else {}) | dict(colours or {})
 
 
 def _runs(shades: Sequence[Any]) -> list[tuple[int, int]]:
