@@ -3,8 +3,8 @@
 from typing import Any
 
 from experiments import curves
-from famr_jax.report import page
-from famr_jax.report.page import Html, number
+from famr_jax.report import elements as page
+from famr_jax.report.elements import Html, number
 
 TITLE = "FAMR's stationary point, its linearisation, and ten epochs"
 LEAD = (

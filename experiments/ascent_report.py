@@ -8,8 +8,9 @@ import numpy as np
 
 from experiments import ascent_report_theory, curves
 from famr_jax.statistics import prediction_interval
-from famr_jax.report import page, plot
-from famr_jax.report.page import Html, number
+from famr_jax.report import elements as page
+from famr_jax.report import plot
+from famr_jax.report.elements import Html, number
 from famr_jax.report.style import colour
 
 TITLE = "Ascent on the forget set, against retraining"

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from experiments import ascent_plane, ascent_toy
-from famr_jax.report import page, plot
-from famr_jax.report.page import Html, element, html, number
+from famr_jax.report import elements as page
+from famr_jax.report import plot
+from famr_jax.report.elements import Html, element, html, number
 from famr_jax.report.style import colour
 
 MODELS = {"D": "grey", "R": "blue", "DA": "vermillion"}

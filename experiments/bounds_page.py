@@ -3,7 +3,8 @@
 from typing import Any
 
 from experiments import curves
-from famr_jax.report import page, plot
+from famr_jax.report import elements as page
+from famr_jax.report import plot
 
 STATEMENTS = {
     "stationarity": "|grad J(end)| ≤ 0.001 |g|",

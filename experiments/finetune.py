@@ -31,8 +31,9 @@ import numpy as np
 from experiments import common, curves, workbench
 from experiments.workbench import Workbench
 from famr_jax import losses, metrics
-from famr_jax.report import page, plot
-from famr_jax.report.page import Html, number
+from famr_jax.report import elements as page
+from famr_jax.report import plot
+from famr_jax.report.elements import Html, number
 from famr_jax.report.style import colour
 from famr_jax.types import Params, Source
 

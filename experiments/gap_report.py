@@ -3,8 +3,8 @@
 from typing import Any
 
 from experiments import curves
-from famr_jax.report import page
-from famr_jax.report.page import Html, interval, number
+from famr_jax.report import elements as page
+from famr_jax.report.elements import Html, interval, number
 
 TITLE = "FAMR, one-step removal and retraining"
 LEAD = (

@@ -7,11 +7,12 @@ import numpy as np
 
 from experiments import curves
 from experiments.style_case import CONTROL, GRAM, NOISE, UNIFORM
-from famr_jax.report import page, plot
+from famr_jax.report import elements as page
+from famr_jax.report import plot
 from famr_jax.report.case import details
+from famr_jax.report.elements import Html, element, html, interval, number
 from famr_jax.report.figures import legend
 from famr_jax.report.forgetting import numbers
-from famr_jax.report.page import Html, element, html, interval, number
 from famr_jax.report.style import colour
 
 TITLE = "Forgetting a style, and a concept"

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from experiments import curves
-from famr_jax.report import page, plot
-from famr_jax.report.page import Html, interval, number
+from famr_jax.report import elements as page
+from famr_jax.report import plot
+from famr_jax.report.elements import Html, interval, number
 from famr_jax.report.style import colour
 
 TITLE = "What lam trades"

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from famr_jax.report import diagnose, forgetting, page, plot
+from famr_jax.report import diagnose, forgetting, plot
+from famr_jax.report import elements as page
 
 CLASSES = 10
 LOG_C = math.log(CLASSES)

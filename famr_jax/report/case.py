@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from famr_jax.report import figures, page, plot
+from famr_jax.report import elements as page
+from famr_jax.report import figures, plot
 from famr_jax.report.diagnosis import diagnose
+from famr_jax.report.elements import Html, element, number
 from famr_jax.report.figures import MODELS, SETS
-from famr_jax.report.page import Html, element, number
 
 ENDS = {
     "for_acc": ("For-Acc, %", "share"),

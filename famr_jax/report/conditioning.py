@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from famr_jax.report import page, spectra
+from famr_jax.report import elements as page
+from famr_jax.report import spectra
+from famr_jax.report.elements import Html, element, number
 from famr_jax.report.findings import ENDS, about, findings, finest
 from famr_jax.report.forgetting import appendix
-from famr_jax.report.page import Html, element, number
 from famr_jax.report.spectra import Curve
 from famr_jax.report.steps import limits, rule
 

@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from famr_jax.report.page import number
+from famr_jax.report.elements import number
 
 RETAIN_DROP = 0.05  # the paper reports a loss of 2-4 points: more than 5 is not its result
 CHANCE_ERRORS = 2.0  # binomial standard errors of 1/C: 98 % of guessers stay below two of them

@@ -6,8 +6,9 @@ from html import escape
 
 import numpy as np
 
-from famr_jax.report import page, plot
-from famr_jax.report.page import Html
+from famr_jax.report import elements as page
+from famr_jax.report import plot
+from famr_jax.report.elements import Html
 from famr_jax.report.style import colour
 
 MODELS = {"original": "grey", "famr": "vermillion", "oracle": "blue"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from famr_jax.report.page import number
+from famr_jax.report.elements import number
 
 ENDS = ("lambda_min", "lambda_max")
 

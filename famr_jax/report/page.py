@@ -1,216 +1,317 @@
-"""Elements of a self-contained HTML page: text in, HTML out, nothing fetched from anywhere."""
+"""The one writer of pages: blocks in, one self-contained HTML file out."""
 
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
-from html import escape
-from typing import TYPE_CHECKING
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from famr_jax.report.plot import inline_svg
-from famr_jax.report.style import CSS
+from famr_jax.report.blocks import TONES, Badge, Block, Cell, Column, Grid, Section, Strip, Table
+from famr_jax.report.format import ABSENT, UNITS, is_interval, setting, told
+from famr_jax.report.plot import COLOURS, finite, inline_svg
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from jinja2 import Environment
 
-ABSENT = "–"
-DECIMALS = {"share": 1, "nats": 3}
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+WORDS = {
+    "null": "Null: the same measure between oracles, what a perfect unlearner would score.",
+    "gap": "Gap: the difference to the mean of the oracles.",
+}
+"""What is explained below every table that has such columns or rows."""
 
-
-class Html(str):
-    """Text that is HTML already. Any other string is escaped on its way into a page."""
-
-    __slots__ = ()
+LONG = 40  # characters from which a text fills a whole line of a card
 
 
-def html(*parts: object) -> Html:
-    """Join parts into HTML: `Html` as it is, anything else as escaped text, None as an en dash."""
-    return Html(
-        "".join(
-            p if isinstance(p, Html) else escape(ABSENT if p is None else str(p)) for p in parts
-        )
-    )
-
-
-def element(tag: str, *parts: object, **attributes: str | None) -> Html:
-    """One HTML element; `class_` is the attribute class, an attribute that is None is left out."""
-    written = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{escape(value)}"'
-        for name, value in attributes.items()
-        if value is not None
-    )
-    return Html(f"<{tag}{written}>{html(*parts)}</{tag}>")
-
-
-def number(value: float | None, unit: str = "") -> str:
-    """A number as the reports print it, without its unit.
+def render(title: str, blocks: Sequence[Block], *, lead: str | None = None) -> str:
+    """A complete HTML document that refers to nothing outside itself.
 
     Args:
-        value: None is absent and becomes an en dash.
-        unit: "share" is printed in per cent with one decimal, "nats" with three decimals, anything
-            else with three significant digits.
-    """
-    if value is None:
-        return ABSENT
-    if not math.isfinite(value):
-        return "not finite"
-    if isinstance(value, int) and not unit:
-        text = f"{value:,}".replace(",", "\u202f")
-    elif unit in DECIMALS:
-        text = f"{100 * value if unit == 'share' else value:.{DECIMALS[unit]}f}"
-    elif 1000 <= abs(value) < 1e7:
-        text = f"{float(f'{value:.3g}'):,.0f}".replace(",", "\u202f")
-    else:
-        text, _, power = f"{value:.3g}".partition("e")
-        text += f"·10{str(int(power)).translate(SUPERSCRIPT)}" if power else ""
-    if not text.strip("-0."):
-        text = text.lstrip("-")
-    return text.replace("-", "−")
-
-
-def interval(pair: Sequence[float | None] | None, unit: str = "") -> str:
-    """Two ends of an interval as the reports print them, "79.1 to 86.4"."""
-    return ABSENT if pair is None else f"{number(pair[0], unit)} to {number(pair[1], unit)}"
-
-
-def at(values: Sequence[float | None] | None, index: int) -> float | None:
-    """One of the values, or None where there are none."""
-    return values[index] if values else None
-
-
-def page(title: str, *parts: object) -> str:
-    """The whole document."""
-    head = element("title", title) + element("style", Html(CSS))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"{head}</head>\n<body>{element('main', *parts)}</body></html>\n"
-    )
-
-
-def section(title: str, *parts: object) -> Html:
-    """A part of the page under its own heading; a section within a section is a smaller one."""
-    return html(element("section", element("h2", title), *parts), Html("\n"))
-
-
-def paragraph(*parts: object, kind: str | None = None) -> Html:
-    """A paragraph; `kind` "lead" is larger, "note" smaller."""
-    return element("p", *parts, class_=kind)
-
-
-def badge(text: str, tone: str = "") -> Html:
-    """A short word in a frame; `tone` "good" or "bad" colours it, the word says it too."""
-    return element("span", text, class_=f"badge {tone}".strip())
-
-
-def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    *,
-    numeric: Iterable[int] = (),
-    wide: Iterable[int] = (),
-    caption: str | None = None,
-) -> Html:
-    """A table, which on a phone becomes one card a row.
-
-    Args:
-        columns: Headings.
-        rows: Cells, text or Html, as many as there are columns; None is an en dash.
-        numeric: Columns of numbers, set flush right.
-        wide: Columns that fill a whole line of the card.
-        caption: Small text below.
+        title: Of the page.
+        blocks: What it is made of; the sections among them are the list of contents.
+        lead: A larger paragraph below the title.
 
     Raises:
-        ValueError: A row has another number of cells than there are columns.
+        ValueError: Two headings of the page are the same.
     """
-    kinds = dict.fromkeys(numeric, "num") | dict.fromkeys(wide, "wide")
-    head = [element("th", c, class_=kinds.get(i), scope="col") for i, c in enumerate(columns)]
-    body = []
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"`row` must have {len(columns)} cells, got {len(row)}.")
-        cells = [
-            element("td", cell, class_=kinds.get(i), data_label=columns[i])
-            for i, cell in enumerate(row)
-        ]
-        body.append(element("tr", *cells))
-    parts = [element("thead", element("tr", *head)), element("tbody", *body)]
-    if caption:
-        parts.insert(0, element("caption", caption))
-    return element("div", element("table", *parts, class_="cards"), class_="scroll")
+    placed = _placed(blocks, 1, {title.strip().casefold(): title}, set())
+    document = _environment().get_template("page.html.j2")
+    return document.render(title=title, lead=lead, blocks=placed, colours=COLOURS)
 
 
-def facts(pairs: Iterable[tuple[str, object]]) -> Html:
-    """A list of names and values."""
-    return element(
-        "dl",
-        *(element("div", element("dt", name), element("dd", value)) for name, value in pairs),
+def write(
+    path: str | os.PathLike, title: str, blocks: Sequence[Block], lead: str | None = None
+) -> None:
+    """Write a page as `render` makes it to a file, whole or not at all."""
+    document, path = render(title, blocks, lead=lead), Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(document)
+        os.chmod(name, 0o644)  # mkstemp lets nobody else read
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A section at its place: `level` 1 is a part of the page, and links lead to `anchor`."""
+
+    section: Section
+    level: int
+    anchor: str
+    blocks: Sequence[Any]
+
+
+def _placed(
+    blocks: Sequence[Block], level: int, seen: dict[str, str], anchors: set[str]
+) -> list[Any]:
+    """The blocks with every section among them at its place, in the order of reading."""
+    found = []
+    for block in blocks:
+        if isinstance(block, Section):
+            name = block.title.strip().casefold()
+            if name in seen:
+                raise ValueError(f"`title` must be unique on the page, got {block.title!r} twice.")
+            seen[name] = block.title
+            stem = re.sub(r"[^a-z0-9]+", "-", name).strip("-") or "part"
+            anchor = next(a for a in _numbered(stem) if a not in anchors)
+            anchors.add(anchor)
+            inner = _placed(block.blocks, level + 1, seen, anchors)
+            found.append(Placed(block, level, anchor, inner))
+        elif isinstance(block, Grid):
+            found.append(replace(block, blocks=_placed(block.blocks, level, seen, anchors)))
+        elif isinstance(block, Block):
+            found.append(block)
+        else:
+            raise ValueError(f"`blocks` must be blocks of a page, got {type(block).__name__}.")
+    return found
+
+
+def _numbered(stem: str) -> Iterator[str]:
+    yield stem
+    yield from (f"{stem}-{i}" for i in range(2, 10**9))
+
+
+@cache
+def _environment() -> "Environment":
+    """Jinja2 with autoescape and the filters of the template."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("famr_jax.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters |= {
+        "badge": _badge,
+        "cell": _cell,
+        "inline": _inline,
+        "lines": _lines,
+        "kind": _kind,
+        "pairs": _pairs,
+        "png": _png,
+        "setting": setting,
+        "strip": _strip,
+        "svg": _svg,
+        "table": _table,
+        "told": told,
+        "width": _width,
+    }
+    environment.globals |= {"css": _css, "percent": _percent, "units": UNITS}
+    return environment
 
 
-def tile(name: str, value: str, unit: str, *below: object) -> Html:
-    """One headline number with its name above and lines of text below."""
-    large = element("b", value, element("span", f" {unit}") if unit else "")
-    return element(
-        "div", element("span", name), large, *(element("span", b) for b in below), class_="tile"
-    )
+def _kind(block: object) -> str:
+    return type(block).__name__
 
 
-def dot(colour: str, *parts: object) -> Html:
-    """Text after a dot in a colour of the palette."""
-    return html(element("i", class_="dot", style=f"--c:var(--{colour})"), *parts)
+def _css() -> Any:
+    from markupsafe import Markup
+
+    return Markup(files("famr_jax.report").joinpath("page.css").read_text(encoding="utf-8"))
 
 
-def key(*entries: tuple[str, str]) -> Html:
-    """A legend: one (text, colour name) for each dot."""
-    return element("p", *(element("span", dot(c, text)) for text, c in entries), class_="key")
+def _inline(words: str) -> Any:
+    """Escaped text with `**bold**` and code between backticks marked so."""
+    from markupsafe import Markup, escape
+
+    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(words)))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", text))
 
 
-def figure(drawing: "Figure", alt: str, caption: str | None = None) -> Html:
-    """A matplotlib figure as inline SVG."""
-    below = element("figcaption", caption) if caption else Html()
-    return element("figure", Html(inline_svg(drawing, alt)), below)
+def _lines(text: str) -> Any:
+    """Escaped text with its line breaks."""
+    from markupsafe import Markup
+
+    return Markup("<br>").join(text.split("\n"))
 
 
-def image(pixels: np.ndarray, alt: str) -> Html:
-    """An image as a PNG within the page.
+def _svg(drawing: Any) -> Any:
+    from markupsafe import Markup
 
-    Args:
-        pixels: uint8 `[h, w, c]` with 1, 3 or 4 channels.
-        alt: What it shows, in words.
+    return Markup(inline_svg(drawing.figure, drawing.alt))
 
-    Raises:
-        ValueError: Another dtype or shape.
-    """
+
+def _png(pixels: Any) -> list[str]:
+    """Addresses of one image or several as PNGs within the page."""
     from PIL import Image
 
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4):
-        raise ValueError(
-            "`pixels` must be uint8 of shape [h, w, 1, 3 or 4], "
-            f"got {pixels.dtype} {list(pixels.shape)}."
-        )
-    stream = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(stream, "PNG")
-    source = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-    return Html(f'<img alt="{escape(alt)}" src="{source}">')
+    found = []
+    for each in pixels if isinstance(pixels, list | tuple) else [pixels]:
+        if each.dtype != np.uint8 or each.ndim != 3 or each.shape[-1] not in (1, 3, 4):
+            raise ValueError(
+                "`pixels` must be uint8 of shape [h, w, 1, 3 or 4], "
+                f"got {each.dtype} {list(each.shape)}."
+            )
+        stream = io.BytesIO()
+        Image.fromarray(each[..., 0] if each.shape[-1] == 1 else each).save(stream, "PNG")
+        found.append("data:image/png;base64," + base64.b64encode(stream.getvalue()).decode())
+    return found
 
 
-def bar(text: str, share: float | None, colour: str) -> Html:
-    """A line of text over a bar that is `share` of its width, with the share in per cent."""
-    filled = min(max(share, 0.0), 1.0) if share is not None and math.isfinite(share) else 0.0
-    percent = ABSENT if share is None or not math.isfinite(share) else f"{100 * share:.0f}\u202f%"
-    return element(
-        "div",
-        element("span", text),
-        percent,
-        class_="bar",
-        style=f"--c:var(--{colour});--w:{100 * filled:.1f}%",
-    )
+def _badge(badge: Badge | str) -> Badge:
+    """A badge with its tone; a mere word has that of a verdict."""
+    words, tone = (badge, None) if isinstance(badge, str) else (badge.words, badge.tone)
+    return Badge(words, TONES.get(words, "") if tone is None else tone)
 
 
-def grid(*parts: object, width: int = 300) -> Html:
-    """Parts side by side, as many in a line as there is room for at `width` pixels each."""
-    return element("div", *parts, class_="grid", style=f"--min:{width}px")
+def _pairs(pairs: Any) -> list[tuple[str, Any]]:
+    return list(pairs.items() if isinstance(pairs, Mapping) else pairs)
+
+
+def _width(share: float | None) -> str:
+    known = share is not None and math.isfinite(share)
+    return f"{100 * min(max(share, 0.0), 1.0) if known else 0:.1f}%"
+
+
+def _percent(share: float | None) -> str:
+    return f"{100 * share:.0f}\u202f%" if share is not None and math.isfinite(share) else ABSENT
+
+
+def _cell(value: Any, unit: str = "") -> dict[str, Any]:
+    """What the template prints in a cell, a line below a tile or a line below an image."""
+    if not isinstance(value, Cell):
+        value = Cell(value)
+    inner = value.value
+    return {
+        "picture": inner if isinstance(inner, Strip) else None,
+        "badge": next((_badge(b) for b in (inner, value.badge) if _is_badge(b, inner)), None),
+        "text": "" if isinstance(inner, Strip | Badge) else told(inner, value.unit or unit),
+        "note": value.note,
+        "colour": value.colour,
+        "strong": value.strong,
+    }
+
+
+def _is_badge(badge: Any, inner: Any) -> bool:
+    return isinstance(badge, Badge) or (isinstance(badge, str) and badge is not inner)
+
+
+def _strip(strip: Strip) -> dict[str, Any]:
+    """Positions on a line of 140 pixels, rounded as they are written."""
+
+    def places(values: Any) -> list[str]:
+        several = isinstance(values, list | tuple | np.ndarray)
+        known = finite(values if several else [values])
+        at = 6 + 128 * np.clip(known[np.isfinite(known)] / strip.top, 0, 1)
+        return [f"{x:.1f}" for x in at]
+
+    band = finite(strip.band)
+    low, high = 6 + 128 * np.clip(band / strip.top, 0, 1) if band.size == 2 else (np.nan, np.nan)
+    return {
+        "band": (f"{low:.1f}", f"{max(high - low, 1):.1f}") if np.isfinite(low + high) else None,
+        "oracles": places(strip.oracles),
+        "original": places(strip.original),
+        "value": places(strip.value),
+        "alt": f"Original, {strip.name} and oracles on a line from 0 to {strip.top:.3g}",
+    }
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """What the template prints of a table: headings, cells, and the words it explains."""
+    columns = _columns(table)
+    body = []
+    for row in table.rows:
+        cells = []
+        for name, column in columns.items():
+            value = column.of(row) if column.of else row.get(name)
+            if name == "unit":
+                value = UNITS.get(value, value)
+            if name.endswith("verdict") and isinstance(value, str):
+                value = Badge(value)
+            unit = row.get("unit", "") if column.unit is None else column.unit
+            cells.append((value, _cell(value, unit if isinstance(unit, str) else "")))
+        body.append(cells)
+    heads = []
+    for i, (name, column) in enumerate(columns.items()):
+        values = [cells[i][0] for cells in body]
+        title = _title(name, column)
+        kind = "num" if _numeric(values) else "wide" if column.wide or _wide(values) else None
+        heads.append({"title": title, "kind": kind, "explained": _explained([title])})
+    told_of = [head["title"] for head in heads] + [cells[0][1]["text"] for cells in body if cells]
+    caption = table.caption or ""
+    notes = [w for n, w in _explained(told_of).items() if f"{n}:" not in caption.casefold()]
+    return {
+        "heads": heads,
+        "rows": [[cell for _, cell in cells] for cells in body],
+        "caption": " ".join([caption, *notes]).strip(),
+    }
+
+
+def _columns(table: Table) -> dict[str, Column]:
+    chosen = table.columns
+    if chosen is None:
+        chosen = dict.fromkeys(name for row in table.rows for name in row)
+    if not isinstance(chosen, Mapping):
+        chosen = dict.fromkeys(chosen)
+    return {n: c if isinstance(c, Column) else Column(title=c) for n, c in chosen.items()}
+
+
+def _title(name: str, column: Column) -> str:
+    if column.title is not None:
+        return column.title
+    unit = UNITS.get(column.unit or "")
+    return name.replace("_", " ") + (f", {unit}" if unit else "")
+
+
+def _inside(values: Sequence[Any]) -> list[Any]:
+    return [v for v in (v.value if isinstance(v, Cell) else v for v in values) if v is not None]
+
+
+def _numeric(values: Sequence[Any]) -> bool:
+    def is_number(value: Any) -> bool:
+        if isinstance(value, Mapping):
+            return "mean" in value
+        return is_interval(value) or (isinstance(value, Real) and not isinstance(value, bool))
+
+    known = _inside(values)
+    return bool(known) and all(map(is_number, known))
+
+
+def _wide(values: Sequence[Any]) -> bool:
+    return any(isinstance(v, Strip) or len(told(v)) > LONG for v in _inside(values))
+
+
+def _explained(texts: Sequence[str]) -> dict[str, str]:
+    """The words of `WORDS` that stand in one of the texts."""
+    return {
+        name: words
+        for name, words in WORDS.items()
+        if any(re.search(rf"\b{name}\b", text.casefold()) for text in texts)
+    }

@@ -2,15 +2,17 @@
 
 import hashlib
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from famr_jax.report.style import COLOURS, colour
+from famr_jax.report.format import PERCENT, SUPERSCRIPT, UNITS, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +20,39 @@ if TYPE_CHECKING:
 
 DPI = 72  # one point of the SVG is one pixel of the page
 FONT = 12
+MANY = 60  # points from which a line has no markers
+LETTER = 6.3  # pixels, the mean width of a letter of a label
 LARGEST = 1e100  # beyond it matplotlib's axis arithmetic overflows
+
+
+# Okabe-Ito hues and neutrals as (light scheme, dark scheme). Every light value is distinct: plots
+# are drawn in it and the SVG then names the CSS variable, so that one drawing serves both schemes.
+COLOURS = {
+    "ink": ("#1f2328", "#eceae5"),
+    "muted": ("#646a72", "#a5a8ad"),
+    "rule": ("#e3e1db", "#3a3d42"),
+    "paper": ("#ffffff", "#17191c"),
+    "wash": ("#f6f5f1", "#202327"),
+    "grey": ("#7d8086", "#9da1a7"),
+    "blue": ("#0072b2", "#56b4e8"),
+    "vermillion": ("#d55e00", "#f08a3c"),
+    "green": ("#009e73", "#2cc598"),
+    "purple": ("#cc79a7", "#dd93bb"),
+    "orange": ("#e69f00", "#f2c14e"),
+    "olive": ("#7f8c1a", "#b9c653"),
+    "brown": ("#8c5a3c", "#c79a7b"),
+}
+
+
+def colour(name: str) -> str:
+    """Hex value of a colour in the light scheme, the one to draw with.
+
+    Raises:
+        ValueError: The palette has no such colour.
+    """
+    if name not in COLOURS:
+        raise ValueError(f"`colour` must be one of {', '.join(COLOURS)}, got {name!r}.")
+    return COLOURS[name][0]
 
 
 def finite(values: Sequence[float | None] | None) -> np.ndarray:
@@ -108,6 +142,106 @@ def label_ends(panel: "Axes", ends: Sequence[tuple[float, str, str]], gap: float
         leader = {"clip_on": False, "color": colour(name), "linewidth": 1.2}
         panel.plot((1.015, 1.06), (want, at), transform=transform, **leader)
         panel.text(1.08, at, text, transform=transform, va="center", size=FONT, color=colour("ink"))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis: from values in the unit of the rows to places on the panel, and its ticks."""
+
+    unit: str
+    log: bool = False
+
+    def place(self, values: Sequence[float | None], *, floor: bool = False) -> np.ndarray:
+        """Places, NaN for what cannot be drawn; with `floor` 0 is far below on a log axis."""
+        known = finite(values) * (100 if self.unit in PERCENT else 1)
+        if not self.log:
+            return known
+        known = np.where(known > 0, known, 1e-99 if floor else np.nan) + 0 * known
+        return np.log10(known)
+
+    def value(self, places: Sequence[float]) -> np.ndarray:
+        """What stands on the axis at these places."""
+        return 10.0 ** np.asarray(places) if self.log else np.asarray(places)
+
+    def short(self, place: float) -> str:
+        """A value for a label of the chart."""
+        value = float(self.value(place))
+        if self.unit in PERCENT:
+            return f"{value:.1f}\u202f%".replace("-", "−")
+        return number(value)
+
+    def ticks(
+        self,
+        axis: Any,
+        places: Sequence[np.ndarray] = (),
+        given: Sequence[tuple[float, str]] | None = None,
+    ) -> None:
+        """Set the ticks: those given, powers of ten, the places of the points, or round numbers."""
+        from matplotlib.ticker import MaxNLocator
+
+        first, last = sorted(axis.get_view_interval())
+        if given is not None:
+            axis.set_ticks(self.place([at for at, _ in given]), [text for _, text in given])
+            return
+        if self.log:
+            axis.set_ticks(*_decades(first, last))
+            return
+        stops = np.unique(np.concatenate([[], *places]))
+        stops = stops[np.isfinite(stops)]
+        whole = stops.size > 0 and bool(np.all(stops == np.round(stops))) and stops[-1] < 1e6
+        far = stops.size > 1 and np.diff(stops).min() >= 0.1 * (last - first)
+        if stops.size <= 6 and (far or stops.size == 1):
+            ticks = stops
+        else:
+            locator = MaxNLocator(6, steps=[1, 2, 5, 10], integer=whole)
+            ticks = locator.tick_values(first, last)
+        slack = 1e-9 * (last - first)
+        ticks = [t for t in ticks if first - slack <= t <= last + slack]
+        axis.set_ticks(ticks, _rounded(ticks))
+
+
+def _rounded(ticks: Sequence[float]) -> list[str]:
+    """Ticks in words, all with the decimals that tell neighbours apart."""
+    if len(ticks) < 2 or max(map(abs, ticks)) >= 1e6 or max(map(abs, ticks)) < 1e-3:
+        return [number(float(t)) for t in ticks]
+    digits = max(0, -math.floor(math.log10(min(np.diff(ticks))) + 1e-9))
+    texts = [f"{0.0 + round(t, digits):,.{digits}f}" for t in ticks]
+    return [text.replace(",", "\u202f").replace("-", "−") for text in texts]
+
+
+def _decades(first: float, last: float) -> tuple[list[float], list[str]]:
+    """Ticks at powers of ten, six at most; at 1, 2, 5 of each where fewer than two are seen."""
+    powers = np.arange(math.floor(first), math.ceil(last) + 1)
+    every = max(1, math.ceil((last - first) / 6))
+    ticks = [float(p) for p in powers[::every] if first - 1e-9 <= p <= last + 1e-9]
+    if len(ticks) > 1:
+        return ticks, ["10" + str(int(t)).translate(SUPERSCRIPT) for t in ticks]
+    steps = [math.log10(step * 10.0**p) for p in powers for step in (1, 2, 5)]
+    ticks = [t for t in steps if first - 1e-9 <= t <= last + 1e-9]
+    return ticks, [number(10.0**t) for t in ticks]
+
+
+def fit(panel: "Axes", letters: int, least: int = 14) -> None:
+    """Leave as much room as the ticks on the left and the labels on the right need."""
+    width = panel.figure.get_size_inches()[0] * DPI
+    ticks = max((len(text.get_text()) for text in panel.get_yticklabels()), default=0)
+    left = max(30, LETTER * ticks + 14)
+    right = LETTER * letters + 32 if letters else least
+    box = panel.get_position()
+    place = (left / width, box.y0, max(width - left - right, 60) / width, box.height)
+    panel.set_position(place)
+
+
+def in_words(words: str | None, unit: str) -> str:
+    """The vertical axis in words, by default its unit."""
+    return UNITS.get(unit, unit) if words is None else words
+
+
+def told(values: np.ndarray) -> str:
+    """Values for a reader who cannot see them, a few of many."""
+    if values.size > MANY:
+        values = values[np.linspace(0, values.size - 1, 12).round().astype(int)]
+    return ", ".join(f"{v:.3g}" if np.isfinite(v) else "–" for v in values) or "not measured"
 
 
 def inline_svg(figure: "Figure", alt: str) -> str:

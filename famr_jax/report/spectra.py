@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from famr_jax.report import page, plot
-from famr_jax.report.page import Html, number
+from famr_jax.report import elements as page
+from famr_jax.report import plot
+from famr_jax.report.elements import Html, number
 from famr_jax.report.style import colour
 
 TICKS = (-1000, -10, -0.1, 0.1, 10, 1000)

@@ -1,7 +1,8 @@
 """The steps of a conditioning study: their local limit, and what gradient descent does."""
 
-from famr_jax.report import page, spectra
-from famr_jax.report.page import Html, number
+from famr_jax.report import elements as page
+from famr_jax.report import spectra
+from famr_jax.report.elements import Html, number
 
 SHADES = ("green", "blue", "purple", "vermillion", "ink")  # of the multiples of the limit
 TONES = {"monotone": "good", "divergent": "bad"}
