@@ -174,13 +174,8 @@ def open_case(flags: Flags, bench: Workbench, name: str) -> tuple[Any, np.ndarra
     shares = {"share": flags.share, "elsewhere": flags.elsewhere, "seed": flags.bench.seed}
     train, classes = bench.dataset.train, flags.style_classes
     split, styled = styles.plant(train, name, classes=classes, **shares)
-    mask = forget.parse(
-        f"style:{name}",
-        labels=train.labels,
-        num_classes=bench.dataset.num_classes,
-        seed=flags.bench.seed,
-        attributes={"style": np.where(styled, name, "none")},
-    )
+    mask = forget.by_attribute(np.where(styled, name, "none"), name)
+    forget.check(mask, name=f"style:{name}")
     return split, mask
 
 

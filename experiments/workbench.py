@@ -362,29 +362,13 @@ def parse_cases(specs: Sequence[str], dataset: data.Dataset, *, seed: int) -> li
     Raises:
         ValueError: No set, the same set twice, or whatever `forget.parse` refuses.
     """
-    if not specs:
-        raise ValueError("`forget` must name at least one set, got none.")
-    groups, _ = data.duplicate_groups(dataset.train, dataset.test)
-    cases = []
-    labels = dataset.train.labels
-    for spec in specs:
-        kind, _, words = spec.partition(":")
-        known = None
-        if kind == "superclass":
-            known = {"superclass": superclasses.of_each(dataset.train, dataset)}
-        sizes = {"num_classes": dataset.num_classes, "seed": seed}
-        mask = forget.parse(spec, labels=labels, **sizes, attributes=known)
-        whole = forget.check(forget.with_duplicates(mask, groups), name=spec)
-        classes = tuple(sorted(map(int, words.split(",")))) if kind == "class" else ()
-        if kind == "superclass":
-            classes = tuple(np.unique(labels[mask]).tolist())
-        shown = f"index:{Path(words).name}" if kind == "index" else spec
-        cases.append(Case(shown, classes, whole, int(whole.sum() - mask.sum())))
-    for i, case in enumerate(cases):
-        for other in cases[:i]:
-            if case.name == other.name or np.array_equal(case.mask, other.mask):
-                raise ValueError(f"`forget` must name different sets, got {' '.join(specs)}.")
-    return cases
+    known = None
+    if any(spec.startswith("superclass:") for spec in specs):
+        known = {"superclass": superclasses.of_each(dataset.train, dataset)}
+    sets = forget.parse_all(
+        specs, dataset.train, num_classes=dataset.num_classes, seed=seed, attributes=known
+    )
+    return [Case(each.spec, each.classes, each.mask, each.duplicates) for each in sets]
 
 
 @functools.cache

@@ -1,8 +1,11 @@
-"""Forget sets: boolean masks over the training set, which compose by `| & ~`."""
+"""Forget sets: boolean masks over the training set, which compose; words are parsed once."""
 
+import itertools
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -73,42 +76,106 @@ def with_duplicates(mask: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.isin(groups, groups[mask])
 
 
+class ForgetSet(NamedTuple):
+    """A forget set over the training set, and what it was described by.
+
+    Attributes:
+        spec: The words that describe it, as `class:3`; of a file, its name only.
+        mask: Which examples are forgotten, `[n]`, boolean.
+        classes: The forgotten classes, sorted; empty when samples are forgotten.
+        duplicates: How many exact duplicates were taken along.
+    """
+
+    spec: str
+    mask: np.ndarray
+    classes: tuple[int, ...] = ()
+    duplicates: int = 0
+
+    @property
+    def kind(self) -> Literal["class", "sample"]:
+        """What is forgotten: whole classes, or samples."""
+        return "class" if self.classes else "sample"
+
+    @property
+    def name(self) -> str:
+        """The spec as a file name."""
+        return re.sub(r"[^\w.]+", "-", self.spec)
+
+
 def parse(
     spec: str,
+    train: Any,
     *,
-    labels: np.ndarray,
-    num_classes: int,
-    seed: int,
+    num_classes: int | None = None,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
     attributes: Mapping[str, np.ndarray] | None = None,
-) -> np.ndarray:
-    """The mask that a command line's words describe.
+) -> ForgetSet:
+    """The forget set that words describe, with the exact duplicates of its images.
 
     Args:
         spec: `class:3,5` (class indices), `random:0.05` (a share), `index:ids.txt` (a text file
             of row numbers, separated by white space) or `NAME:VALUE` of an attribute.
-        labels: Class indices of the training set, `[n]`.
-        num_classes: C.
-        seed: For `random`.
+        train: The training set, as a `data.Split`; or its labels alone, `[n]`.
+        num_classes: C; one more than the largest label if not given.
+        seed: Draws the examples of `random`.
+        groups: As for `with_duplicates`; found by the `digests` of `train`, if it has them.
         attributes: What else is known of each example, `[n]` by name: `style`, `superclass`.
 
     Raises:
         ValueError: Unknown or malformed words; an unreadable file; a class, row, share or value
             out of range; a set that is empty, or that is everything.
     """
+    labels = np.asarray(getattr(train, "labels", train))
+    num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
     kind, _, value = spec.partition(":")
+    shown, classes = spec, ()
     if kind == "class":
-        mask = by_class(labels, _integers(spec, value.split(",")), num_classes=num_classes)
+        named = _integers(spec, value.split(","))
+        mask, classes = by_class(labels, named, num_classes=num_classes), tuple(sorted(named))
     elif kind == "random":
         mask = at_random(_fraction(spec, value), size=len(labels), seed=seed)
     elif kind == "index":
         mask = by_index(_integers(spec, _read(value).split()), size=len(labels))
+        shown = f"index:{Path(value).name}"
     elif kind in (attributes or {}):
         mask = by_attribute(attributes[kind], value)
+        if np.array_equal(mask, np.isin(labels, labels[mask])):
+            classes = tuple(np.unique(labels[mask]).tolist())
     else:
         rule = "class:3,5 or random:0.05 or index:FILE"
         rule += "".join(f" or {name}:NAME" for name in attributes or ())
         raise ValueError(f"`forget` must be {rule}, got {spec!r}.")
-    return check(mask, name=spec)
+    check(mask, name=spec)
+    if groups is None and hasattr(train, "digests"):
+        groups = np.unique(train.digests, axis=0, return_inverse=True)[1].ravel()
+    whole = mask if groups is None else check(with_duplicates(mask, groups), name=spec)
+    return ForgetSet(shown, whole, classes, int(whole.sum() - mask.sum()))
+
+
+def parse_all(
+    specs: Sequence[str],
+    train: Any,
+    *,
+    num_classes: int | None = None,
+    seed: int = 0,
+    attributes: Mapping[str, np.ndarray] | None = None,
+) -> list[ForgetSet]:
+    """The forget sets that a command line names; see `parse`.
+
+    Raises:
+        ValueError: No set, the same set twice, or whatever `parse` refuses.
+    """
+    if not specs:
+        raise ValueError("`forget` must name at least one set, got none.")
+    sets = [
+        parse(spec, train, num_classes=num_classes, seed=seed, attributes=attributes)
+        for spec in specs
+    ]
+    for one, other in itertools.combinations(sets, 2):
+        if one.name == other.name or np.array_equal(one.mask, other.mask):
+            raise ValueError(f"`forget` must name different sets, got {' '.join(specs)}.")
+    return sets
 
 
 def check(mask: np.ndarray, *, name: str = "mask") -> np.ndarray:

@@ -17,12 +17,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from famr_jax.data import (
-    Dataset,
-    Split,
-    count_duplicates,
-    load,
-)
+from famr_jax.data import Dataset, Split, count_duplicates, duplicate_groups, from_arrays, load
 from famr_jax.data.tfds import import_tfds
 
 tfds = import_tfds()
@@ -119,6 +114,64 @@ def test_fingerprint_follows_the_contents_only():
     prints = {dataset.fingerprint for dataset in changed}
     assert len(prints) == len(changed)
     assert base.fingerprint not in prints
+
+
+X, LABELS = np.arange(16, dtype=np.uint8).reshape(4, 2, 2), np.array([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_arrays_make_a_data_set(dtype):
+    made = from_arrays(X, LABELS.astype(dtype), test=(X[:1], LABELS[:1]))
+    assert (made.name, made.class_names, made.mirrored) == ("arrays", ("0", "1", "2"), False)
+    assert made.image_shape == (2, 2, 1)
+    np.testing.assert_array_equal(made.train.x[..., 0], X)
+    np.testing.assert_array_equal(made.train.batch().labels, LABELS)
+    assert (len(made.test), made.train.labels.dtype) == (1, np.int32)
+    named = from_arrays(
+        X[..., None],
+        LABELS,
+        test=(X[:1, ..., None], [0]),
+        class_names=["a", "b", "c", "unseen"],
+        name="mine",
+        mirrored=True,
+    )
+    assert (named.name, named.num_classes, named.mirrored) == ("mine", 4, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": X / 255}, r"`x` must be uint8 in 0..255, got float64: np.rint\(255 \* x\)"),
+        ({"x": X[0]}, r"`x` must have the shape \[n, height, width\] or .* got \[2, 2\]"),
+        ({"x": X[:, :0]}, r"and a pixel, got \[4, 0, 2\]"),
+        ({"labels": LABELS.astype(float)}, "`labels` must be integers, got float64"),
+        ({"labels": LABELS > 0}, "`labels` must be integers, got bool"),
+        ({"labels": LABELS[:3]}, r"`labels` must have the shape \[4\], got \[3\]"),
+        ({"labels": LABELS - 1}, r"`labels` must lie in \[0, 65536\), got -1"),
+        ({"labels": LABELS + 2**40}, r"`labels` must lie in \[0, 65536\), got 10995"),
+        ({"class_names": "ab"}, r"`labels` must lie in \[0, 2\), got 2"),
+        ({"labels": 0 * LABELS}, "`class_names` must name at least two"),
+        ({"test": X}, "`test` must be a pair of images and labels, got ndarray"),
+        ({"test": (X / 255, LABELS)}, r"`test\[0\]` must be uint8"),
+        ({"test": (X, LABELS[:2])}, r"`test\[1\]` must have the shape \[4\], got \[2\]"),
+        ({"test": (X[:, :1], LABELS)}, "`train` and `test` must have one image shape"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(changes, message):
+    given = {"x": X, "labels": LABELS, "test": (X, 0 * LABELS), "class_names": None} | changes
+    with pytest.raises(ValueError, match=message):
+        from_arrays(
+            given["x"], given["labels"], test=given["test"], class_names=given["class_names"]
+        )
+
+
+def test_equal_images_have_equal_digests():
+    x = np.concatenate([X, X[1:2]])[..., None]
+    split = Split(x, np.zeros(5, np.int32))
+    assert (split.digests.shape, split.digests.dtype) == ((5, 16), np.uint8)
+    for groups in (*duplicate_groups(split), *duplicate_groups(x)):
+        assert groups.tolist() == [0, 1, 2, 3, 1]
+    assert split.digests is split.digests
 
 
 @pytest.fixture(scope="session")
@@ -330,7 +383,7 @@ DEEP = tfds.features.Image(shape=(2, 2, 1), dtype=np.uint16)
         (EXAMPLES, {"label": np.int64}, r"an image and a class label, got \['image', 'label'\]"),
         (SIDES, {"label": TWO, "image": TWO, "front": ANY, "back": ANY}, "got .'back', 'front'"),
         (EXAMPLES, {"label": TWO, "image": DEEP}, "must have 8-bit images, got Image"),
-        (UNEVEN, {"label": TWO, "image": ANY}, r"one size, got \(2, [23], 1\) and \(2, [23], 1\)"),
+        (UNEVEN, {"label": TWO, "image": ANY}, "in record . of `train` of `toy` and 2x"),
     ],
 )
 def test_tfds_refuses(tmp_path, examples, options, message):

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from famr_jax.data import (
-    load,
-)
+from famr_jax.data import load
 
 
 def write_folder(root, *, splits=("train", "val"), classes=("b", "a"), n=2, mode="RGB"):
@@ -103,7 +101,7 @@ def truncate(root):
         (lambda root: (root / "val/b/notes.txt").write_text("x"), "val/b/notes.txt` must be a"),
         (lambda root: (root / "val/b/sub").mkdir(), "val/b/sub` must be a readable"),
         (lambda root: (root / "val/x.png").write_text("x"), "directory a class, got .*val/x.png"),
-        (replace_image, "got 3x4 in .*train/a/0.png and 9x9 in .*val/b/1.png"),
+        (replace_image, "got 3x4 in .*train/a/0.png` and 9x9 in .*val/b/1.png"),
         (lambda root: replace_image(root, (4, 3), "I;16"), "mode I;16 is not 8-bit"),
         (lambda root: (root / "classes.txt").write_text("a\tape\n"), "every class, .* ..b.."),
         (lambda root: (root / "classes.txt").write_text("a ape\n"), "tab, name; got 'a ape'"),

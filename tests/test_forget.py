@@ -7,13 +7,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from famr_jax import forget
+from famr_jax import data, forget
 
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 0, 3, 0])
 
 
-def parse(spec, labels=LABELS, num_classes=5, seed=0):
-    return forget.parse(spec, labels=labels, num_classes=num_classes, seed=seed)
+def parse(spec, seed=0, attributes=None):
+    return forget.parse(spec, LABELS, num_classes=5, seed=seed, attributes=attributes).mask
 
 
 def test_by_class_takes_every_example_of_the_classes():
@@ -169,15 +169,90 @@ def test_by_attribute_takes_every_example_that_has_the_value():
 
 
 def test_parse_reads_the_attributes_that_are_given():
-    def parse(spec, attributes):
-        sizes = {"labels": LABELS, "num_classes": 5, "seed": 0}
-        return forget.parse(spec, **sizes, attributes=attributes)
-
-    mask = parse("style:tint", {"style": STYLED})
+    mask = parse("style:tint", attributes={"style": STYLED})
     assert np.flatnonzero(mask).tolist() == [1, 3, 6]
     with pytest.raises(ValueError, match=r"or index:FILE, got 'style:tint'"):
-        parse("style:tint", None)
+        parse("style:tint")
     with pytest.raises(ValueError, match=r"or index:FILE or style:NAME, got 'look:tint'"):
-        parse("look:tint", {"style": STYLED})
+        parse("look:tint", attributes={"style": STYLED})
     with pytest.raises(ValueError, match="leave something on both sides"):
-        parse("style:tint", {"style": np.full(10, "tint")})
+        parse("style:tint", attributes={"style": np.full(10, "tint")})
+
+
+CONCEPTS = np.array(["even", "odd", "even", "odd", "none"])[LABELS]
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "kind", "name"),
+    [
+        ("class:3,1", (1, 3), "class", "class-3-1"),
+        ("class:2", (2,), "class", "class-2"),
+        ("concept:odd", (1, 3), "class", "concept-odd"),
+        ("style:tint", (), "sample", "style-tint"),
+        ("random:0.2", (), "sample", "random-0.2"),
+    ],
+)
+def test_a_forget_set_knows_its_classes_its_kind_and_a_file_name(spec, classes, kind, name):
+    attributes = {"style": STYLED, "concept": CONCEPTS}
+    found = forget.parse(spec, LABELS, attributes=attributes)
+    assert (found.spec, found.classes, found.duplicates) == (spec, classes, 0)
+    assert (found.kind, found.name) == (kind, name)
+
+
+def test_an_index_file_is_shown_by_its_name(tmp_path):
+    (tmp_path / "ids.txt").write_text("0 4")
+    found = forget.parse(f"index:{tmp_path / 'ids.txt'}", LABELS)
+    assert (found.spec, found.name, found.kind) == ("index:ids.txt", "index-ids.txt", "sample")
+
+
+def test_without_a_number_of_classes_the_largest_label_is_the_last():
+    assert forget.parse("class:3", LABELS).mask.sum() == 1
+    with pytest.raises(ValueError, match=r"class must be in \[0, 4\), got 4"):
+        forget.parse("class:4", LABELS)
+
+
+def test_a_set_made_by_hand_is_a_forget_set():
+    made = forget.ForgetSet("edge cases", STYLED == "tint")
+    assert (made.kind, made.name, made.classes, made.duplicates) == ("sample", "edge-cases", (), 0)
+
+
+def twins():
+    """Ten images, of which rows 0 and 9 are equal, and rows 1, 2 and 4."""
+    numbers = np.array([0, 1, 1, 3, 1, 5, 6, 7, 8, 0], np.uint8)
+    return data.Split(numbers[:, None, None, None], LABELS.astype(np.int32))
+
+
+def test_exact_duplicates_are_taken_along_and_counted():
+    split = twins()
+    found = forget.parse("class:1", split)
+    assert np.flatnonzero(found.mask).tolist() == [1, 2, 4]
+    assert (found.duplicates, found.classes) == (1, (1,))
+    [groups] = data.duplicate_groups(split)
+    np.testing.assert_array_equal(forget.parse("class:1", LABELS, groups=groups).mask, found.mask)
+    assert forget.parse("class:1", LABELS).mask.sum() == 2
+    assert forget.parse("class:1", split.batch()).mask.sum() == 2
+    with pytest.raises(ValueError, match="'class:1': 10 of 10"):
+        forget.parse("class:1", LABELS, groups=np.zeros(10))
+
+
+def test_parse_all_gives_one_set_a_spec():
+    split = twins()
+    sets = forget.parse_all(["class:1", "random:0.3"], split, num_classes=5, seed=2)
+    for found, spec in zip(sets, ("class:1", "random:0.3"), strict=True):
+        alone = forget.parse(spec, split, num_classes=5, seed=2)
+        assert found.spec == spec
+        np.testing.assert_array_equal(found.mask, alone.mask)
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([], "`forget` must name at least one set, got none"),
+        (["class:1", "class:1"], "must name different sets, got class:1 class:1"),
+        (["class:1,3", "class:3,1"], "must name different sets, got class:1,3 class:3,1"),
+        (["class:1", "class:7"], r"class must be in \[0, 4\), got 7"),
+    ],
+)
+def test_parse_all_refuses(specs, message):
+    with pytest.raises(ValueError, match=message):
+        forget.parse_all(specs, LABELS)

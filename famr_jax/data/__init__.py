@@ -1,10 +1,10 @@
 """Data sets in memory or on disk: digits, TFDS by name without TensorFlow, image folders."""
 
 from famr_jax.data.augment import crop, crop_and_flip
+from famr_jax.data.crops import centre_crop, random_resized_crop
 from famr_jax.data.dataset import Dataset, Split
 from famr_jax.data.duplicates import count_duplicates, duplicate_groups
-from famr_jax.data.resize import centre_crop, random_resized_crop
-from famr_jax.data.sources import load
+from famr_jax.data.sources import from_arrays, load
 from famr_jax.data.stream import OnDisk
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "crop",
     "crop_and_flip",
     "duplicate_groups",
+    "from_arrays",
     "load",
     "random_resized_crop",
 ]

@@ -1,11 +1,8 @@
 """Byte-identical images: a copy left in the retain set keeps what was to be forgotten."""
 
-import hashlib
-from collections.abc import Iterator
-
 import numpy as np
 
-from famr_jax.data.dataset import Split
+from famr_jax.data.dataset import Split, digests_of
 from famr_jax.data.stream import OnDisk
 
 
@@ -25,20 +22,20 @@ def duplicate_groups(*images: np.ndarray | Split | OnDisk) -> list[np.ndarray]:
     """
     numbers: dict[tuple, int] = {}
     groups = []
-    for x in images:
-        found = (numbers.setdefault(key, len(numbers)) for key in _keys(x))
-        groups.append(np.fromiter(found, np.int64, len(x)))
+    for each in images:
+        shape, digests = _shape_and_digests(each)
+        keys = ((shape, digest.tobytes()) for digest in digests)
+        found = (numbers.setdefault(key, len(numbers)) for key in keys)
+        groups.append(np.fromiter(found, np.int64, len(digests)))
     return groups
 
 
-def _keys(images: np.ndarray | Split | OnDisk) -> Iterator[tuple]:
-    if isinstance(images, OnDisk):
-        return ((images.image_shape, digest.tobytes()) for digest in images.digests)
-    x = images.x if isinstance(images, Split) else images
-    if x.dtype != np.uint8 or x.ndim != 4:
-        raise ValueError(f"`images` must be uint8 with 4 axes, got {x.dtype} {x.shape}.")
-    digests = (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in x)
-    return ((x.shape[1:], digest) for digest in digests)
+def _shape_and_digests(images: np.ndarray | Split | OnDisk) -> tuple[tuple[int, ...], np.ndarray]:
+    if not isinstance(images, np.ndarray):
+        return images.image_shape, images.digests
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"`images` must be uint8 with 4 axes, got {images.dtype} {images.shape}.")
+    return images.shape[1:], digests_of(images)
 
 
 def count_duplicates(

@@ -1,30 +1,13 @@
 """Image folders: PATH/split/class/image, with an optional PATH/classes.txt of readable names."""
 
-import hashlib
-import io
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
-
+from famr_jax.data import encoded
 from famr_jax.data.dataset import Dataset, Split, kept_classes
-from famr_jax.data.pictures import to_pixels
-from famr_jax.data.stream import OnDisk, read_ahead
+from famr_jax.data.encoded import Encoded, Example
 
 _TEST_NAMES = ("test", "val", "validation")
-_PIECE = 64  # files a thread looks at at a time
-
-
-class _Seen(NamedTuple):
-    """What a file says without being decoded."""
-
-    digest: bytes
-    shape: tuple[int, int]
-    grey: bool
 
 
 def load_folder(
@@ -57,28 +40,25 @@ def load_folder(
     if not (root / "train").is_dir() or not present:
         rule = f"must hold train and one of {', '.join(_TEST_NAMES)}"
         raise ValueError(f"{root} {rule}, got {[entry.name for entry in _visible(root)]}.")
-    splits = [root / "train", root / present[0]]
-    ids = _same_classes(*splits)
+    directories = [root / "train", root / present[0]]
+    ids = _same_classes(*directories)
     ids = ids[: kept_classes(classes, len(ids))]
     names = _readable_names(root / "classes.txt", ids)
-    files, labels = zip(*(_files(split, ids) for split in splits), strict=True)
-    seen = [_look(paths) for paths in files]
-    shapes = {file.shape for split in seen for file in split}
-    if image_size is not None and len(shapes) == 1 and max(seen[0][0].shape) <= image_size:
+    splits = [_files(directory, ids) for directory in directories]
+    found = [encoded.scan(split, encoded.facts) for split in splits]
+    facts = [fact for part in found for fact in part.seen]
+    name = f"folder:{root.resolve().name}"
+    if len({fact.shape for fact in facts}) == 1 and max(facts[0].shape) <= (image_size or 0):
         image_size = None
     if image_size is None:
-        _check_sizes(files, seen)
-    grey = all(file.grey for split in seen for file in split)
-    shape = seen[0][0].shape if image_size is None else (image_size, image_size)
-    sets = []
-    for paths, label, facts in zip(files, labels, seen, strict=True):
-        read = partial(_read, paths, "L" if grey else "RGB", image_size)
-        digests = np.frombuffer(b"".join(file.digest for file in facts), np.uint8).reshape(-1, 16)
-        rows = np.arange(len(paths))
-        sets.append(OnDisk(read, (*shape, 1 if grey else 3), label, digests, rows))
+        encoded.check_one_size(name, splits, found)
+    form = encoded.Form("L" if all(fact.grey for fact in facts) else "RGB", image_size)
+    train, test = (
+        encoded.on_disk(split, part, form) for split, part in zip(splits, found, strict=True)
+    )
     if not stream:
-        sets = [Split(split.pixels(), split.labels) for split in sets]
-    return Dataset(f"folder:{root.resolve().name}", *sets, names, mirrored=True)
+        train, test = (Split(split.pixels(), split.labels) for split in (train, test))
+    return Dataset(name, train, test, names, mirrored=True)
 
 
 def _visible(directory: Path) -> list[Path]:
@@ -116,57 +96,15 @@ def _readable_names(file: Path, ids: list[str]) -> tuple[str, ...]:
     return tuple(names[class_id] for class_id in ids)
 
 
-def _files(split: Path, ids: list[str]) -> tuple[list[Path], np.ndarray]:
-    paths, labels = [], []
+def _files(directory: Path, ids: list[str]) -> Encoded:
+    examples = []
     for label, class_id in enumerate(ids):
-        found = _visible(split / class_id)
+        found = _visible(directory / class_id)
         if not found:
-            raise ValueError(f"{split / class_id} must hold images, got none.")
-        paths += found
-        labels += [label] * len(found)
-    return paths, np.array(labels, np.int32)
+            raise ValueError(f"{directory / class_id} must hold images, got none.")
+        examples += [Example(path, label) for path in found]
 
+    def read(rows):
+        return [examples[row] for row in rows]
 
-def _look(paths: list[Path]) -> list[_Seen]:
-    def look(picture, encoded):
-        grey = picture.mode in ("1", "L") and "transparency" not in picture.info
-        digest = hashlib.blake2b(encoded, digest_size=16).digest()
-        return _Seen(digest, picture.size[::-1], grey)
-
-    pieces = [paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)]
-    found = read_ahead(lambda piece: [_opened(path, look) for path in piece], pieces)
-    return [file for piece in found for file in piece]
-
-
-def _read(paths: list[Path], mode: str, size: int | None, row: int) -> np.ndarray:
-    def pixels(picture, _):
-        if "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-        return to_pixels(picture, mode, size)
-
-    return _opened(paths[row], pixels)
-
-
-def _opened(path: Path, function: Callable):
-    """`function(picture, encoded)` of a file, whose name any error tells."""
-    try:
-        encoded = path.read_bytes()
-        with Image.open(io.BytesIO(encoded)) as picture:
-            if picture.mode[0] in "IF":
-                raise ValueError(f"mode {picture.mode} is not 8-bit")
-            return function(picture, encoded)
-    # Pillow's decoders raise whatever they stumble on: OSError, SyntaxError, ValueError, ...
-    except Exception as error:
-        raise ValueError(f"`{path}` must be a readable 8-bit image, got {error}.") from error
-
-
-def _check_sizes(files: list[list[Path]], seen: list[list[_Seen]]) -> None:
-    first, (height, width) = files[0][0], seen[0][0].shape
-    for paths, facts in zip(files, seen, strict=True):
-        for path, file in zip(paths, facts, strict=True):
-            if file.shape != (height, width):
-                raise ValueError(
-                    f"images must have one size (height x width), got {height}x{width} in {first} "
-                    f"and {file.shape[0]}x{file.shape[1]} in {path}; an image size "
-                    "(`image_size`, `--image-size`) makes squares of them."
-                )
+    return Encoded(len(examples), read, lambda row: f"`{examples[row].image}`")

@@ -1,8 +1,11 @@
-"""One entry to all data sets: `load("digits")`, `load("cifar100")`, `load("folder:PATH")`."""
+"""The entries to all data sets: by name (`load`), or from arrays at hand (`from_arrays`)."""
 
 import os
+from collections.abc import Sequence
 
-from famr_jax.data.dataset import Dataset
+import numpy as np
+
+from famr_jax.data.dataset import Dataset, Split
 from famr_jax.data.imagenet import selected
 from famr_jax.types import check_count
 
@@ -38,19 +41,73 @@ def load(
     """
     if image_size is not None:
         check_count("image_size", image_size)
-    how = {"image_size": image_size, "stream": stream}
     # Imported here: these modules bring tensorflow_datasets, scikit-learn and pillow.
     kind, _, path = name.partition(":")
     if kind == "folder":
         from famr_jax.data.folder import load_folder
 
-        return load_folder(path, classes, **how)
+        return load_folder(path, classes, image_size=image_size, stream=stream)
     if name == "digits":
         from famr_jax.data.digits import load_digits
 
-        return load_digits(data_dir, classes, **how)
+        return load_digits(data_dir, classes, image_size=image_size, stream=stream)
     from famr_jax.data.tfds import load_tfds
 
-    if kind == "imagenet100":
-        return load_tfds(name, data_dir, classes, only=selected(path), **how)
-    return load_tfds(name, data_dir, classes, **how)
+    only = selected(path) if kind == "imagenet100" else None
+    return load_tfds(name, data_dir, classes, only=only, image_size=image_size, stream=stream)
+
+
+def from_arrays(
+    x: np.ndarray,
+    labels: np.ndarray,
+    *,
+    test: tuple[np.ndarray, np.ndarray],
+    class_names: Sequence[str] | None = None,
+    name: str = "arrays",
+    mirrored: bool = False,
+) -> Dataset:
+    """Makes a data set of arrays in memory.
+
+    Args:
+        x: Training images, uint8 `[n, height, width, channels]`, or `[n, height, width]` for grey.
+        labels: Their classes, `[n]`, of any integer dtype.
+        test: Test images and their classes, likewise.
+        class_names: Readable names, the position is the label; the numbers up to the largest label
+            if not given.
+        name: What reports call the data set.
+        mirrored: Whether a mirrored image keeps its class, so that training may mirror it.
+
+    Raises:
+        ValueError: Arrays of another dtype or shape, unequal lengths, or a label out of range.
+    """
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        raise ValueError(f"`test` must be a pair of images and labels, got {type(test).__name__}.")
+    most = _MOST_CLASSES if class_names is None else len(class_names)
+    train = _split(x, labels, most, names=("x", "labels"))
+    held_out = _split(*test, most, names=("test[0]", "test[1]"))
+    if class_names is None:
+        largest = max(train.labels.max(), held_out.labels.max())
+        class_names = map(str, range(largest + 1))
+    return Dataset(name, train, held_out, tuple(class_names), mirrored)
+
+
+_MOST_CLASSES = 2**16
+"""Labels beyond these are taken for something else than classes, unless they have names."""
+
+
+def _split(x: np.ndarray, labels: np.ndarray, num_classes: int, *, names: tuple[str, str]) -> Split:
+    x, labels = np.asarray(x), np.asarray(labels)
+    if x.dtype != np.uint8:
+        cure = "np.rint(255 * x).astype(np.uint8) makes bytes of values in [0, 1]"
+        raise ValueError(f"`{names[0]}` must be uint8 in 0..255, got {x.dtype}: {cure}.")
+    if x.ndim not in (3, 4) or not x.size:
+        rule = "must have the shape [n, height, width] or [n, height, width, channels]"
+        raise ValueError(f"`{names[0]}` {rule} and a pixel, got {list(x.shape)}.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"`{names[1]}` must be integers, got {labels.dtype}.")
+    if labels.shape != x.shape[:1]:
+        raise ValueError(f"`{names[1]}` must have the shape [{len(x)}], got {list(labels.shape)}.")
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label < num_classes:
+            raise ValueError(f"`{names[1]}` must lie in [0, {num_classes}), got {label}.")
+    return Split(x if x.ndim == 4 else x[..., None], labels.astype(np.int32))

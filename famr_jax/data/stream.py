@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ WORKERS = max(2, min(16, os.cpu_count() or 1))
 AHEAD = WORKERS + 1
 """Batches that are read, or being read, before they are asked for."""
 
-_PIECE = 64  # images a thread reads at a time where no batch size is given
+_PIECE = 128  # images a thread reads at a time where no batch size is given
 
 
 @jax.tree_util.register_static
@@ -68,11 +68,11 @@ class OnDisk:
         stored = self.rows[rows]
         out = np.empty((len(stored), *self.image_shape), np.uint8)
 
-        def fill(start):
-            for i in range(start, min(start + _PIECE, len(stored))):
+        def fill(piece):
+            for i in piece:
                 out[i] = self.read(stored[i])
 
-        for _ in read_ahead(fill, range(0, len(stored), _PIECE)):
+        for _ in read_ahead(fill, pieces(len(stored))):
             pass
         return out
 
@@ -98,6 +98,11 @@ class OnDisk:
 
         for x, labels in read_ahead(read, rows):
             yield Batch(jnp.asarray(x), jnp.asarray(labels))
+
+
+def pieces(count: int) -> Iterator[range]:
+    """The rows of a whole set in pieces of the size that a thread reads at a time."""
+    return (range(i, min(i + _PIECE, count)) for i in range(0, count, _PIECE))
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:

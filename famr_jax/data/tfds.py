@@ -1,26 +1,22 @@
 """Prepared TFDS image classification data sets, read as NumPy without TensorFlow."""
 
-import hashlib
-import io
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from famr_jax.data.dataset import Dataset, Split, kept_classes
-from famr_jax.data.pictures import to_pixels
-from famr_jax.data.stream import OnDisk, read_ahead
+from famr_jax.data import encoded
+from famr_jax.data.dataset import Dataset, kept_classes
+from famr_jax.data.encoded import Encoded, Example
 
-_CHUNK = 128  # records a thread reads at a time
-_WHAT_NAMES_A_SET = "`name` must be digits, imagenet100, folder:PATH or a TFDS name"
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> pillow's name
+_RULE = "`name` must be digits, imagenet100, folder:PATH or a TFDS name"
+_MODES = {channels: mode for mode, channels in encoded.CHANNELS.items()}
 _NAME = re.compile(r"(\w+)(/[^:/]+)?(:[\d.]+)?", re.ASCII)
 # Mirrored, these would show another sign or none.
 _CHARACTERS = {
@@ -69,25 +65,16 @@ def load_tfds(
     Raises:
         ValueError: If TFDS knows no such name, or nothing is prepared under `data_dir`.
     """
-    builder = prepared("imagenet2012" if only else name, data_dir)
     head, colon, path = name.partition(":")
     shown = f"{head}:{Path(path).name}" if only and colon else name
-    return read(builder, shown, classes, only=only, image_size=image_size, stream=stream)
-
-
-def prepared(name: str, data_dir: str | os.PathLike | None) -> Any:
-    """The builder of what is prepared under `data_dir` by a TFDS name.
-
-    Raises:
-        ValueError: If TFDS knows no such name, or nothing is prepared under `data_dir`.
-    """
-    tfds, root = import_tfds(), data_root(data_dir)
+    name, root = "imagenet2012" if only else name, data_root(data_dir)
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{_WHAT_NAMES_A_SET}, got {name!r}.")
+        raise ValueError(f"{_RULE}, got {name!r}.")
     try:
-        return find(name, root)
-    except tfds.core.DatasetNotFoundError:
+        builder = find(name, root)
+    except import_tfds().core.DatasetNotFoundError:
         raise ValueError(_why_not_prepared(name, root)) from None
+    return read(builder, shown, classes, only=only, image_size=image_size, stream=stream)
 
 
 def find(name: str, root: str) -> Any:
@@ -107,7 +94,7 @@ def check_known(name: str) -> None:
         return
     except tfds.core.DatasetNotFoundError:
         pass
-    raise ValueError(f"{_WHAT_NAMES_A_SET}, got {name!r}, which TFDS does not know.")
+    raise ValueError(f"{_RULE}, got {name!r}, which TFDS does not know.")
 
 
 def _why_not_prepared(name: str, root: str) -> str:
@@ -117,25 +104,6 @@ def _why_not_prepared(name: str, root: str) -> str:
         "Preparing needs TensorFlow, once: `pip install 'famr_jax[prepare]'`, then `python -m "
         f"famr_jax.data prepare {name} --data-dir {root}`."
     )
-
-
-class _Form(NamedTuple):
-    """How the records of a data set are read."""
-
-    name: str
-    features: Any
-    image: str
-    label: str
-    size: int | None
-    wanted: dict[int, int]  # stored label -> label
-
-    @property
-    def mode(self) -> str:
-        return _MODES[self.features[self.image].shape[-1]]
-
-    def pixels(self, record: dict[str, Any]) -> np.ndarray:
-        with Image.open(io.BytesIO(record[self.image])) as picture:
-            return to_pixels(picture, self.mode, self.size)
 
 
 def read(
@@ -169,23 +137,37 @@ def read(
     numbers = range(len(stored)) if only is None else [stored.index(each) for each in only]
     numbers = numbers[: kept_classes(classes, len(numbers))]
     wanted = {number: i for i, number in enumerate(numbers)}
-    sides = builder.info.features[image].shape[:2]
+    *sides, channels = builder.info.features[image].shape
     if None not in sides and max(sides) <= (image_size or 0):
         image_size = None
-    form = _Form(name, builder.info.features, image, label, image_size, wanted)
+    form = encoded.Form(_MODES[channels], image_size)
     splits = list(builder.info.splits)
     used = [split for split in ("train", "test", "validation") if split in splits]
-    found = ((split, _records(builder, form, split)) for split in used)
-    sources = {split: records for split, records in found if records[0][label] >= 0}
-    test = next((split for split in ("test", "validation") if split in sources), None)
-    if "train" not in sources or test is None:
+    sources = {split: _records(builder, name, split) for split in used}
+    labelled = [split for split in used if sources[split][0][label] >= 0]
+    if len(labelled) < 2 or labelled[0] != "train":
         raise ValueError(f"`{name}` must have splits train and test or validation, got {splits}.")
+    sets = [
+        _encoded(sources[split], f"`{split}` of `{name}`", image, label, wanted)
+        for split in labelled[:2]
+    ]
+    look = encoded.facts if stream else partial(encoded.pixels, form)
+    found = [encoded.scan(each, look) for each in sets]
+    for split, part in zip(labelled, found, strict=False):
+        if not part.seen:
+            rule = f"must hold images of the {len(wanted)} classes"
+            raise ValueError(f"`{split}` of `{name}` {rule}, got none.")
+    if image_size is None:
+        encoded.check_one_size(name, sets, found)
+    train, test = (
+        encoded.on_disk(each, part, form) if stream else encoded.in_memory(part)
+        for each, part in zip(sets, found, strict=True)
+    )
     base = name.partition(":")[0]
-    read_split = _on_disk if stream else _in_memory
     return Dataset(
         name=name,
-        train=read_split(form, "train", sources["train"]),
-        test=read_split(form, test, sources[test]),
+        train=train,
+        test=test,
         class_names=tuple(stored[number] for number in numbers),
         mirrored=_CHARACTERS.isdisjoint((base, base.partition("/")[0])),
     )
@@ -207,14 +189,14 @@ def _image_and_label(builder: Any, name: str) -> tuple[str, str]:
     return image, label
 
 
-def _records(builder: Any, form: _Form, split: str) -> Any:
+def _records(builder: Any, name: str, split: str) -> Any:
     """The records of a split by number, their images encoded."""
     tfds = import_tfds()
     # Pillow decodes here and not within TFDS: only what is kept, and the same bits whether or not
     # OpenCV is there.
     skip = {
         key: tfds.decode.SkipDecoding()
-        for key, value in form.features.items()
+        for key, value in builder.info.features.items()
         if isinstance(value, tfds.features.Image)
     }
     try:
@@ -222,78 +204,18 @@ def _records(builder: Any, form: _Form, split: str) -> Any:
     except NotImplementedError:
         kind = builder.info.file_format.value
         raise ValueError(
-            f"`{form.name}` must be prepared with `--file_format=array_record`, got {kind} in "
+            f"`{name}` must be prepared with `--file_format=array_record`, got {kind} in "
             f"{builder.data_path}."
         ) from None
 
 
-def _wanted(form: _Form, split: str, records: Any, look: Any) -> tuple[list, np.ndarray, Iterator]:
-    """Rows, labels and `look(record)` of every record of a wanted class, in order."""
-
-    def piece(rows):
-        found = zip(rows, records.__getitems__(rows), strict=True)
+def _encoded(
+    records: Any, title: str, image: str, label: str, wanted: Mapping[int, int]
+) -> Encoded:
+    def read(rows):
         return [
-            (row, form.wanted[record[form.label]], record.get("id"), look(record))
-            for row, record in found
-            if record[form.label] in form.wanted
+            Example(record[image], wanted.get(record[label]), record.get("id"))
+            for record in records.__getitems__(rows)
         ]
 
-    starts = range(0, len(records), _CHUNK)
-    pieces = (range(start, min(start + _CHUNK, len(records))) for start in starts)
-    kept = [each for found in read_ahead(piece, pieces) for each in found]
-    if not kept:
-        many = len(form.wanted)
-        raise ValueError(
-            f"`{split}` of `{form.name}` must hold images of the {many} classes, got none."
-        )
-    if "id" in form.features:
-        kept.sort(key=lambda each: each[2])
-    rows, labels, _, seen = zip(*kept, strict=True)
-    return rows, np.array(labels, np.int32), seen
-
-
-def _in_memory(form: _Form, split: str, records: Any) -> Split:
-    _, labels, images = _wanted(form, split, records, form.pixels)
-    _check_sizes(form, [pixels.shape for pixels in images])
-    return Split(np.stack(images), labels)
-
-
-def _on_disk(form: _Form, split: str, records: Any) -> OnDisk:
-    def look(record):
-        digest = hashlib.blake2b(record[form.image], digest_size=16).digest()
-        return digest, _shape(form, record)
-
-    rows, labels, seen = _wanted(form, split, records, look)
-    digests, shapes = zip(*seen, strict=True)
-    _check_sizes(form, shapes)
-    digests = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
-    read = partial(_read, form, split, records)
-    return OnDisk(read, shapes[0], labels, digests, np.array(rows))
-
-
-def _shape(form: _Form, record: dict[str, Any]) -> tuple[int, int, int]:
-    """The shape of a record's pixels, which are not decoded for it."""
-    *sides, channels = form.features[form.image].shape
-    if form.size is not None:
-        sides = (form.size, form.size)
-    elif None in sides:
-        with Image.open(io.BytesIO(record[form.image])) as picture:
-            sides = picture.size[::-1]
-    return (*sides, channels)
-
-
-def _check_sizes(form: _Form, shapes: Sequence[tuple[int, ...]]) -> None:
-    for shape in shapes:
-        if shape != shapes[0]:
-            raise ValueError(
-                f"images of `{form.name}` must have one size, got {shapes[0]} and {shape}; an "
-                "image size (`image_size`, `--image-size`) makes squares of them."
-            )
-
-
-def _read(form: _Form, split: str, records: Any, row: int) -> np.ndarray:
-    try:
-        return form.pixels(records[int(row)])
-    except Exception as error:  # whatever the reader or Pillow stumbles on
-        what = f"record {row} of `{split}` of `{form.name}`"
-        raise ValueError(f"{what} must be a readable image, got {error}.") from error
+    return Encoded(len(records), read, lambda row: f"record {row} of {title}")

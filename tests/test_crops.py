@@ -7,7 +7,7 @@ import scipy.stats
 from PIL import Image
 
 from famr_jax.data import centre_crop, random_resized_crop
-from famr_jax.data.resize import random_boxes, resized_boxes
+from famr_jax.data.crops import random_boxes, resized_boxes
 
 DRAW = jax.jit(random_boxes, static_argnums=(1, 2))
 BOXES = [(0, 0, 24, 20), (3, 5, 8, 8), (0, 0, 1, 1), (23, 19, 1, 1), (10, 2, 13, 18), (4, 7, 5, 9)]
