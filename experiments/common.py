@@ -3,12 +3,10 @@
 import contextlib
 import hashlib
 import json
-import math
 import os
 import platform
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -25,6 +23,11 @@ import tyro
 
 import famr_jax
 from famr_jax import checkpoint, mesh
+from famr_jax.files import discard as discard
+from famr_jax.files import plain as plain
+from famr_jax.files import usable_directory as usable_directory
+from famr_jax.files import write_json as write_json
+from famr_jax.files import write_text as write_text
 
 console = rich.console.Console(stderr=True)
 Flags = TypeVar("Flags")
@@ -128,56 +131,6 @@ def environment() -> dict[str, Any]:
         "source": SOURCE,
         "versions": versions,
     }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON whole or not at all; numbers that are not finite become null."""
-    write_text(path, json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def usable_directory(name: str, path: Path) -> Path:
-    """Makes a directory and tries to write into it, before anything is computed.
-
-    Raises:
-        ValueError: It cannot be made or written to.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return path
-    except OSError as error:
-        raise ValueError(
-            f"`{name}` must be a directory to write in, got {path}: {error}."
-        ) from error
-
-
-def discard(path: Path) -> None:
-    """Removes a file or a directory, which is gone at once even if the process is killed."""
-    if path.exists():
-        aside = Path(tempfile.mkdtemp(prefix=".discarded-", dir=path.parent))
-        path.rename(aside / path.name)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON has it: arrays as lists, floats to 6 digits, paths by their last part."""
-    if isinstance(value, dict):
-        return {str(name): plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, (np.ndarray, jax.Array, np.generic)):
-        return plain(np.asarray(value).tolist())
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value.name if isinstance(value, Path) else value
 
 
 def claim(claim: str, source: str, verdict: str, words: str) -> dict[str, str]:

@@ -2,12 +2,21 @@
 
 import contextlib
 import json
+import re
+import shutil
+import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from famr_jax import mesh
+from famr_jax.files import discard
 
 
 class Checkpoint(NamedTuple):
@@ -21,27 +30,46 @@ class Checkpoint(NamedTuple):
 def save(directory: Path | str, tree: Any, *, epoch: int, config: Mapping[str, Any]) -> None:
     """Saves a pytree of arrays and its configuration; the directory keeps the newest two epochs.
 
-    A checkpoint appears whole or not at all: a process killed while saving leaves the last epoch.
+    A checkpoint appears whole or not at all, and only after it was read back to the same bits: a
+    process killed while saving leaves the last epoch, and processes side by side their own.
 
     Args:
         directory: Made if missing.
         tree: Any pytree of arrays: weights, or weights with an optimizer's state.
         epoch: Number of epochs behind it; an epoch that is already there is replaced.
         config: JSON-able; `load` compares entries of it.
+
+    Raises:
+        OSError: What was written could not be read back.
     """
     import orbax.checkpoint as ocp
 
+    directory, tree = Path(directory), jax.tree.map(_without_key, tree)
+    directory.mkdir(parents=True, exist_ok=True)
+    alone = jax.process_count() == 1
+    partial = f".{epoch}-{uuid.uuid4().hex if alone else 'of-all-processes'}"
     items = {"tree": ocp.args.StandardSave(tree), "config": ocp.args.JsonSave(dict(config))}
-    with _manager(directory, create=True) as manager:
-        if epoch in manager.all_steps():
-            manager.delete(epoch)
-        manager.save(epoch, args=ocp.args.Composite(**items), force=True)
+    try:
+        with _openable(directory) as path, _checkpointer() as checkpointer:
+            checkpointer.save(path / partial, args=ocp.args.Composite(**items))
+            _check_saved(path / partial, tree)
+        if jax.process_index() == 0:
+            _put(directory / partial, directory / str(epoch))
+            for old in _epochs(directory)[:-2]:
+                discard(directory / str(old))
+    finally:
+        if alone:
+            shutil.rmtree(directory / partial, ignore_errors=True)
+    if not alone:
+        multihost_utils.sync_global_devices(f"checkpoint {epoch}")
 
 
 def load(
     directory: Path | str, like: Any, *, expect: Mapping[str, Any] | None = None
 ) -> Checkpoint:
-    """Loads the checkpoint of the highest epoch in a directory.
+    """Loads the checkpoint of the highest epoch in a directory, whatever devices it was saved from.
+
+    Inside a mesh the arrays are placed by `mesh.layout`, otherwise on the default device.
 
     Args:
         directory: What `save` wrote to.
@@ -58,43 +86,108 @@ def load(
     epoch = latest_epoch(directory)
     if epoch is None:
         raise ValueError(f"`checkpoint` must be a directory with a saved epoch, got {directory}.")
-    config = _read_config(directory, epoch)
+    config = _read_config(directory / str(epoch))
     for name, wanted in (expect or {}).items():
         if config.get(name) != wanted:
             raise ValueError(
                 f"`checkpoint` {directory} must have {name} = {wanted!r}, got {config.get(name)!r}."
             )
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-    with _reading(directory):
-        saved = ocp.StandardCheckpointHandler().metadata(directory.absolute() / str(epoch) / "tree")
-    # Compared here, because orbax casts dtypes in silence, and stops reading in disorder.
-    _check_same_arrays(directory, _describe(abstract), _describe(saved.tree))
-    with _reading(directory), _manager(directory) as manager:
-        items = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
-        tree = manager.restore(epoch, args=items)["tree"]
-    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in floats):
+    with _openable(directory) as path:
+        with _reading(directory):
+            saved = ocp.StandardCheckpointHandler().metadata(path / str(epoch) / "tree")
+        # Compared here, because orbax casts dtypes in silence, and stops reading in disorder.
+        _check_same_arrays(directory, _describe(like), _describe(saved.tree))
+        with _reading(directory):
+            numbers = _read(path / str(epoch), jax.tree.map(_without_key, like))
+    floats = [leaf for leaf in jax.tree.leaves(numbers) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if not all(np.all(np.isfinite(leaf)) for leaf in floats):
         raise ValueError(f"`checkpoint` {directory} must hold finite weights, got NaN or infinity.")
-    return Checkpoint(tree, epoch, config)
+    return Checkpoint(mesh.split(jax.tree.map(_as_array, numbers, like)), epoch, config)
 
 
 def latest_epoch(directory: Path | str) -> int | None:
     """The newest whole epoch saved in a directory; None if there is none."""
-    if not Path(directory).is_dir():
-        return None
-    with _manager(directory) as manager:
-        return manager.latest_step()
+    return max(_epochs(Path(directory)), default=None)
+
+
+def _epochs(directory: Path) -> list[int]:
+    if not directory.is_dir():
+        return []
+    names = [path.name for path in directory.iterdir() if path.is_dir()]
+    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
+
+
+def _put(partial: Path, final: Path) -> None:
+    """Gives what is whole its name, whoever else does the same at this moment."""
+    while True:
+        discard(final)
+        try:
+            partial.rename(final)
+            return
+        except OSError:
+            if not final.exists():
+                raise
+
+
+def _checkpointer():
+    import orbax.checkpoint as ocp
+
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
 
 @contextlib.contextmanager
-def _manager(directory, *, create=False):
+def _openable(directory: Path):
+    """The directory by a name that orbax can read: brackets and backslashes it cannot."""
+    directory = directory.absolute()
+    if re.fullmatch(r"[\w/.,+=@ -]*", str(directory)):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "link"
+        link.symlink_to(directory)
+        yield link
+
+
+def _read(path: Path, like: Any) -> Any:
+    """The saved arrays in host memory, where no sharding they were saved with matters."""
     import orbax.checkpoint as ocp
 
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=2, create=create, enable_async_checkpointing=False
-    )
-    with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
-        yield manager
+    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), like)
+    with _checkpointer() as checkpointer:
+        items = ocp.args.Composite(tree=ocp.args.StandardRestore(blank))
+        return checkpointer.restore(path, args=items)["tree"]
+
+
+def _check_saved(path: Path, tree: Any) -> None:
+    def is_same(leaf, read):
+        parts = [(leaf, ...)]
+        if isinstance(leaf, jax.Array):  # of many processes' devices, each sees its own
+            parts = [(shard.data, shard.index) for shard in leaf.addressable_shards]
+        return all(np.asarray(part).tobytes() == read[index].tobytes() for part, index in parts)
+
+    try:
+        _read_config(path)
+        whole = jax.tree.all(jax.tree.map(is_same, tree, _read(path, tree)))
+    except Exception as error:  # as many types as in `_reading`
+        raise OSError(f"checkpoint {path} cannot be read back: {error}") from error
+    if not whole:
+        raise OSError(f"checkpoint {path} was read back with other bits.")
+
+
+def _without_key(leaf: Any) -> Any:
+    """Typed keys as their data."""
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.eval_shape(jax.random.key_data, leaf)
+    return jax.random.key_data(leaf)
+
+
+def _as_array(numbers: np.ndarray, like: Any) -> jax.Array:
+    array = jnp.asarray(numbers)
+    if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return array
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(jnp.zeros((), like.dtype)))
 
 
 @contextlib.contextmanager
@@ -120,16 +213,14 @@ def _check_same_arrays(directory: Path, wanted: dict[str, str], saved: dict[str,
 def _describe(tree: Any) -> dict[str, str]:
     """Dtype and shape of each array by its path, as `params/head/bias`: `float32[3]`."""
     described = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # saved as its data
-            leaf = jax.eval_shape(jax.random.key_data, leaf)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(jax.tree.map(_without_key, tree))[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         described[name] = f"{leaf.dtype}{list(leaf.shape)}"
     return described
 
 
-def _read_config(directory: Path, epoch: int) -> dict[str, Any]:
-    path = directory / str(epoch) / "config" / "metadata"
+def _read_config(path: Path) -> dict[str, Any]:
+    path = path / "config" / "metadata"
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:

@@ -1,5 +1,6 @@
 """Checkpoints: what comes back is what was saved, bit for bit, or a `ValueError`."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import optax
 import pytest
 from conftest import assert_same, to_float64
 
-from famr_jax import checkpoint
+from famr_jax import checkpoint, mesh
 from famr_jax.methods import famr
 from famr_jax.train import TrainState
 
@@ -211,3 +212,68 @@ def test_a_process_killed_while_it_saves_leaves_the_last_whole_epoch(tmp_path, d
     tree, epoch, _ = checkpoint.load(tmp_path, like)
     assert epoch in (done[-1], done[-1] + 1)
     assert_same(tree, {"w": jnp.full((300, 300), epoch, float)})
+
+
+@pytest.mark.parametrize(
+    "name", ["run[1]/w", "back\\slash", "a b", "ü-日", "*?%20#:'{$~", "new\nline"]
+)
+def test_any_path_works(tmp_path, name):
+    for scale in (1, 2):
+        checkpoint.save(tmp_path / name, weights(scale), epoch=3, config=CONFIG)
+    assert checkpoint.latest_epoch(tmp_path / name) == 3
+    assert_same(checkpoint.load(tmp_path / name, weights(), expect=CONFIG).tree, weights(2))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["run", "run[1]"])
+@pytest.mark.parametrize("saving", [None, "data=2", "data=2,model=2"])
+@pytest.mark.parametrize("loading", [None, "data=4", "model=2"])
+def test_weights_load_on_other_devices_than_they_were_saved_from(tmp_path, saving, loading, name):
+    def on(text):
+        return jax.set_mesh(mesh.parse(text)) if text else contextlib.nullcontext()
+
+    with on(saving):
+        checkpoint.save(tmp_path / name, mesh.split(weights()), epoch=1, config={})
+    with on(loading):
+        tree = checkpoint.load(tmp_path / name, weights()).tree
+        assert_same(tree, weights())
+        assert_same(
+            jax.jit(lambda tree: jax.tree.map(jnp.negative, tree))(tree)["w"], -weights()["w"]
+        )
+        if loading:
+            assert tree["w"].sharding == mesh.layout(weights())["w"]
+            assert len(tree["w"].devices()) == (4 if loading == "data=4" else 2)
+        else:
+            assert tree["w"].devices() == {jax.devices()[0]}
+
+
+@pytest.mark.parametrize("damage", ["unreadable", "other bits"])
+def test_what_cannot_be_read_back_is_not_claimed_to_be_saved(tmp_path, monkeypatch, damage):
+    checkpoint.save(tmp_path, weights(), epoch=1, config={})
+    read = checkpoint._read
+
+    def damaged(path, like):
+        if damage == "unreadable":
+            raise FileNotFoundError(path)
+        return {**read(path, like), "b": np.array([0, 1, 3], np.float32)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_read", damaged)
+        with pytest.raises(OSError, match="read back"):
+            checkpoint.save(tmp_path, weights(2), epoch=2, config={})
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert_same(checkpoint.load(tmp_path, weights()).tree, weights())
+
+
+def test_processes_that_save_side_by_side_leave_whole_epochs(tmp_path):
+    program = SAVER.replace("10_000", "6")
+    savers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.DEVNULL
+        )
+        for _ in range(3)
+    ]
+    assert [saver.wait() for saver in savers] == [0, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "5"]
+    tree = checkpoint.load(tmp_path, {"w": jnp.zeros((300, 300))}).tree
+    assert_same(tree, {"w": jnp.full((300, 300), 5.0)})
