@@ -29,8 +29,7 @@ class Jacobian:
 
     def __call__(self, v):
         def product(batch):
-            outputs = lambda params: self.outputs_fn(params, batch)  # noqa: E731
-            return jax.jvp(outputs, (self.params,), (v,))[1]
+            return jax.jvp(lambda params: self.outputs_fn(params, batch), (self.params,), (v,))[1]
 
         return rows_of(product, self.data, self.batch_size)
 

@@ -52,8 +52,8 @@ class Hessian:
     def linearized(self):
         if in_batches(self.data, self.batch_size):
             return self
-        mean = lambda params: jnp.mean(self.loss_fn(params, self.data))  # noqa: E731
-        return jax.linearize(jax.grad(mean), self.params)[1]
+        grad = jax.grad(lambda params: jnp.mean(self.loss_fn(params, self.data)))
+        return jax.linearize(grad, self.params)[1]
 
 
 @operator
@@ -78,7 +78,9 @@ class GaussNewton:
     batch_size: int | None = static(None)
 
     def __call__(self, v):
-        product = lambda batch, weight: self._product(batch, weight)(v)  # noqa: E731
+        def product(batch, weight):
+            return self._product(batch, weight)(v)
+
         return mean_of(product, self.data, self.batch_size)
 
     def linearized(self):

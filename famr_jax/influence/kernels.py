@@ -53,7 +53,7 @@ class Dense:
         return jnp.tensordot(self.matrix, weights, self.matrix.ndim // 2)
 
     def among(self, rows: Array) -> "Dense":
-        """That of some of the examples."""
+        """The Gram matrix of some of the examples."""
         pick = (rows, slice(None))[: self.matrix.ndim // 2]
         return Dense(self.matrix[pick][(slice(None),) * len(pick) + pick])
 
@@ -72,7 +72,7 @@ class MatrixFree:
         return linearized(self._products())
 
     def among(self, rows: Array) -> "MatrixFree":
-        """That of some of the examples."""
+        """The Gram matrix of some of the examples."""
         return MatrixFree(self.kernel, self.x[rows])
 
     def _products(self):
@@ -186,7 +186,10 @@ class ReLUKernel:
         """T(x, other), `[n, m]`, of inputs `[n, ...]` and `[m, ...]`."""
         x, other = x.reshape(len(x), -1), other.reshape(len(other), -1)
         scale, shift = self.weight_std**2, self.bias_std**2
-        first = lambda products: scale * products / x.shape[1] + shift  # noqa: E731
+
+        def first(products):
+            return scale * products / x.shape[1] + shift
+
         size, other_size = first(jnp.sum(x**2, 1)), first(jnp.sum(other**2, 1))
         tangent = covariance = first(jnp.matmul(x, other.T, precision="highest"))
         for _ in range(self.depth):
