@@ -194,7 +194,7 @@ class Exact(NamedTuple):
 def newton(objective: Objective, params: Params, anchor: Params, pair: Pair) -> Exact:
     """The minimiser of a convex objective: Newton steps, halved until the objective falls enough.
 
-    Goes on below `FLOOR` for as long as steps still halve the gradient. Float64 only.
+    It goes on below `FLOOR` for as long as steps still halve the gradient. Float64 only.
     """
     value, flat, unravel = _flat_value_fn(objective, params, anchor, pair)
     grad = jax.grad(value)
@@ -311,7 +311,7 @@ def _value_fn(objective, anchor, pair, key):
 
 
 def _flat_value_fn(objective, params, anchor, pair):
-    """The same of flat weights, the flat `params`, and what shapes them back."""
+    """The objective as a function of flat weights, the flat `params`, and what shapes them back."""
     flat, unravel = ravel_pytree(params)
     value = _value_fn(objective, anchor, pair, None)
     return lambda flat: value(unravel(flat)), flat, unravel

@@ -67,7 +67,7 @@ class Fitted:
         spent: Bound on each head's gradient of the objective on what is retained, `[heads]`.
         l2: Ridge of the mean objective.
         sigma: Standard deviation of the noise.
-        noise: Where it goes, "objective" or "output".
+        noise: Where the noise goes, "objective" or "output".
     """
 
     weights: Array

@@ -80,7 +80,7 @@ def output_slope(
 
     Args:
         outputs_fn: `(params, data) -> [n, num_classes]`.
-        params: Where.
+        params: The weights at which it is taken.
         data: N examples.
         batch_size: Micro-batch; None for all at once.
         tol: Relative error of the eigenvalue of J^T J.

@@ -126,7 +126,7 @@ def _solve_block(matvec, b, damping, tol, max_steps):
 
 
 def _block_cg(damped, b, tol, max_steps):
-    """From zero until the recursive residuals, of unit rows b, are below tol."""
+    """Block CG from zero until the recursive residuals, of unit rows b, are below tol."""
 
     def going_on(carry):
         _, _, c, _, _, num_steps, broken = carry

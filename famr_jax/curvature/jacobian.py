@@ -17,8 +17,8 @@ class Jacobian:
 
     Attributes:
         outputs_fn: The model on the data.
-        params: Where.
-        data: Over what, N examples.
+        params: The weights at which it is taken.
+        data: The N examples that it is taken over.
         batch_size: Micro-batch; None for all at once.
     """
 

@@ -32,8 +32,8 @@ class Hessian:
 
     Attributes:
         loss_fn: l_i, one value per example.
-        params: Where.
-        data: Over what, N examples.
+        params: The weights at which it is taken.
+        data: The N examples that it is taken over.
         batch_size: Micro-batch, whose activations bound the memory; None for all at once.
     """
 
@@ -66,8 +66,8 @@ class GaussNewton:
     Attributes:
         outputs_fn: The model on the data.
         loss_fn: `(outputs, data) -> [n]`.
-        params: Where.
-        data: Over what, N examples.
+        params: The weights at which it is taken.
+        data: The N examples that it is taken over.
         batch_size: Micro-batch; None for all at once.
     """
 
@@ -106,8 +106,8 @@ class EmpiricalFisher:
 
     Attributes:
         loss_fn: l_i, whose gradients g_i are meant.
-        params: Where.
-        data: Over what, N examples.
+        params: The weights at which it is taken.
+        data: The N examples that it is taken over.
         batch_size: Micro-batch; None for all at once.
     """
 

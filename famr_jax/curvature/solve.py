@@ -175,7 +175,11 @@ def flat_rows(b: Any) -> tuple[Array, Callable]:
 
 
 def _cg(precondition, product, b, target, max_steps):
-    """From zero until the recursive residual is below `target`: x, products, negative curvature."""
+    """CG from zero until the recursive residual is below `target`.
+
+    Returns:
+        x, how many products it took, and whether negative curvature was met.
+    """
 
     def going_on(carry):
         _, r, _, _, num_steps, negative = carry

@@ -28,7 +28,7 @@ class Lanczos(NamedTuple):
     """A Krylov basis and the operator in it: A V^T = V^T T up to the last vector.
 
     Attributes:
-        diagonal: Of the tridiagonal T, `[k]`, k the smaller of `num_steps` and the dimension.
+        diagonal: T's own, which is tridiagonal, `[k]`: `num_steps` or the dimension, if smaller.
         offdiagonal: `[k - 1]`; zero where a space was exhausted and a fresh direction follows.
         remainder: ||A v - ...||, what the last step left over: zero once the space is exhausted.
         basis: V, orthonormal rows, `[k, dim]`.
@@ -200,7 +200,7 @@ def ritz(basis: Basis, sign: Array, k: int) -> tuple[Array, Array]:
 
 
 def _ritz(n, matrix, filled, sign):
-    """Of the first n rows, with those that are not filled last."""
+    """Ritz pairs of the first n rows; those of rows that are not filled come last."""
     upper = sign * jnp.triu(matrix[:n, :n])
     last = jnp.where(jnp.arange(n) < filled, 0, -2 * jnp.linalg.norm(upper) - 1)
     values, vectors = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T + jnp.diag(last))

@@ -89,7 +89,7 @@ class TangentKernel:
 
     Attributes:
         apply_fn: The model, linear or to be linearised.
-        params: Where; of a linear model any.
+        params: The weights of J; any, if the model is linear.
         batch_size: Micro-batch of the products; None for all at once.
     """
 
@@ -140,7 +140,7 @@ class TangentKernel:
 
     @jax.jit
     def _matrix(self, x):
-        """From blocks of Jacobian rows of bounded memory."""
+        """The dense kernel matrix, built from blocks of Jacobian rows of bounded memory."""
         push = linearized(self._jacobian(x))
         rows = jax.jacrev(lambda params, one: self.apply_fn(params, one[None])[0])
         like = jax.eval_shape(lambda: rows(self.params, x[0]))

@@ -245,39 +245,23 @@ def influence(
         wide = batch_size and batch_size * min(COLUMNS, count)
         single = matrix if curvature else hessian(wide) + l2 * Identity()
         solve_for = partial(_solve_all, matrix, damping=damping, tol=tol, max_steps=max_steps)
-    route = by_examples if n < math.prod(shape) else by_queries
-    solution, products = route(solve_for, loss_fn, query_fn, params, data, queries, batch_size)
+    route = _by_examples if n < math.prod(shape) else _by_queries
+    solution, products = route(
+        solve_for, loss_fn, query_fn, params, data, queries, batch_size=batch_size
+    )
     values = _values(products, groups, normaliser=normaliser).reshape(-1, *shape)
     return Influence(values, solution, _smallest(single, params, damping, key))
 
 
-def by_examples(
-    solve_for: Callable[[Any], Solution],
-    loss_fn: LossFn,
-    query_fn: OutputsFn,
-    params: Params,
-    data: Any,
-    queries: Any,
-    batch_size: int | None,
-) -> tuple[Solution, Array]:
+def _by_examples(solve_for, loss_fn, query_fn, params, data, queries, *, batch_size):
     """Solves for the gradient of each training example, then multiplies the queries' gradients."""
-    columns = _gradients(loss_fn, params, data, batch_size=batch_size)
-    solution = solve_for(columns)
+    solution = solve_for(_gradients(loss_fn, params, data, batch_size=batch_size))
     return solution, _products(query_fn, params, queries, solution.value, batch_size=batch_size).T
 
 
-def by_queries(
-    solve_for: Callable[[Any], Solution],
-    loss_fn: LossFn,
-    query_fn: OutputsFn,
-    params: Params,
-    data: Any,
-    queries: Any,
-    batch_size: int | None,
-) -> tuple[Solution, Array]:
+def _by_queries(solve_for, loss_fn, query_fn, params, data, queries, *, batch_size):
     """Solves for the gradient of each query output, then multiplies the examples' gradients."""
-    columns = _gradients(query_fn, params, queries, batch_size=batch_size)
-    solution = solve_for(columns)
+    solution = solve_for(_gradients(query_fn, params, queries, batch_size=batch_size))
     return solution, _products(loss_fn, params, data, solution.value, batch_size=batch_size)
 
 
@@ -316,7 +300,7 @@ def _jacobian(function, params, example):
 
 
 def _solve_all(matrix, columns, *, damping, tol, max_steps):
-    """All columns, in blocks of equal size that each share a Krylov space."""
+    """Solves for all columns, in blocks of equal size that each share a Krylov space."""
     leaves = jax.tree.leaves(columns)
     count = len(leaves[0])
     most = min(COLUMNS, sum(leaf[0].size for leaf in leaves))
@@ -337,7 +321,7 @@ def _smallest(matrix, like, damping, key):
 
 @partial(jax.jit, static_argnames="normaliser")
 def _values(products, groups, normaliser):
-    """From g_i . H^-1 q_j to what removing i, or a group, changes."""
+    """What removing each example, or group, changes, of the products g_i . H^-1 q_j."""
     n = products.shape[0]
     m = jnp.ones((n, 1), int) if groups is None else jnp.sum(groups, axis=1, keepdims=True)
     total = products if groups is None else groups.astype(products.dtype) @ products
