@@ -29,10 +29,10 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from experiments import anchor_report, anchor_way, common, exact, workbench
+from experiments import anchor_report, anchor_way, common, workbench
 from experiments.gap_softmax import distance
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax import unlearn
+from famr_jax import minimise
 from famr_jax.methods.famr import AnchoredUniform
 from famr_jax.types import Pair, check_count, check_number
 
@@ -79,20 +79,20 @@ SMALL = Flags(
 def law(bench: Workbench, name: str, case: Case, lams: Sequence[float]) -> dict[str, Any]:
     """One model in float64: identity on the path, errors of both linearisations, their orders."""
     model = bench.on(name).model
-    train = exact.double(bench.train)
-    start = exact.double(model.init(bench.key("init")))
-    ridge, everything = exact.Ridge(model.apply, L2, float(len(train))), Pair(None, train)
+    train = minimise.double(bench.train)
+    start = minimise.double(model.init(bench.key("init")))
+    ridge, everything = minimise.Ridge(model.apply, L2, float(len(train))), Pair(None, train)
     settings = {"key": bench.key("train"), "tol": 1e-3, "max_steps": 500}
-    anchor = unlearn.minimise(ridge, start, start, everything, **settings).params
-    pair = Pair(exact.split(train, case.mask).forget, None)
+    anchor = minimise.minimise(ridge, start, start, everything, **settings).params
+    pair = Pair(minimise.split(train, case.mask).forget, None)
     bare = AnchoredUniform(model.apply, 0.0)
-    slope, curvature = (np.asarray(d) for d in exact.derivatives(bare, anchor, anchor, pair))
+    slope, curvature = (np.asarray(d) for d in minimise.derivatives(bare, anchor, anchor, pair))
     spectrum = np.linalg.eigvalsh(curvature)
     rows = []
     for lam in lams:
-        end = exact.minimum(AnchoredUniform(model.apply, lam), anchor, anchor, pair)
+        end = minimise.newton(AnchoredUniform(model.apply, lam), anchor, anchor, pair)
         step = np.asarray(ravel_pytree(end.params)[0] - ravel_pytree(anchor)[0])
-        averaged = np.asarray(exact.along_path(bare, anchor, step, pair))
+        averaged = np.asarray(minimise.along_path(bare, anchor, step, pair))
         newton = -np.linalg.solve(curvature + lam * np.eye(len(step)), slope)
         rows.append(
             {

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from experiments.gap_softmax import cosine
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax import losses, unlearn
+from famr_jax import losses, minimise, unlearn
 from famr_jax.curvature import Hessian, eigenvalues, linearized
 from famr_jax.methods import famr
 from famr_jax.methods.famr import AnchoredUniform
@@ -59,7 +59,7 @@ def compare(
         done = unlearn.run(method, original, forget, **sizes, key=bench.key("unlearn"))
         if weight not in stationary:
             settings = {"tol": CONVERGED_TO, "max_steps": CONVERGED_STEPS}
-            stationary[weight] = unlearn.minimise(
+            stationary[weight] = minimise.minimise(
                 method.objective,
                 original,
                 original,

@@ -48,7 +48,7 @@ import numpy as np
 
 from experiments import bounds, bounds_page, common, removal_stream, workbench
 from experiments.bounds import Measurement, Problem
-from famr_jax.removal import gaussian_shift
+from famr_jax.certify.logistic import gaussian_shift
 from famr_jax.types import Batch, check_count, check_number
 
 SOURCE = "FAMR (arXiv 2506.14515)"

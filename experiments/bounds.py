@@ -12,12 +12,11 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from experiments import exact
-from famr_jax import certify, curvature, metrics, models, segment
+from famr_jax import certify, curvature, metrics, minimise, models
+from famr_jax.certify import segment
 from famr_jax.losses import uniform_kl
 from famr_jax.methods.famr import AnchoredUniform
 from famr_jax.types import Batch, Pair, Params
-from famr_jax.unlearn import minimise
 
 DENSE = 2000
 """Up to so many weights, matrices are written out; above, Lanczos and conjugate gradients."""
@@ -63,7 +62,7 @@ class Measurement:
         self.hessian_at_anchor = self.hessian(problem.anchor)
         self.lowest_forget = 0.0 if problem.convex else self.ends(self.hessian_at_anchor)[0]
 
-        ridge = partial(exact.Ridge, problem.model.apply, n=float(len(self.retain)))
+        ridge = partial(minimise.Ridge, problem.model.apply, n=float(len(self.retain)))
         trained, pair = ridge(problem.l2), Pair(None, self.retain)
         # Without a ridge in training, l2 damps the solve and has no part in the gradient.
         bare = trained if problem.has_ridge else ridge(0.0)
@@ -78,7 +77,7 @@ class Measurement:
         self.oracle = None
         if problem.has_ridge:
             settings = {"key": key, "tol": 1e-6, "max_steps": 5000}
-            found = minimise(trained, problem.anchor, problem.anchor, pair, **settings)
+            found = minimise.minimise(trained, problem.anchor, problem.anchor, pair, **settings)
             self.oracle = found.params if found.converged else None
 
     def hessian(self, params: Params) -> curvature.Hessian:
@@ -88,7 +87,7 @@ class Measurement:
     def ends(self, matvec: Callable) -> tuple[float, float]:
         """Least and largest eigenvalue: dense, or by Lanczos with its residual."""
         if self.is_dense:
-            values = np.linalg.eigvalsh(_dense(matvec, self.problem.anchor))
+            values = np.linalg.eigvalsh(dense(matvec, self.problem.anchor))
             return float(values[0]), float(values[-1])
         return segment.curvature_range(matvec, self.problem.anchor, tol=1e-4, key=self.key)
 
@@ -101,7 +100,7 @@ class Measurement:
         """(A + damping I)^-1 b: dense, or by CG where A is a Gauss-Newton matrix, else MINRES."""
         if self.is_dense:
             flat, unravel = ravel_pytree(b)
-            matrix = _dense(matvec, b) + damping * np.eye(flat.size)
+            matrix = dense(matvec, b) + damping * np.eye(flat.size)
             value = unravel(jnp.asarray(np.linalg.solve(matrix, flat)))
             return curvature.Solution(value, 0.0, 0, True, False, 0)
         method = "minres" if isinstance(matvec, curvature.Hessian) else "cg"
@@ -128,7 +127,7 @@ class Measurement:
         anchor, pair = self.problem.anchor, Pair(self.forget, None)
         objective = AnchoredUniform(self.problem.model.apply, jnp.asarray(lam))
         settings = {"key": self.key, "tol": self.problem.tol, "max_steps": 3000}
-        end = minimise(objective, anchor, anchor, pair, **settings)
+        end = minimise.minimise(objective, anchor, anchor, pair, **settings)
         self.famr[lam] = end.params
         residual, start = float(end.grad_norm), float(optax.tree.norm(self.g))
         distance = apart(end.params, anchor)
@@ -254,17 +253,20 @@ def chained(weights: certify.Certificate, outputs: certify.Certificate, slope: f
 
 def trained(model: models.Model, train: Batch, *, l2: float, key: Array) -> Params:
     """The minimum of the training objective that L-BFGS reaches from fresh weights."""
-    cast = lambda leaf: jnp.asarray(leaf, jnp.float64)  # noqa: E731
-    fresh = jax.tree.map(cast, model.init(key))
-    settings = {"key": key, "tol": 1e-7, "max_steps": 5000}
-    return minimise(
-        exact.Ridge(model.apply, l2, float(len(train))), fresh, fresh, Pair(None, train), **settings
-    ).params
+    fresh = minimise.double(model.init(key))
+    ridge, pair = minimise.Ridge(model.apply, l2, float(len(train))), Pair(None, train)
+    found = minimise.minimise(ridge, fresh, fresh, pair, key=key, tol=1e-7, max_steps=5000)
+    return found.params
 
 
 def apart(params: Params, other: Params) -> float:
     """Euclidean distance over all weights."""
     return float(optax.tree.norm(optax.tree.sub(params, other)))
+
+
+def dense(matvec: Callable, like: Params) -> np.ndarray:
+    """All of a small operator, `[dim, dim]`."""
+    return np.asarray(curvature.matrix_of(matvec, like, at_once=50).array)
 
 
 def size(params: Params) -> int:
@@ -289,19 +291,6 @@ def _loss_and_gradient(loss_fn, params, batch):
 @jax.jit
 def _gradient(objective, params, anchor, pair):
     return jax.grad(lambda params: objective(params, anchor, pair, None)[0])(params)
-
-
-@jax.jit
-def _dense_rows(matvec, like):
-    flat, unravel = ravel_pytree(like)
-    product = curvature.linearized(matvec)
-    row = lambda v: ravel_pytree(product(unravel(v)))[0]  # noqa: E731
-    return jax.lax.map(row, jnp.eye(flat.size), batch_size=50)
-
-
-def _dense(matvec, like):
-    rows = np.asarray(_dense_rows(matvec, like))
-    return (rows + rows.T) / 2
 
 
 @jax.jit

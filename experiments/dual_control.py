@@ -47,7 +47,7 @@ from experiments.dual_routes import (
     train_linearised,
     train_network,
 )
-from famr_jax import dual
+from famr_jax.influence import dual, kernels
 from famr_jax.types import Batch, as_pytree, check_count
 
 PAIR = (3, 8)
@@ -104,19 +104,19 @@ def one_ridge(flags: Flags, train: Batch, test: Batch, l2: float, seed: int) -> 
     found = {name: newton(curve, slope, l2, **how) for name, curve in curves.items()}
     moves = {name: answer.value for name, answer in found.items()}
     for name, params in ((AT_START, centre), (AT_END, weights)):
-        args = (loss, dual.TangentKernel(network, params), train, outputs, mask, l2)
+        args = (loss, kernels.TangentKernel(network, params), train, outputs, mask, l2)
         moves[name], found[name] = by_dual(*args, **how)
     moves[AGAIN] = optax.tree.sub(again.params, weights)
     true = optax.tree.sub(retrained.params, weights)
     before, after = network(weights, test.x), network(retrained.params, test.x)
 
-    linear = Ridge(loss, dual.linearize_model(network, centre), l2)
+    linear = Ridge(loss, kernels.linearize_model(network, centre), l2)
     (first, second), gradients = zip(
         *(train_linearised(linear, centre, batch) for batch in (train, retain)), strict=True
     )
     args = (
         loss,
-        dual.TangentKernel(network, centre),
+        kernels.TangentKernel(network, centre),
         train,
         linear.model(first, train.x),
         mask,

@@ -50,7 +50,7 @@ from experiments.dual_routes import (
     status,
     train_linearised,
 )
-from famr_jax import dual
+from famr_jax.influence import dual, kernels
 from famr_jax.types import Batch, check_count
 
 AGREES, EXACT, PREDICTS, TRAINED = 1e-8, 1e-6, 0.2, 1e-10
@@ -92,7 +92,7 @@ SMALL = Flags(num_train=24, width=8, shares=(0.5,), masks=1, infinite_train=30, 
 def linearised(flags: Flags, train: Batch, test: Batch) -> list[dict[str, Any]]:
     """Both routes beside retraining of a linearised network, for each loss, share and mask."""
     centre = init(jax.random.key(flags.seed), train.x[0].size, flags.width, CLASSES)
-    model, kernel = dual.linearize_model(network, centre), dual.TangentKernel(network, centre)
+    model, kernel = kernels.linearize_model(network, centre), kernels.TangentKernel(network, centre)
     rows = []
     for (name, loss), l2 in zip(LOSSES.items(), flags.l2, strict=True):
         ridge = Ridge(loss, model, l2)
@@ -141,7 +141,7 @@ def linearised(flags: Flags, train: Batch, test: Batch) -> list[dict[str, Any]]:
 
 def infinite(flags: Flags, train: Batch, test: Batch) -> list[dict[str, Any]]:
     """Half of the training set removed from an infinitely wide network, without parameters."""
-    kernel, l2 = dual.ReLUKernel(flags.depth, WEIGHT_STD, BIAS_STD), flags.infinite_l2
+    kernel, l2 = kernels.ReLUKernel(flags.depth, WEIGHT_STD, BIAS_STD), flags.infinite_l2
     gram, mask = kernel.gram(train.x), random_mask(0.5, len(train), flags.seed)
     kept, rows, zeros = np.flatnonzero(~mask), [], jnp.zeros((len(train), CLASSES))
     for name, loss in LOSSES.items():

@@ -12,8 +12,9 @@ import optax
 from jax import Array
 
 from experiments import common
-from famr_jax import data, dual, forget, metrics, unlearn
+from famr_jax import data, forget, metrics, minimise
 from famr_jax.curvature import GaussNewton, Hessian, Identity, Solution, solve
+from famr_jax.influence import dual, kernels
 from famr_jax.losses import l2_anchor
 from famr_jax.types import Batch, Pair, Params, pytree, static
 
@@ -133,10 +134,10 @@ def train_linearised(ridge: Ridge, centre: Params, batch: Batch) -> tuple[Params
     return params, norm(gradient) / first
 
 
-def train_network(ridge: Ridge, start: Params, centre: Params, batch: Batch) -> unlearn.Minimum:
+def train_network(ridge: Ridge, start: Params, centre: Params, batch: Batch) -> minimise.Minimum:
     """A stationary point of the network that is not linearised, by L-BFGS from a start."""
     how = {"key": jax.random.key(0), "tol": 1e-6, "max_steps": 10_000}
-    return unlearn.minimise(ridge, start, centre, Pair(None, batch), **how)
+    return minimise.minimise(ridge, start, centre, Pair(None, batch), **how)
 
 
 def norm(tree: Any) -> float:
@@ -165,13 +166,13 @@ def status(found: Solution) -> dict[str, Any]:
 
 def by_dual(
     loss: dual.Loss,
-    kernel: dual.TangentKernel,
+    kernel: kernels.TangentKernel,
     train: Batch,
     outputs: Array,
     mask: np.ndarray,
     l2: float,
     *,
-    gram: dual.Gram | None = None,
+    gram: kernels.Gram | None = None,
     **how: Any,
 ) -> tuple[Params, Solution]:
     """The dual route, matrix-free unless a Gram matrix is given: the move, and the dual weights."""

@@ -42,7 +42,7 @@ from experiments.dual_routes import (
     random_mask,
     status,
 )
-from famr_jax import dual
+from famr_jax.influence import dual, kernels
 from famr_jax.types import Batch, check_count
 
 CLASSES, HALF = 10, 0.5
@@ -85,9 +85,9 @@ def one_case(flags: Flags, train: Batch, width: int, share: float) -> dict[str, 
     """Warm seconds of every route in turns, and the true error of each answer."""
     loss, l2, how = dual.CROSS_ENTROPY, flags.l2, {"tol": 1e-8, "max_steps": 5000}
     centre = init(jax.random.key(flags.seed), train.x[0].size, width, CLASSES)
-    kernel = dual.TangentKernel(network, centre)
+    kernel = kernels.TangentKernel(network, centre)
     grams = {form: kernel.gram(train.x, form=form) for form in ("dense", "matrix-free")}
-    ridge = Ridge(loss, dual.linearize_model(network, centre), l2)
+    ridge = Ridge(loss, kernels.linearize_model(network, centre), l2)
     fit = dual.fit(
         loss, grams["matrix-free"], train.labels, network(centre, train.x), l2=l2, tol=TIGHT["tol"]
     )
@@ -126,7 +126,7 @@ def one_case(flags: Flags, train: Batch, width: int, share: float) -> dict[str, 
         "first_call": first,
         "error": {name: error(move, exact) for name, move in answers.items()},
         "status": {name: status(found) for name, found in solutions.items()},
-        "chosen": "dense" if isinstance(kernel.gram(train.x), dual.Dense) else "matrix-free",
+        "chosen": "dense" if isinstance(kernel.gram(train.x), kernels.Dense) else "matrix-free",
     }
 
 

@@ -15,10 +15,9 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from experiments import exact
 from experiments.gap_softmax import cosine
 from experiments.workbench import Case, Workbench
-from famr_jax import metrics, unlearn
+from famr_jax import metrics, minimise, unlearn
 from famr_jax.curvature import Hessian, Solution, fisher, solve
 from famr_jax.methods import famr
 from famr_jax.types import Pair, Params
@@ -36,7 +35,7 @@ class Ruler:
 
     def __init__(self, bench: Workbench, case: Case, original: Params, oracles: Sequence[Params]):
         kept = bench.test[np.flatnonzero(~np.isin(bench.test.labels, case.classes))]
-        self.pair = exact.split(bench.train, case.mask)
+        self.pair = minimise.split(bench.train, case.mask)
         self.sets = {"forget": self.pair.forget, "test": kept}
         self.apply = bench.model.apply
         self.original = np.asarray(ravel_pytree(original)[0])
@@ -123,10 +122,10 @@ def compare(
         converged.append({"lam": lam} | how | angle | ruler.measure(found.params))
         params = book("epochs", _run, bench, ruler, original, method, epochs)
         by_epochs.append({"lam": lam} | ruler.measure(params))
-    exactly = Hessian(exact.loss_fn(bench.model.apply), original, retain)
+    exactly = Hessian(minimise.loss_fn(bench.model.apply), original, retain)
     stopped = book("exact Hessian", removal, exactly, dampings[best])
     chosen = lambda rows: min(rows, key=lambda row: row["chosen_by"])  # noqa: E731
-    loss_fn, size = exact.loss_fn(bench.model.apply), len(bench.train)
+    loss_fn, size = minimise.loss_fn(bench.model.apply), len(bench.train)
     pulls = [_pull(loss_fn, original, part, size) for part in (bench.train, ruler.pair.forget)]
     whole, forgotten = (float(jnp.linalg.norm(ravel_pytree(pull)[0])) for pull in pulls)
     return {
@@ -158,7 +157,7 @@ def wandering(original: Params, controls: Sequence[Params]) -> dict[str, Any]:
 def _stationary(bench, ruler, original, objective):
     settings = {"tol": CONVERGED_TO, "max_steps": CONVERGED_STEPS, "key": bench.key("unlearn")}
     pair = Pair(ruler.pair.forget, None)
-    return unlearn.minimise(objective, original, original, pair, **settings)
+    return minimise.minimise(objective, original, original, pair, **settings)
 
 
 def _run(bench, ruler, original, method, epochs):
@@ -169,7 +168,7 @@ def _run(bench, ruler, original, method, epochs):
 def _removal(bench, ruler, original, curvature, damping):
     """((1/n) sum over the retained of the curvature + damping I)^-1 g_T / n."""
     n, retain = len(bench.train), ruler.pair.retain
-    pull = _pull(exact.loss_fn(bench.model.apply), original, ruler.pair.forget, n)
+    pull = _pull(minimise.loss_fn(bench.model.apply), original, ruler.pair.forget, n)
     settings = {"damping": damping, "tol": SOLVED_TO, "max_steps": SOLVE_STEPS}
     return solve((len(retain) / n) * curvature, pull, **settings)
 

@@ -14,13 +14,11 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from experiments import exact
 from experiments.workbench import Case
-from famr_jax import metrics, models
+from famr_jax import metrics, minimise, models
 from famr_jax.curvature import Hessian, Identity
 from famr_jax.methods.famr import AnchoredUniform
 from famr_jax.types import Batch, Pair, Params, pytree
-from famr_jax.unlearn import minimise
 
 CONVENTIONS = ("n", "n-m")
 
@@ -57,27 +55,27 @@ class LinearisedAscent:
 
 def train(train: Batch, test: Batch, *, num_classes: int, l2: float) -> Trained:
     """The exact minimiser of the training objective on everything; needs `jax.enable_x64`."""
-    train, test = exact.double((train, test))
+    train, test = minimise.double((train, test))
     shape = train.x.shape[1:]
     model = models.create("logistic", num_classes=num_classes, image_shape=shape)
-    start = exact.double(model.init(jax.random.key(0)))
-    objective = exact.Ridge(model.apply, l2, float(len(train)))
-    found = exact.minimum(objective, start, start, Pair(None, train))
+    start = minimise.double(model.init(jax.random.key(0)))
+    objective = minimise.Ridge(model.apply, l2, float(len(train)))
+    found = minimise.newton(objective, start, start, Pair(None, train))
     return Trained(model, found.params, train, test, l2, bool(found.converged))
 
 
 def compare(trained: Trained, case: Case, lams: Sequence[float]) -> dict[str, Any]:
     """One forget set: FAMR over `lams`, one-step predictions and retrained models, by weights."""
     apply_fn, anchor, l2 = trained.model.apply, trained.params, trained.l2
-    pair = exact.split(trained.train, case.mask)
+    pair = minimise.split(trained.train, case.mask)
     forgetting, everything = Pair(pair.forget, None), Pair(None, trained.train)
     n, m = len(case.mask), int(case.mask.sum())
 
-    _, full = _derivatives(exact.Ridge(apply_fn, l2, float(n)), anchor, everything)
+    _, full = _derivatives(minimise.Ridge(apply_fn, l2, float(n)), anchor, everything)
     retrained, newton, converged = {}, {}, [trained.converged]
     for convention, count in zip(CONVENTIONS, (n, n - m), strict=True):
-        objective = exact.Ridge(apply_fn, l2, float(count))
-        found = exact.minimum(objective, anchor, anchor, pair)
+        objective = minimise.Ridge(apply_fn, l2, float(count))
+        found = minimise.newton(objective, anchor, anchor, pair)
         converged.append(bool(found.converged))
         retrained[convention] = _step(anchor, found.params)
         slope, curvature = _derivatives(objective, anchor, pair)
@@ -85,7 +83,7 @@ def compare(trained: Trained, case: Case, lams: Sequence[float]) -> dict[str, An
     pull = forgotten_gradient(trained, pair)
     influence = np.linalg.solve(full, pull / n)
     ends = [
-        exact.minimum(AnchoredUniform(apply_fn, lam), anchor, anchor, forgetting) for lam in lams
+        minimise.newton(AnchoredUniform(apply_fn, lam), anchor, anchor, forgetting) for lam in lams
     ]
     steps = [_step(anchor, end.params) for end in ends]
     limit = _step(anchor, uniform_on(anchor, pair.forget.x))
@@ -162,7 +160,7 @@ def _describer(trained, case, retrained, newton):
 
 def forgotten_gradient(trained: Trained, pair: Pair) -> np.ndarray:
     """g_T, the sum of the training loss's gradients over the forget set."""
-    plain_sum = exact.Ridge(trained.model.apply, 0.0, 1.0)
+    plain_sum = minimise.Ridge(trained.model.apply, 0.0, 1.0)
     return _derivatives(plain_sum, trained.params, Pair(None, pair.forget))[0]
 
 
@@ -183,7 +181,7 @@ def identity(
     rows = []
     for lam, step in steps.items():
         anchored = m * lam * step
-        averaged = np.asarray(exact.along_path(bare, trained.params, step, forgetting))
+        averaged = np.asarray(minimise.along_path(bare, trained.params, step, forgetting))
         rows.append(
             {
                 "lam": lam,
@@ -200,11 +198,11 @@ def identity(
 def repair(trained: Trained, pair: Pair, newton: np.ndarray) -> dict[str, Any]:
     """Descends `LinearisedAscent` by L-BFGS: how far from the dense Newton step it ends."""
     anchor, n = trained.params, len(trained.train)
-    retained = Hessian(exact.loss_fn(trained.model.apply), anchor, pair.retain)
+    retained = Hessian(minimise.loss_fn(trained.model.apply), anchor, pair.retain)
     metric = (len(pair.retain) / n) * retained + trained.l2 * Identity()
     pull = ravel_pytree(anchor)[1](jnp.asarray(forgotten_gradient(trained, pair) / n))
     repaired = LinearisedAscent(pull, metric)
-    found = minimise(repaired, anchor, anchor, Pair(None, None), key=None, tol=1e-13)
+    found = minimise.minimise(repaired, anchor, anchor, Pair(None, None), key=None, tol=1e-13)
     return {
         "distance": distance(_step(anchor, found.params), newton),
         "num_steps": int(found.num_steps),
@@ -236,7 +234,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _derivatives(objective, params, pair):
-    return tuple(np.asarray(d) for d in exact.derivatives(objective, params, params, pair))
+    return tuple(np.asarray(d) for d in minimise.derivatives(objective, params, params, pair))
 
 
 def _step(start: Params, end: Params) -> np.ndarray:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from famr_jax import metrics, removal
+from famr_jax import metrics
+from famr_jax.certify import logistic
 from famr_jax.types import Batch
 
 GUO_CURVE = 1 / 4
@@ -18,20 +19,20 @@ class Stream:
 
     def __init__(self, train: Batch, test: Batch, *, num_classes: int, l2: float, key: jax.Array):
         self.x, self.test_x = unit(train.x), unit(test.x)
-        self.signs = removal.one_vs_rest(train.labels, num_classes)
+        self.signs = logistic.one_vs_rest(train.labels, num_classes)
         self.labels, self.l2, self.key = test.labels, l2, key
         self.order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), len(train)))
 
-    def fit(self, sigma: float, noise: str, retained=None) -> removal.Fitted:
+    def fit(self, sigma: float, noise: str, retained=None) -> logistic.Fitted:
         """Heads on all examples, or on those retained."""
         settings = {"l2": self.l2, "sigma": sigma, "noise": noise, "retained": retained}
-        return removal.fit(self.x, self.signs, **settings, key=jax.random.fold_in(self.key, 1))
+        return logistic.fit(self.x, self.signs, **settings, key=jax.random.fold_in(self.key, 1))
 
     def accuracy(self, weights: jax.Array) -> float:
         """On the test images."""
         return float(metrics.accuracy(self.test_x @ weights.T, self.labels))
 
-    def run(self, fitted: removal.Fitted, steps: int, *, settle: bool = False) -> dict[str, Any]:
+    def run(self, fitted: logistic.Fitted, steps: int, *, settle: bool = False) -> dict[str, Any]:
         """Norms over all heads after each removal: what counts as spent, and what is there.
 
         `spent` adds up our bound, `guo` the one of Guo et al. with a slope of 1/4; `residual` is
@@ -41,7 +42,7 @@ class Stream:
         for row in self.order[:steps]:
             rows = np.arange(len(self.x)) == row
             before = fitted
-            fitted, _, residual = removal.remove(fitted, self.x, self.signs, rows, settle=settle)
+            fitted, _, residual = logistic.remove(fitted, self.x, self.signs, rows, settle=settle)
             guo = guo + guo_bound(self.x, fitted.weights - before.weights, fitted.retained)
             norms = [float(jnp.linalg.norm(each)) for each in (fitted.spent, guo, residual)]
             log.append(dict(zip(("spent", "guo", "residual"), norms, strict=True)))
@@ -72,7 +73,7 @@ def measure(
     draws: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Removals until the budget is spent, accuracy's price, and retraining, at each noise."""
-    shift = removal.gaussian_shift(epsilon, delta)
+    shift = logistic.gaussian_shift(epsilon, delta)
     clean = stream.fit(1.0, "output")
     plain, settled = (stream.run(clean, steps, settle=settle) for settle in (False, True))
     retained = plain["fitted"].retained
@@ -128,12 +129,12 @@ def ratios(log: dict[str, Any], name: str) -> dict[str, float]:
     return {"first": float(ratio[0]), "last": float(ratio[-1])}
 
 
-def shown(stream: Stream, sigma: float, noise: str, fitted: removal.Fitted, key) -> float:
+def shown(stream: Stream, sigma: float, noise: str, fitted: logistic.Fitted, key) -> float:
     """Test accuracy of what one draw of the noise would release."""
     if noise == "output":
-        return stream.accuracy(removal.release(fitted, key=key))
+        return stream.accuracy(logistic.release(fitted, key=key))
     settings = {"l2": stream.l2, "sigma": sigma, "noise": noise}
-    return stream.accuracy(removal.fit(stream.x, stream.signs, **settings, key=key).weights)
+    return stream.accuracy(logistic.fit(stream.x, stream.signs, **settings, key=key).weights)
 
 
 def losses(stream: Stream, *, sigma: float, steps: int, draws: int) -> dict[str, Any]:
@@ -146,11 +147,11 @@ def losses(stream: Stream, *, sigma: float, steps: int, draws: int) -> dict[str,
     values, spent = [], []
     for key in jax.random.split(jax.random.fold_in(stream.key, 3), draws):
         settings = {"l2": stream.l2, "sigma": sigma, "noise": "objective"}
-        fitted = removal.fit(stream.x, stream.signs, **settings, key=key)
-        loss = removal.privacy_loss(fitted, stream.x, stream.signs, rows)
+        fitted = logistic.fit(stream.x, stream.signs, **settings, key=key)
+        loss = logistic.privacy_loss(fitted, stream.x, stream.signs, rows)
         values.append(float(jnp.sum(loss)))
         for row in rows:
-            fitted = removal.remove(fitted, stream.x, stream.signs, row).fitted
+            fitted = logistic.remove(fitted, stream.x, stream.signs, row).fitted
         spent.append(float(jnp.linalg.norm(fitted.spent)))
     values = np.asarray(values)
     return {

@@ -12,7 +12,8 @@ from jax.flatten_util import ravel_pytree
 
 from famr_jax import losses, models
 from famr_jax.curvature import GaussNewton, Hessian, Identity, solve
-from famr_jax.influence import removal
+from famr_jax.influence import remove
+from famr_jax.minimise import repeat
 from famr_jax.types import Batch, Params
 
 NEWTON_STEPS, STATIONARY = 50, 1e-9
@@ -115,19 +116,13 @@ def retrain(
         ridge = recipe.l2 / 2 * optax.tree.norm(params, squared=True)
         return jnp.mean(weighted(params, sets)) + ridge
 
-    def going_on(carry):
-        _, grad, i = carry
-        return (optax.tree.norm(grad) > STATIONARY) & (i < NEWTON_STEPS)
-
-    def newton(carry):
-        params, grad, i = carry
+    def newton(params, grad):
         matrix = Hessian(weighted, params, sets) + recipe.l2 * Identity()
         step = solve(matrix, grad, tol=1e-3, max_steps=1000).value
         moved = lambda size: optax.tree.add_scale(params, -size, step)  # noqa: E731
         sizes = 0.5 ** jnp.arange(HALVINGS)
         norms = jax.lax.map(lambda size: optax.tree.norm(gradient(moved(size))), sizes)
-        params = moved(sizes[jnp.argmin(norms)])
-        return params, gradient(params), i + 1
+        return moved(sizes[jnp.argmin(norms)])
 
     def adam(carry, _):
         params, state = carry
@@ -135,7 +130,7 @@ def retrain(
         return (optax.apply_updates(params, updates), state), None
 
     if subject.convex:
-        params, grad, _ = jax.lax.while_loop(going_on, newton, (start, gradient(start), 0))
+        params, grad, _ = repeat(gradient, newton, start, target=STATIONARY, max_steps=NEWTON_STEPS)
         return params, optax.tree.norm(grad)
     optimizer = optax.adam(optax.cosine_decay_schedule(recipe.lr, recipe.num_steps))
     carry = (start, optimizer.init(start))
@@ -175,9 +170,16 @@ def newton_losses(subject, params, batch, queries, orders, *, num_gone, l2, key)
 
     def one(order):
         gone, left = batch[order[:num_gone]], batch[order[num_gone:]]
-        found = removal(
-            *(subject.loss_fn, params, gone, left),
-            **{"l2": l2, "normaliser": "n-m", "curvature": curvature, "tol": 1e-4, "key": key},
+        found = remove(
+            subject.loss_fn,
+            params,
+            gone,
+            left,
+            l2=l2,
+            normaliser="n-m",
+            curvature=curvature,
+            tol=1e-4,
+            key=key,
         )
         return subject.loss_fn(found.params, queries), found.solution.converged
 

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from famr_jax import certify, curvature, segment
+from famr_jax import certify, curvature
+from famr_jax.certify import segment
 from famr_jax.losses import uniform_kl
 from famr_jax.methods.famr import AnchoredUniform
+from famr_jax.minimise import minimise
 from famr_jax.types import Pair
-from famr_jax.unlearn import minimise
 
 KEY = jax.random.key(0)
 LAM = 0.1

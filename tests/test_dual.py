@@ -13,8 +13,8 @@ import scipy.special
 from conftest import CLASSES, counting, drawn, random_batch
 from jax.flatten_util import ravel_pytree
 
-from famr_jax import dual
-from famr_jax.dual import CROSS_ENTROPY, SQUARED, kernels
+from famr_jax.influence import dual, kernels
+from famr_jax.influence.dual import CROSS_ENTROPY, SQUARED
 
 N, L2 = 12, 1e-2
 LOSSES = {"cross_entropy": CROSS_ENTROPY, "squared": SQUARED}
@@ -37,9 +37,9 @@ class Problem:
         x, self.labels = batch.x.astype(jnp.float64), batch.labels[:N]
         self.x, self.query, self.query_labels = x[:N], x[N:], batch.labels[N:]
         self.apply_fn = model.apply
-        self.linear = dual.linearize_model(model.apply, self.centre)
+        self.linear = kernels.linearize_model(model.apply, self.centre)
         self.flat, self.unravel = ravel_pytree(self.centre)
-        self.kernel = dual.TangentKernel(model.apply, self.centre)
+        self.kernel = kernels.TangentKernel(model.apply, self.centre)
         self.offset = model.apply(self.centre, self.x)
 
         rows = jax.jit(jax.jacobian(lambda flat, x: model.apply(self.unravel(flat), x)))
@@ -94,13 +94,13 @@ def test_linearised_linear_model_is_itself(logistic):
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), drawn(logistic.init))
     other = jax.tree.map(lambda leaf: leaf + 1.0, params)
     x = random_batch(4, seed=0).x
-    linear = dual.linearize_model(logistic.apply, params)
+    linear = kernels.linearize_model(logistic.apply, params)
     np.testing.assert_allclose(linear(other, x), logistic.apply(other, x), atol=1e-12)
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])
 def test_tangent_kernel_is_its_dense_matrix(problem, batch_size, monkeypatch):
-    kernel = dual.TangentKernel(problem.apply_fn, problem.centre, batch_size)
+    kernel = kernels.TangentKernel(problem.apply_fn, problem.centre, batch_size)
     j, j_query = problem.jacobian, problem.query_jacobian
     matrix = (j @ j.T).reshape(N, CLASSES, N, CLASSES)
     monkeypatch.setattr(kernels, "BLOCK_BYTES", 5 * CLASSES * problem.flat.nbytes)
@@ -168,7 +168,7 @@ def test_float32_keeps_three_digits(problem):
     assert np.linalg.eigvalsh(gram.matrix.reshape(36, 36))[-1] / N / 1e-3 > 1000
     wanted = dual.remove(SQUARED, gram, *args, l2=1e-3, tol=1e-10).value
     with jax.enable_x64(False):
-        kernel = dual.TangentKernel(problem.apply_fn, cast(problem.centre))
+        kernel = kernels.TangentKernel(problem.apply_fn, cast(problem.centre))
         gram = kernel.gram(cast(problem.x), form="matrix-free")
         found = dual.remove(
             SQUARED,
@@ -245,7 +245,7 @@ def reference_kernel(x, other, depth, weight_std, bias_std):
 @pytest.mark.parametrize(("depth", "weight_std", "bias_std"), [(1, 1.5, 0.3), (3, 2.0, 0.1)])
 def test_infinite_kernel_is_the_recursion_of_gaussian_expectations(depth, weight_std, bias_std):
     x = np.random.default_rng(0).normal(size=(3, 4))
-    kernel = dual.ReLUKernel(depth, weight_std, bias_std)
+    kernel = kernels.ReLUKernel(depth, weight_std, bias_std)
     found = kernel(jnp.asarray(x[:2]), jnp.asarray(x[1:]))
     for i, j in ((0, 0), (0, 1), (1, 1)):
         wanted = reference_kernel(x[i], x[1 + j], depth, weight_std, bias_std)
@@ -278,10 +278,10 @@ def test_infinite_kernel_is_the_mean_of_wide_random_networks():
             (jax.random.normal(k[0], (fan, out)), jax.random.normal(k[1], (out,)))
             for k, fan, out in zip(keys, sizes, sizes[1:], strict=False)
         ]
-        return dual.TangentKernel(apply_fn, params).gram(x, form="dense").matrix[:, 0, :, 0]
+        return kernels.TangentKernel(apply_fn, params).gram(x, form="dense").matrix[:, 0, :, 0]
 
     samples = np.stack([sample(key) for key in jax.random.split(jax.random.key(0), 40)])
-    wanted = dual.ReLUKernel(depth, weight_std, bias_std)(x, x)
+    wanted = kernels.ReLUKernel(depth, weight_std, bias_std)(x, x)
     error = samples.std(0, ddof=1) / math.sqrt(len(samples))
     assert np.all(np.abs(samples.mean(0) - wanted) < 4 * error)
     assert np.all(error < 0.05 * np.abs(np.diag(wanted)).mean())
@@ -289,12 +289,12 @@ def test_infinite_kernel_is_the_mean_of_wide_random_networks():
 
 def test_an_input_of_zeros_has_a_finite_kernel():
     x = jnp.zeros((2, 4))
-    assert np.isfinite(dual.ReLUKernel()(x, x)).all()
+    assert np.isfinite(kernels.ReLUKernel()(x, x)).all()
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_function_space_solution_is_the_minimum_and_removal_follows_it(problem, name):
-    loss, kernel = LOSSES[name], dual.ReLUKernel(2, 2.0, 0.1)
+    loss, kernel = LOSSES[name], kernels.ReLUKernel(2, 2.0, 0.1)
     gram, zeros = kernel.gram(problem.x), jnp.zeros((N, CLASSES))
     found = dual.fit(loss, gram, problem.labels, zeros, l2=L2, tol=1e-11)
     weights, matrix = np.asarray(found.weights), np.asarray(kernel(problem.x, problem.x))
@@ -325,7 +325,7 @@ def test_an_answer_that_is_not_one_says_so(problem):
     short = dual.remove(*args, l2=1e-6, tol=1e-10, max_steps=3)
     assert not short.converged
     assert "max_steps" in short.why
-    broken = dual.Dense(-problem.kernel.gram(problem.x, form="dense").matrix)
+    broken = kernels.Dense(-problem.kernel.gram(problem.x, form="dense").matrix)
     failed = dual.remove(SQUARED, broken, *args[2:], l2=1e-6)
     assert not failed.converged
     assert "indefinite" in failed.why
@@ -339,8 +339,8 @@ def test_form_is_the_cheaper_one(problem):
     many = problem.kernel.flops(jax.ShapeDtypeStruct((10_000, 4, 4, 1), jnp.float64))
     assert few["dense"] < few["matrix-free"]
     assert many["dense"] > many["matrix-free"]
-    assert isinstance(problem.kernel.gram(problem.x), dual.Dense)
-    for form, kind in zip(FORMS, (dual.Dense, dual.MatrixFree), strict=True):
+    assert isinstance(problem.kernel.gram(problem.x), kernels.Dense)
+    for form, kind in zip(FORMS, (kernels.Dense, kernels.MatrixFree), strict=True):
         assert isinstance(problem.kernel.gram(problem.x, form=form), kind)
 
 
@@ -349,7 +349,7 @@ def test_equal_sizes_are_traced_once(problem):
     for seed in range(3):
         scale = 1.0 + seed
         centre = jax.tree.map(lambda leaf, scale=scale: scale * leaf, problem.centre)
-        gram = dual.TangentKernel(counted, centre).gram(problem.x, form="matrix-free")
+        gram = kernels.TangentKernel(counted, centre).gram(problem.x, form="matrix-free")
         mask = np.roll(FORGET, seed)
         dual.remove(SQUARED, gram, problem.offset, problem.labels, mask, l2=L2 * scale)
         if seed == 0:
@@ -371,7 +371,7 @@ def test_bad_arguments(problem):
     with pytest.raises(ValueError, match="l2"):
         dual.fit(SQUARED, gram, problem.labels, problem.offset, l2=-1.0)
     with pytest.raises(ValueError, match="depth"):
-        dual.ReLUKernel(0)
+        kernels.ReLUKernel(0)
     for loss in LOSSES.values():
         for labels in (problem.labels.at[0].set(CLASSES), problem.labels.at[0].set(-1)):
             with pytest.raises(ValueError, match="`labels` must be classes of 3"):

@@ -16,7 +16,7 @@ from experiments import (
     dual_timing,
     ledger,
 )
-from famr_jax import dual
+from famr_jax.influence import dual, kernels
 from famr_jax.types import Batch
 
 EXPERIMENTS = {
@@ -156,6 +156,6 @@ def test_linearised_training_ends_at_a_minimum(seed):
         keys = jax.random.split(jax.random.key(seed))
         batch = Batch(10 * jax.random.normal(keys[0], (12, 2, 2, 1)), jnp.arange(12) % 3)
         centre = dual_routes.init(keys[1], 4, 5, 3)
-        model = dual.linearize_model(dual_routes.network, centre)
+        model = kernels.linearize_model(dual_routes.network, centre)
         ridge = dual_routes.Ridge(dual.CROSS_ENTROPY, model, 1e-4)
         assert dual_routes.train_linearised(ridge, centre, batch)[1] < 1e-11

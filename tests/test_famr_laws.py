@@ -15,8 +15,9 @@ from jax.flatten_util import ravel_pytree
 from famr_jax.losses import uniform_kl
 from famr_jax.methods import famr
 from famr_jax.methods.famr import AnchoredUniform
+from famr_jax.minimise import minimise
 from famr_jax.types import Pair
-from famr_jax.unlearn import minimise, run
+from famr_jax.unlearn import run
 
 KEY = jax.random.key(0)
 

@@ -9,10 +9,9 @@ import pytest
 from dense import columns, hessian, jacobian, problem
 from jax.flatten_util import ravel_pytree
 
-from famr_jax import influence as influence_module
 from famr_jax import losses
 from famr_jax.curvature import GaussNewton, Solution
-from famr_jax.influence import influence, removal
+from famr_jax.influence import influence, primal, remove
 from famr_jax.types import Batch
 
 KEY = jax.random.key(0)
@@ -81,7 +80,7 @@ def test_newton_on_the_retained_data_predicts_retraining_best(linear, normaliser
     sets = softmax_loss, original, linear[FORGET], linear[RETAIN]
 
     def error(normaliser=normaliser, sign=1, **settings):
-        found = removal(*sets, normaliser=normaliser, **EXACT | settings)
+        found = remove(*sets, normaliser=normaliser, **EXACT | settings)
         assert found.solution.converged
         return np.linalg.norm(sign * flat(found.solution.value) - true) / np.linalg.norm(true)
 
@@ -92,14 +91,14 @@ def test_newton_on_the_retained_data_predicts_retraining_best(linear, normaliser
     assert 2 * newton < error(normaliser=other)
     assert error(sign=-1) > 1.9
     assert 2 * newton < error(l2=0.0, damping=1e-3)
-    assert removal(*sets, normaliser=normaliser, **EXACT).leftover < 1e-10
+    assert remove(*sets, normaliser=normaliser, **EXACT).leftover < 1e-10
 
 
 @pytest.mark.parametrize("normaliser", ["n", "n-m"])
 def test_removal_is_exact_for_a_quadratic_loss(linear, normaliser):
     original = fit(squared_loss, linear, jnp.full(N, 1 / N))
     settings = {"normaliser": normaliser, **EXACT}
-    found = removal(squared_loss, original, linear[FORGET], linear[RETAIN], **settings)
+    found = remove(squared_loss, original, linear[FORGET], linear[RETAIN], **settings)
     wanted = retrained(squared_loss, linear, KEPT, normaliser)
     np.testing.assert_allclose(flat(found.params), flat(wanted), rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(flat(original) + flat(found.solution.value), flat(wanted), atol=1e-9)
@@ -147,7 +146,7 @@ def test_removal_is_the_dense_step(kind, over, normaliser, batch_size):
     else:
         matrix = (n - m) / kept * dense_curvature(given, retain)
     matrix = matrix + (L2 + 1.0) * np.eye(len(matrix))
-    found = removal(
+    found = remove(
         *(loss_fn, params, forget, retain),
         **{"normaliser": normaliser, "curvature": given, "over": over, "batch_size": batch_size},
         **{"damping": 1.0, **EXACT},
@@ -204,7 +203,7 @@ def test_influence_is_the_dense_one_from_either_side(what, kind, normaliser, gro
 
 @pytest.mark.parametrize("dense", [True, False])
 def test_leave_one_out_is_predicted_on_a_convex_problem(linear, dense, monkeypatch):
-    monkeypatch.setattr(influence_module, "DENSE_PER_COLUMN", 8 if dense else 0)
+    monkeypatch.setattr(primal, "DENSE_PER_COLUMN", 8 if dense else 0)
     original = fit(softmax_loss, linear, jnp.full(N, 1 / N))
     queries = linear[:150]  # two blocks of columns, where the matrix is not formed
     settings = {"normaliser": "n-m", **EXACT}
@@ -231,7 +230,7 @@ def test_indefinite_hessian_is_said_so():
     ]
     assert max(lows) < -1e-3
     answers = (
-        removal(loss_fn, params, batch[:3], batch[3:], **settings),
+        remove(loss_fn, params, batch[:3], batch[3:], **settings),
         influence(loss_fn, params, batch, queries, **settings),
     )
     for found, low in zip(answers, lows, strict=True):
@@ -244,7 +243,7 @@ def test_a_singular_matrix_is_not_called_indefinite(linear):
     """A shift of all logits changes nothing, so without a ridge the smallest eigenvalue is 0."""
     params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
     sets = softmax_loss, params, linear[FORGET], linear[RETAIN]
-    found = removal(*sets, l2=0.0, normaliser="n", key=KEY)
+    found = remove(*sets, l2=0.0, normaliser="n", key=KEY)
     assert abs(found.lambda_min.value) < 1e-12
     assert found.why.endswith("not resolved")
 
@@ -267,12 +266,10 @@ def test_without_ridge_influence_is_by_the_pseudo_inverse(linear, classes):
 
 @pytest.mark.parametrize(("count", "examples"), [(1, 4), (3, 12), (150, 512)])
 def test_lanczos_takes_the_room_of_the_columns_and_no_more(linear, count, examples, monkeypatch):
-    monkeypatch.setattr(influence_module, "DENSE_PER_COLUMN", 0)
-    monkeypatch.setattr(
-        influence_module, "_solve_all", lambda matrix, b, **_: Solution(b, *[0] * 5)
-    )
+    monkeypatch.setattr(primal, "DENSE_PER_COLUMN", 0)
+    monkeypatch.setattr(primal, "_solve_all", lambda matrix, b, **_: Solution(b, *[0] * 5))
     seen = []
-    monkeypatch.setattr(influence_module, "_smallest", lambda matrix, *_: seen.append(matrix))
+    monkeypatch.setattr(primal, "_smallest", lambda matrix, *_: seen.append(matrix))
     params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
     settings = {"l2": L2, "normaliser": "n", "batch_size": 4, "key": KEY}
     influence(softmax_loss, params, linear, linear[:count], **settings)
@@ -284,7 +281,7 @@ def test_new_numbers_do_not_retrace():
 
     def both(params, l2, damping):
         settings = {"l2": l2, "damping": damping, "normaliser": "n", "key": KEY}
-        removal(loss_fn, params, batch[:3], batch[3:], **settings)
+        remove(loss_fn, params, batch[:3], batch[3:], **settings)
         influence(loss_fn, params, batch, queries, **settings)
 
     both(params, 1e-2, 1.0)
@@ -297,16 +294,16 @@ def test_new_numbers_do_not_retrace():
 def test_bad_arguments_are_named(linear):
     params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
     good = {"l2": L2, "normaliser": "n", "key": KEY}
-    remove = partial(removal, softmax_loss, params, linear[FORGET], linear[RETAIN])
+    step = partial(remove, softmax_loss, params, linear[FORGET], linear[RETAIN])
     ask = partial(influence, softmax_loss, params, linear, linear[:3])
     for bad in ({"l2": -1.0}, {"damping": -1.0}, {"normaliser": "m"}, {"tol": 0.0}):
-        for function in (remove, ask):
+        for function in (step, ask):
             with pytest.raises(ValueError, match=next(iter(bad))):
                 function(**good | bad)
     with pytest.raises(ValueError, match="over"):
-        remove(**good, over="forget")
+        step(**good, over="forget")
     with pytest.raises(ValueError, match="`forget` must hold at least one"):
-        removal(softmax_loss, params, linear[:0], linear, **good)
+        remove(softmax_loss, params, linear[:0], linear, **good)
     with pytest.raises(ValueError, match="`queries` must hold at least one"):
         influence(softmax_loss, params, linear, linear[:0], **good)
     for groups in (jnp.ones((2, 3), bool), jnp.ones((2, N))):

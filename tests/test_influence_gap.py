@@ -12,8 +12,9 @@ import scipy.optimize
 from conftest import CLASSES, drawn, random_batch, to_float64
 from jax.flatten_util import ravel_pytree
 
-from experiments import exact, gap_softmax, influence_gap, ledger
+from experiments import gap_softmax, influence_gap, ledger
 from experiments.influence_gap import SMALL
+from famr_jax import minimise
 from famr_jax.curvature import Hessian
 from famr_jax.methods.famr import AnchoredUniform
 from famr_jax.types import Pair, pytree, static
@@ -26,7 +27,7 @@ def problem(logistic):
         trained = gap_softmax.train(
             random_batch(40, seed=1), random_batch(10, seed=2), num_classes=CLASSES, l2=1e-2
         )
-        yield trained, exact.split(trained.train, np.arange(40) < 8)
+        yield trained, minimise.split(trained.train, np.arange(40) < 8)
 
 
 def flat(params):
@@ -49,8 +50,8 @@ def test_minimum_is_scipys(problem, x64):
 def test_minimum_says_when_it_did_not_arrive(logistic, monkeypatch, x64):
     params = to_float64(drawn(logistic.init))
     pair = Pair(to_float64(random_batch(12, seed=3)), None)
-    monkeypatch.setattr(exact, "NEWTON_STEPS", 1)
-    found = jax.jit(exact.minimum.__wrapped__)(
+    monkeypatch.setattr(minimise, "NEWTON_STEPS", 1)
+    found = jax.jit(minimise.newton.__wrapped__)(
         AnchoredUniform(logistic.apply, 1e-6), params, params, pair
     )
     assert not found.converged
@@ -59,9 +60,9 @@ def test_minimum_says_when_it_did_not_arrive(logistic, monkeypatch, x64):
 
 def test_derivatives_are_the_operators(problem, x64):
     trained, pair = problem
-    objective = exact.Ridge(trained.model.apply, 0.0, 32.0)
-    _, matrix = exact.derivatives(objective, trained.params, trained.params, pair)
-    matvec = Hessian(exact.loss_fn(trained.model.apply), trained.params, pair.retain)
+    objective = minimise.Ridge(trained.model.apply, 0.0, 32.0)
+    _, matrix = minimise.derivatives(objective, trained.params, trained.params, pair)
+    matvec = Hessian(minimise.loss_fn(trained.model.apply), trained.params, pair.retain)
     v = jax.tree.map(jnp.ones_like, trained.params)
     np.testing.assert_allclose(matrix @ flat(v), flat(matvec(v)), atol=1e-13)
 
@@ -70,8 +71,8 @@ def test_derivatives_are_the_operators(problem, x64):
 class Downweighted:
     """The training objective with weight 1 - epsilon on the forget set."""
 
-    ridge: exact.Ridge
-    forgotten: exact.Ridge = static(None)
+    ridge: minimise.Ridge
+    forgotten: minimise.Ridge = static(None)
     epsilon: float = 0.0
 
     def __call__(self, params, anchor, pair, key):
@@ -84,13 +85,13 @@ class Downweighted:
 def test_influence_is_the_derivative_of_downweighting_with_plus(problem, x64):
     """By another route, and with the sign: minimisers of the reweighted objective."""
     trained, pair = problem
-    ridge = exact.Ridge(trained.model.apply, trained.l2, 40.0)
+    ridge = minimise.Ridge(trained.model.apply, trained.l2, 40.0)
     ends = [
-        flat(exact.minimum(Downweighted(ridge, epsilon=e), trained.params, None, pair).params)
+        flat(minimise.newton(Downweighted(ridge, epsilon=e), trained.params, None, pair).params)
         for e in (1e-4, -1e-4)
     ]
     everything = Pair(None, trained.train)
-    _, full = exact.derivatives(ridge, trained.params, trained.params, everything)
+    _, full = minimise.derivatives(ridge, trained.params, trained.params, everything)
     influence = np.linalg.solve(full, gap_softmax.forgotten_gradient(trained, pair) / 40)
     np.testing.assert_allclose((ends[0] - ends[1]) / 2e-4, influence, rtol=1e-5, atol=1e-7)
 
@@ -103,7 +104,7 @@ def test_limit_of_famr_is_the_projection(problem, x64):
     np.testing.assert_allclose(logits - logits.mean(1, keepdims=True), 0, atol=1e-12)
     for lam, near in ((1e-4, 1e-2), (1e-6, 1e-4)):
         objective = AnchoredUniform(trained.model.apply, lam)
-        found = exact.minimum(objective, trained.params, trained.params, few)
+        found = minimise.newton(objective, trained.params, trained.params, few)
         assert found.converged
         apart = np.linalg.norm(flat(found.params) - flat(limit))
         assert apart < near * np.linalg.norm(flat(limit) - flat(trained.params))
@@ -111,8 +112,8 @@ def test_limit_of_famr_is_the_projection(problem, x64):
 
 def test_repaired_objective_ends_at_the_newton_removal(problem, x64):
     trained, pair = problem
-    objective = exact.Ridge(trained.model.apply, trained.l2, 40.0)
-    slope, curved = exact.derivatives(objective, trained.params, trained.params, pair)
+    objective = minimise.Ridge(trained.model.apply, trained.l2, 40.0)
+    slope, curved = minimise.derivatives(objective, trained.params, trained.params, pair)
     newton = -np.linalg.solve(curved, slope)
     assert gap_softmax.repair(trained, pair, newton)["distance"] < 1e-10
 

@@ -11,8 +11,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famr_jax import removal
-from famr_jax.removal import account, fit, gaussian_delta, gaussian_shift, release, remove
+from famr_jax.certify import logistic
+from famr_jax.certify.logistic import account, fit, gaussian_delta, gaussian_shift, release, remove
 
 KEY = jax.random.key(0)
 
@@ -79,7 +79,7 @@ def test_the_bound_is_above_the_gradient_that_is_left(seed, rows, l2, noise):
         truth = left(after.fitted, x, signs)
         np.testing.assert_allclose(after.residual, truth, atol=1e-10)
         assert np.all(truth <= after.fitted.spent)
-        refitted = removal._fit(x, signs, before.b, after.fitted.retained, l2)[0]
+        refitted = logistic._fit(x, signs, before.b, after.fitted.retained, l2)[0]
         assert jnp.linalg.norm(after.fitted.weights - refitted) <= after.fitted.distance
 
 
@@ -115,7 +115,7 @@ def test_the_step_is_exact_where_the_loss_is_quadratic_enough():
 
 def test_curve_is_the_largest_slope():
     slope = jax.vmap(jax.grad(jax.grad(jax.nn.sigmoid)))(jnp.linspace(-8, 8, 100_001))
-    np.testing.assert_allclose(jnp.max(jnp.abs(slope)), removal.CURVE, rtol=1e-7)
+    np.testing.assert_allclose(jnp.max(jnp.abs(slope)), logistic.CURVE, rtol=1e-7)
 
 
 @pytest.mark.parametrize("noise", ["output", "objective"])
@@ -148,7 +148,9 @@ def test_the_budget_is_the_shift_that_the_noise_hides():
     np.testing.assert_allclose(account(objective, epsilon=1.0, delta=1e-4).budget, 0.3 * shift)
     output = fit(x, signs, l2=0.05, sigma=0.3, key=KEY)
     spent = account(output, epsilon=1.0, delta=1e-4).budget * np.array([0.6, 0.8, 0])
-    at_limit = removal.Fitted(output.weights, output.b, output.retained, spent, 0.05, 0.3, "output")
+    at_limit = logistic.Fitted(
+        output.weights, output.b, output.retained, spent, 0.05, 0.3, "output"
+    )
     np.testing.assert_allclose(at_limit.distance, 0.3 * shift)
 
 
@@ -215,11 +217,11 @@ def test_privacy_loss_is_the_density_ratio_of_one_weight(steps):
     signs = jnp.broadcast_to(signs, (12, len(draws)))
     removals = np.stack([mask([i], n=12) for i in range(steps)])
     everything = jnp.ones(12, bool)
-    weights, _ = removal._fit(x, signs, jnp.asarray(draws)[:, None], everything, 0.2)
-    fitted = removal.Fitted(
+    weights, _ = logistic._fit(x, signs, jnp.asarray(draws)[:, None], everything, 0.2)
+    fitted = logistic.Fitted(
         weights, jnp.asarray(draws)[:, None], everything, jnp.zeros(1601), 0.2, 1.0, "objective"
     )
-    losses = removal.privacy_loss(fitted, x, signs, removals)
+    losses = logistic.privacy_loss(fitted, x, signs, removals)
     after = fitted
     for rows in removals:
         after = remove(after, x, signs, rows).fitted
@@ -258,18 +260,18 @@ def test_privacy_loss_has_the_jacobian_of_the_removal():
 
     start, end = np.asarray(fitted.weights)[0], ends.mean(0)
     wanted = log_density(start, ~mask([])) - volume - log_density(end, ~rows)
-    loss = removal.privacy_loss(fitted, x, signs, rows[None])[0]
+    loss = logistic.privacy_loss(fitted, x, signs, rows[None])[0]
     np.testing.assert_allclose(loss, wanted, atol=1e-6)
     assert abs(volume) > 1e-3
 
 
 def test_one_vs_rest():
-    signs = removal.one_vs_rest(jnp.array([2, 0]), 3)
+    signs = logistic.one_vs_rest(jnp.array([2, 0]), 3)
     np.testing.assert_array_equal(signs, [[-1, -1, 1], [1, -1, -1]])
     assert signs.dtype == jnp.float64
     for label in (-1, 3):
         with pytest.raises(ValueError, match="0 to 2"):
-            removal.one_vs_rest(jnp.array([label, 0]), 3)
+            logistic.one_vs_rest(jnp.array([label, 0]), 3)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +308,7 @@ def test_remove_and_account_refuse():
         with pytest.raises(ValueError, match=r"float64|finite"):
             remove(fitted, wrong, signs, mask([1]))
     with pytest.raises(ValueError, match="objective"):
-        removal.privacy_loss(fitted, x, signs, mask([1])[None])
+        logistic.privacy_loss(fitted, x, signs, mask([1])[None])
     for shift, epsilon in ((-1.0, 1.0), (1.0, -1.0), (np.nan, 1.0)):
         with pytest.raises(ValueError, match=r"shift|epsilon"):
             gaussian_delta(shift, epsilon)
@@ -318,7 +320,7 @@ def test_remove_and_account_refuse():
 def test_a_stream_does_not_retrace():
     x, signs = problem()
     fitted = fit(x, signs, l2=0.1, sigma=1.0, key=KEY)
-    traces = removal._remove._cache_size()
+    traces = logistic._remove._cache_size()
     for i in range(3):
         fitted = remove(fitted, x, signs, mask([i])).fitted
-    assert removal._remove._cache_size() <= traces + 1
+    assert logistic._remove._cache_size() <= traces + 1

@@ -110,7 +110,9 @@ class Restricted:
     keep: Callable[[str], bool] = static()
 
     def __call__(self, v):
-        fill = lambda part, leaf: jnp.zeros_like(leaf) if part is None else part  # noqa: E731
+        def fill(part, leaf):
+            return jnp.zeros_like(leaf) if part is None else part
+
         whole = jax.tree.map(fill, v, self.params, is_leaf=lambda part: part is None)
         return self.select(self.matvec(whole))
 
@@ -119,6 +121,9 @@ class Restricted:
 
     def select(self, tree: Any) -> Any:
         """A tree like `params` with `None` for the leaves that are not kept."""
-        name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
-        pick = lambda path, leaf: leaf if self.keep(name(path)) else None  # noqa: E731
+
+        def pick(path, leaf):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return leaf if self.keep(name) else None
+
         return jax.tree_util.tree_map_with_path(pick, tree)

@@ -71,6 +71,6 @@ def sum_of(product: Callable, data: Any, batch_size: int | None) -> Any:
 
 
 def mean_of(product: Callable, data: Any, batch_size: int | None) -> Any:
-    """The same, divided once by the number of examples."""
+    """The sum of `sum_of`, divided once by the number of examples."""
     n = size_of(data)
     return jax.tree.map(lambda leaf: leaf / n, sum_of(product, data, batch_size))

@@ -18,6 +18,7 @@ from famr_jax.curvature.solve import (
     STALLED,
     Solution,
     check_limits,
+    flat_rows,
     normalised,
 )
 from famr_jax.types import as_pytree
@@ -77,11 +78,12 @@ class _Outer(NamedTuple):
 
 @jax.jit
 def _solve_block(matvec, b, damping, tol, max_steps):
-    product, unravel = linearized(matvec), ravel_pytree(jax.tree.map(lambda leaf: leaf[0], b))[1]
-    flat = lambda tree: ravel_pytree(tree)[0]  # noqa: E731
-    one = lambda row: flat(product(unravel(row))) + damping * row  # noqa: E731
-    damped = jax.vmap(lambda row: one(row).astype(row.dtype))
-    rows, scale = jax.vmap(normalised)(jax.vmap(flat)(b))
+    product, (rows, unravel) = linearized(matvec), flat_rows(b)
+    rows, scale = jax.vmap(normalised)(rows)
+
+    @jax.vmap
+    def damped(row):
+        return (ravel_pytree(product(unravel(row)))[0] + damping * row).astype(row.dtype)
 
     def body(outer):
         budget = max_steps - outer.num_steps - 1
@@ -113,19 +115,18 @@ def _solve_block(matvec, b, damping, tol, max_steps):
     start = _Outer(jnp.zeros_like(rows), rows, norms, 0, jnp.asarray(False), -1)
     end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
     converged = end.norms <= tol
-    every = lambda value: jnp.broadcast_to(value, converged.shape)  # noqa: E731
     return Solution(
         jax.vmap(unravel)(end.x * scale[:, None]),
         end.norms,
-        every(end.num_steps),
+        jnp.broadcast_to(end.num_steps, converged.shape),
         converged,
-        every(end.negative),
+        jnp.broadcast_to(end.negative, converged.shape),
         jnp.where(converged, CONVERGED, end.reason),
     )
 
 
 def _block_cg(damped, b, tol, max_steps):
-    """From zero until the recursive residuals, of unit rows b, are below tol."""
+    """Block CG from zero until the recursive residuals, of unit rows b, are below tol."""
 
     def going_on(carry):
         _, _, c, _, _, num_steps, broken = carry
@@ -147,8 +148,11 @@ def _block_cg(damped, b, tol, max_steps):
     q, c = _factor(b)
     carry = (jnp.zeros_like(b), q, c, q, jnp.eye(len(b), dtype=b.dtype), 0, jnp.asarray(False))
     x, _, _, _, curvature, num_steps, broken = jax.lax.while_loop(going_on, body, carry)
-    least = lambda: jnp.linalg.eigvalsh((curvature + curvature.T) / 2)[0]  # noqa: E731
-    return x, num_steps, jax.lax.cond(broken, lambda: least() <= 0, lambda: broken)
+
+    def indefinite():
+        return jnp.linalg.eigvalsh((curvature + curvature.T) / 2)[0] <= 0
+
+    return x, num_steps, jax.lax.cond(broken, indefinite, lambda: broken)
 
 
 def _factor(rows):
@@ -172,21 +176,26 @@ def _factor(rows):
         q, r = jnp.linalg.qr(rows.T)
         return q.T, r
 
+    def going_on(carry):
+        _, _, near, num_passes = carry
+        return ~near & (num_passes < MOST_PASSES)
+
     start = rows, eye, jnp.asarray(False), 0
-    going_on = lambda carry: ~carry[2] & (carry[3] < MOST_PASSES)  # noqa: E731
     q, r, orthonormal, _ = jax.lax.while_loop(going_on, one_pass, start)
     return jax.lax.cond(orthonormal, lambda: (q, r), by_reflections)
 
 
 def _inverse(lower):
-    """Of a lower triangle; on CPU by substitution.
+    """The inverse of a lower triangle; on CPU by substitution.
 
     LAPACK's threads go on spinning after its solve, which halved the speed of the products.
     """
     eye = jnp.eye(len(lower), dtype=lower.dtype)
 
     def substitute(lower):
-        row = lambda i, x: x.at[i].set((eye[i] - lower[i] @ x) / lower[i, i])  # noqa: E731
+        def row(i, x):
+            return x.at[i].set((eye[i] - lower[i] @ x) / lower[i, i])
+
         return jax.lax.fori_loop(0, len(lower), row, jnp.zeros_like(lower))
 
     solve = partial(jax.scipy.linalg.solve_triangular, b=eye, lower=True)

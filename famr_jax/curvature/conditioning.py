@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
-from famr_jax.curvature.algebra import check_vector, linearized, precise
+from famr_jax.curvature.algebra import check_vector, precise
+from famr_jax.curvature.dense import matrix_of
 from famr_jax.curvature.spectrum import ROUNDING, Density, check_memory, density, eigenvalues
-from famr_jax.types import as_pytree, check_count, check_number
+from famr_jax.types import check_count, check_number
 
 
 class Estimate(NamedTuple):
@@ -90,7 +90,8 @@ def condition(
     exact = dim <= num_steps * num_probes
     if exact:
         check_memory(dim, like)
-        spectrum = _spectrum(as_pytree(matvec), like)
+        # Product by product: a `vmap` of them would round otherwise and take their memory at once.
+        spectrum = jnp.linalg.eigvalsh(matrix_of(matvec, like, at_once=1).array)
         floor = 2 * ROUNDING * eps * jnp.max(jnp.abs(spectrum))
         ends = Estimate(spectrum[0], floor), Estimate(spectrum[-1], floor)
         whole = jnp.broadcast_to(spectrum, (2, dim))
@@ -103,20 +104,23 @@ def condition(
         ]
         ends = tuple(Estimate(end.values[0], end.residuals[0]) for end in found)
         floor = 2 * ROUNDING * eps * jnp.max(jnp.abs(jnp.stack([end.value for end in ends])))
-        sizes = {"num_steps": num_steps, "num_probes": num_probes}
-        quadrature = density(matvec, like, **sizes, key=keys[2])
-    count = lambda *at: Estimate(*(dim * part for part in quadrature.count(*at)))  # noqa: E731
-    positive = lambda e: jnp.maximum(e, 0) / (jnp.maximum(e, 0) + lam)  # noqa: E731
-    mean, error = quadrature.mean_of(positive)
+        quadrature = density(matvec, like, num_steps=num_steps, num_probes=num_probes, key=keys[2])
+
+    def in_dimensions(mean, error):
+        return Estimate(dim * mean, dim * error)
+
+    def decided(e):
+        return jnp.maximum(e, 0) / (jnp.maximum(e, 0) + lam)
+
     smallest = Estimate(ends[0].value + lam, ends[0].error)
     return Condition(
         *ends,
         smallest,
         _ratio(Estimate(ends[1].value + lam, ends[1].error), smallest),
-        near_zero=count(-lam, lam),
-        under_floor=count(-floor, floor),
-        negative=count(-jnp.inf, -floor),
-        effective_dimension=Estimate(dim * mean, dim * error),
+        near_zero=in_dimensions(*quadrature.count(-lam, lam)),
+        under_floor=in_dimensions(*quadrature.count(-floor, floor)),
+        negative=in_dimensions(*quadrature.count(-jnp.inf, -floor)),
+        effective_dimension=in_dimensions(*quadrature.mean_of(decided)),
         floor=floor,
         exact=exact,
     )
@@ -127,17 +131,3 @@ def _ratio(top: Estimate, bottom: Estimate) -> Estimate:
     error = value * (top.error / top.value + bottom.error / bottom.value)
     indefinite = bottom.value <= 0
     return Estimate(jnp.where(indefinite, jnp.inf, value), jnp.where(indefinite, jnp.inf, error))
-
-
-@jax.jit
-def _spectrum(matvec, like):
-    """All eigenvalues, ascending, from as many products as there are dimensions."""
-    flat, unravel = ravel_pytree(like)
-    product = linearized(matvec)
-
-    def column(i):
-        unit = jnp.zeros_like(flat).at[i].set(1)
-        return ravel_pytree(product(unravel(unit)))[0]
-
-    matrix = jax.lax.map(column, jnp.arange(flat.size))
-    return jnp.linalg.eigvalsh((matrix + matrix.T) / 2)

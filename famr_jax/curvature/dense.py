@@ -16,6 +16,7 @@ from famr_jax.curvature.solve import (
     STALLED,
     Solution,
     check_limits,
+    flat_rows,
     normalised,
 )
 from famr_jax.types import as_pytree, check_count
@@ -97,8 +98,8 @@ def solve_dense(
 
 @jax.jit
 def _solve_dense(matrix, b, damping, tol):
-    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], b))[1]
-    rows, scale = jax.vmap(normalised)(jax.vmap(lambda tree: ravel_pytree(tree)[0])(b))
+    rows, unravel = flat_rows(b)
+    rows, scale = jax.vmap(normalised)(rows)
     damped = matrix.array + damping * jnp.eye(len(matrix.array), dtype=rows.dtype)
     solved = partial(jax.scipy.linalg.lu_solve, jax.scipy.linalg.lu_factor(damped))
 
@@ -113,9 +114,14 @@ def _solve_dense(matrix, b, damping, tol):
         inverse = jnp.where(jnp.abs(values) > least, 1 / values, 0)
         return closer(found, vectors @ (inverse[:, None] * (vectors.T @ rows.T)))
 
-    left, same = partial(jnp.linalg.norm, axis=0), lambda found: found
+    def refined(found):
+        return closer(found, found[0] + solved(found[1]))
+
+    def same(found):
+        return found
+
+    left = partial(jnp.linalg.norm, axis=0)
     found = closer((jnp.zeros_like(rows.T), rows.T), solved(rows.T))
-    refined = lambda found: closer(found, found[0] + solved(found[1]))  # noqa: E731
     found = jax.lax.cond(jnp.all(left(found[1]) <= tol), same, refined, found)
     finite = jnp.all(jnp.isfinite(damped))
     singular = finite & jnp.any(left(found[1]) > HOPELESS)

@@ -17,8 +17,8 @@ class Jacobian:
 
     Attributes:
         outputs_fn: The model on the data.
-        params: Where.
-        data: Over what, N examples.
+        params: The weights at which it is taken.
+        data: The N examples that it is taken over.
         batch_size: Micro-batch; None for all at once.
     """
 
@@ -29,8 +29,7 @@ class Jacobian:
 
     def __call__(self, v):
         def product(batch):
-            outputs = lambda params: self.outputs_fn(params, batch)  # noqa: E731
-            return jax.jvp(outputs, (self.params,), (v,))[1]
+            return jax.jvp(lambda params: self.outputs_fn(params, batch), (self.params,), (v,))[1]
 
         return rows_of(product, self.data, self.batch_size)
 

@@ -32,8 +32,8 @@ class Hessian:
 
     Attributes:
         loss_fn: l_i, one value per example.
-        params: Where.
-        data: Over what, N examples.
+        params: The weights at which it is taken.
+        data: The N examples that it is taken over.
         batch_size: Micro-batch, whose activations bound the memory; None for all at once.
     """
 
@@ -52,8 +52,8 @@ class Hessian:
     def linearized(self):
         if in_batches(self.data, self.batch_size):
             return self
-        mean = lambda params: jnp.mean(self.loss_fn(params, self.data))  # noqa: E731
-        return jax.linearize(jax.grad(mean), self.params)[1]
+        grad = jax.grad(lambda params: jnp.mean(self.loss_fn(params, self.data)))
+        return jax.linearize(grad, self.params)[1]
 
 
 @operator
@@ -66,8 +66,8 @@ class GaussNewton:
     Attributes:
         outputs_fn: The model on the data.
         loss_fn: `(outputs, data) -> [n]`.
-        params: Where.
-        data: Over what, N examples.
+        params: The weights at which it is taken.
+        data: The N examples that it is taken over.
         batch_size: Micro-batch; None for all at once.
     """
 
@@ -78,7 +78,9 @@ class GaussNewton:
     batch_size: int | None = static(None)
 
     def __call__(self, v):
-        product = lambda batch, weight: self._product(batch, weight)(v)  # noqa: E731
+        def product(batch, weight):
+            return self._product(batch, weight)(v)
+
         return mean_of(product, self.data, self.batch_size)
 
     def linearized(self):
@@ -104,8 +106,8 @@ class EmpiricalFisher:
 
     Attributes:
         loss_fn: l_i, whose gradients g_i are meant.
-        params: Where.
-        data: Over what, N examples.
+        params: The weights at which it is taken.
+        data: The N examples that it is taken over.
         batch_size: Micro-batch; None for all at once.
     """
 

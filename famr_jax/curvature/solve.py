@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from famr_jax.curvature.algebra import check_vector, linearized, precise
 from famr_jax.types import as_pytree, check_count, check_number
@@ -115,8 +116,13 @@ class _Outer(NamedTuple):
 @partial(jax.jit, static_argnames="method")
 def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
     product = linearized(matvec)
-    shifted = lambda image, leaf: (image + damping * leaf).astype(leaf.dtype)  # noqa: E731
-    damped = lambda v: jax.tree.map(shifted, product(v), v)  # noqa: E731
+
+    def damped(v):
+        def shifted(image, leaf):
+            return (image + damping * leaf).astype(leaf.dtype)
+
+        return jax.tree.map(shifted, product(v), v)
+
     inner = _minres if method == "minres" else partial(_cg, preconditioner or (lambda r: r))
     b, scale = normalised(b)
 
@@ -127,8 +133,11 @@ def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
         residual = optax.tree.sub(b, damped(value))
         norm = optax.tree.norm(residual)
         better = norm < outer.norm
-        keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
-        value, residual = jax.tree.map(keep, (value, residual), (outer.value, outer.residual))
+        value, residual, norm_now = jax.tree.map(
+            lambda new, old: jnp.where(better, new, old),
+            (value, residual, norm),
+            (outer.value, outer.residual, outer.norm),
+        )
         num_steps = outer.num_steps + used + 1
         reason = jnp.select(
             (
@@ -141,8 +150,7 @@ def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
             (CONVERGED, NOT_FINITE, INDEFINITE, OUT_OF_STEPS, STALLED),
             -1,
         )
-        norm = jnp.where(better, norm, outer.norm)
-        return _Outer(value, residual, norm, num_steps, outer.negative | negative, reason)
+        return _Outer(value, residual, norm_now, num_steps, outer.negative | negative, reason)
 
     norm = optax.tree.norm(b)
     reason = jnp.select((norm > 0, norm == 0), (-1, CONVERGED), NOT_FINITE)
@@ -160,8 +168,18 @@ def normalised(b: Any) -> tuple[Any, Array]:
     return jax.tree.map(lambda leaf: leaf / jnp.where(norm == 0, 1, norm), b), largest * norm
 
 
+def flat_rows(b: Any) -> tuple[Array, Callable]:
+    """Right-hand sides with a leading axis as rows, `[columns, dim]`; and what shapes one back."""
+    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], b))[1]
+    return jax.vmap(lambda tree: ravel_pytree(tree)[0])(b), unravel
+
+
 def _cg(precondition, product, b, target, max_steps):
-    """From zero until the recursive residual is below `target`: x, products, negative curvature."""
+    """CG from zero until the recursive residual is below `target`.
+
+    Returns:
+        x, how many products it took, and whether negative curvature was met.
+    """
 
     def going_on(carry):
         _, r, _, _, num_steps, negative = carry

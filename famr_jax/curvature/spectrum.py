@@ -28,7 +28,7 @@ class Lanczos(NamedTuple):
     """A Krylov basis and the operator in it: A V^T = V^T T up to the last vector.
 
     Attributes:
-        diagonal: Of the tridiagonal T, `[k]`, k the smaller of `num_steps` and the dimension.
+        diagonal: T's own, which is tridiagonal, `[k]`: `num_steps` or the dimension, if smaller.
         offdiagonal: `[k - 1]`; zero where a space was exhausted and a fresh direction follows.
         remainder: ||A v - ...||, what the last step left over: zero once the space is exhausted.
         basis: V, orthonormal rows, `[k, dim]`.
@@ -157,11 +157,72 @@ def eigenvalues(
     return _eigenvalues(as_pytree(matvec), like, sign, tol, max_restarts, key, k=k, size=size)
 
 
-class _Search(NamedTuple):
-    basis: Array
+class Basis(NamedTuple):
+    """Vectors to which A has been applied, and A among them.
+
+    Attributes:
+        rows: Orthonormal vectors, `[size + 1, dim]`; A is yet to be applied to the last that is
+            there.
+        matrix: Gram-Schmidt coefficients of the images, a column each, `[size + 1, size]`. Columns
+            of vectors that a restart kept lack their coupling, which stands in its row.
+        filled: To how many rows A has been applied.
+        remainder: Norm of what the last image left over.
+        num_products: Products with A so far.
+    """
+
+    rows: Array
     matrix: Array
     filled: Array
+    remainder: Array
     num_products: Array
+
+
+def extend(basis: Basis, product: Callable, until: Array, key: Array) -> Basis:
+    """Applies A to row after row, `until` so many have been."""
+
+    def body(i, basis):
+        draw = jax.random.fold_in(key, basis.num_products)
+        rows, column, remainder = _extend(basis.rows, i, product(basis.rows[i]), draw)
+        matrix = basis.matrix.at[:, i].set(column)
+        return Basis(rows, matrix, basis.filled, remainder, basis.num_products + 1)
+
+    start = basis._replace(remainder=jnp.zeros_like(basis.remainder))
+    return jax.lax.fori_loop(basis.filled, until, body, start)._replace(filled=until)
+
+
+def ritz(basis: Basis, sign: Array, k: int) -> tuple[Array, Array]:
+    """Eigenvalues of A in the basis, and the vectors as columns; the largest of sign A first."""
+    size = basis.matrix.shape[1]
+    sizes = [n for n in (32, 64) if k < n <= size // 2] + [size]
+    smallest = sum(basis.filled > n for n in sizes[:-1])
+    branches = [partial(_ritz, n) for n in sizes]
+    return jax.lax.switch(smallest, branches, basis.matrix, basis.filled, sign)
+
+
+def _ritz(n, matrix, filled, sign):
+    """Ritz pairs of the first n rows; those of rows that are not filled come last."""
+    upper = sign * jnp.triu(matrix[:n, :n])
+    last = jnp.where(jnp.arange(n) < filled, 0, -2 * jnp.linalg.norm(upper) - 1)
+    values, vectors = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T + jnp.diag(last))
+    values, vectors = sign * values[::-1], vectors[:, ::-1]
+    rest = matrix.shape[1] - n
+    return jnp.pad(values, (0, rest)), jnp.pad(vectors, (0, rest))
+
+
+def restart(
+    basis: Basis, pairs: tuple[Array, Array], count: int, following: Callable[[Array], Array]
+) -> Basis:
+    """A basis of the best `count` Ritz vectors, and of `following(them)` to go on from."""
+    values, vectors = pairs
+    best = vectors[:, :count].T @ basis.rows[:-1]
+    rows = jnp.zeros_like(basis.rows).at[:count].set(best)
+    diagonal = jnp.arange(count)
+    matrix = jnp.zeros_like(basis.matrix).at[diagonal, diagonal].set(values[:count])
+    return basis._replace(rows=put(rows, count, following(rows)), matrix=matrix, filled=count)
+
+
+class _Search(NamedTuple):
+    basis: Basis
     restarts: Array
     scale: Array
     settled: Array
@@ -173,82 +234,50 @@ class _Search(NamedTuple):
 def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
     product = flat_product(matvec, like)
     flat = ravel_pytree(like)[0]
-    kept = k + (size - k) // 2
-
-    def extend(i, carry):
-        """Adds A v_i to the basis; its Gram-Schmidt coefficients are a column of the matrix."""
-        basis, matrix, _, num_products = carry
-        draw = jax.random.fold_in(key, num_products)
-        basis, column, beta = _extend(basis, i, product(basis[i]), draw)
-        return basis, matrix.at[:, i].set(column), beta, num_products + 1
-
-    def ritz(matrix, filled):
-        """Eigenpairs of A in the first vectors of the basis, the wanted ones first."""
-        sizes = [n for n in (32, 64) if k < n <= size // 2] + [size]
-        smallest = sum(filled > n for n in sizes[:-1])
-        return jax.lax.switch(smallest, [partial(ritz_of, n) for n in sizes], matrix, filled)
-
-    def ritz_of(n, matrix, filled):
-        # The columns of kept vectors lack their coupling, which stands in the rows: use those.
-        upper = sign * jnp.triu(matrix[:n, :n])
-        last = jnp.where(jnp.arange(n) < filled, 0, -2 * jnp.linalg.norm(upper) - 1)
-        values, vectors = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T + jnp.diag(last))
-        values, vectors = sign * values[::-1], vectors[:, ::-1]
-        return jnp.pad(values, (0, size - n)), jnp.pad(vectors, (0, size - n))
-
-    def restart(count, following, basis, matrix, values, vectors):
-        """The best `count` vectors, and the one to go on from; their coupling stays in its row."""
-        best = vectors[:, :count].T @ basis[:size]
-        basis = jnp.zeros_like(basis).at[:count].set(best)
-        diagonal = jnp.arange(count)
-        matrix = jnp.zeros_like(matrix).at[diagonal, diagonal].set(values[:count])
-        return put(basis, count, following(basis)), matrix, count
+    start_key, check_key, extend_key = jax.random.split(key, 3)
 
     def body(s):
-        steps = jnp.maximum(STEPS_BETWEEN_CHECKS, s.filled // 8)
-        stop = jnp.minimum(jnp.maximum(s.filled, k) + steps, size)
-        start = (s.basis, s.matrix, jnp.zeros((), flat.dtype), s.num_products)
-        basis, matrix, beta, num_products = jax.lax.fori_loop(s.filled, stop, extend, start)
-        found = basis, matrix, *ritz(matrix, stop)
-        values, vectors = found[2:]
+        filled = s.basis.filled
+        steps = jnp.maximum(STEPS_BETWEEN_CHECKS, filled // 8)
+        stop = jnp.minimum(jnp.maximum(filled, k) + steps, size)
+        basis = extend(s.basis, product, stop, extend_key)
+        values, vectors = pairs = ritz(basis, sign, k)
         there = jnp.arange(size) < stop
         scale = jnp.maximum(s.scale, jnp.max(jnp.abs(values), where=there, initial=0))
-        open_ = jnp.max(jnp.abs(beta * vectors[stop - 1, :k])) > MARGIN * tol * scale
+        open_ = jnp.max(jnp.abs(basis.remainder * vectors[stop - 1, :k])) > MARGIN * tol * scale
         # For k = 1 one copy is enough.
         moved = jnp.max(jnp.abs(values[:k] - s.settled)) > tol * scale
         check, full = ~open_ & moved & (k > 1) & (stop < flat.size), stop == size
-        until = jnp.where(check, num_products + STEPS_OF_A_FRESH_START, s.until)
-        going_on = open_ | (num_products < until)
-        draw = jax.random.fold_in(check_key, num_products)
-        basis, matrix, filled = jax.lax.switch(
+        until = jnp.where(check, basis.num_products + STEPS_OF_A_FRESH_START, s.until)
+        going_on = open_ | (basis.num_products < until)
+        draw = jax.random.fold_in(check_key, basis.num_products)
+        basis = jax.lax.switch(
             jnp.where(check, 2, going_on & full),
             (
-                lambda: (basis, matrix, stop),
-                lambda: restart(kept, lambda _: basis[size], *found),
-                lambda: restart(k, lambda best: _fresh(best, draw), *found),
+                lambda: basis,
+                lambda: restart(basis, pairs, k + (size - k) // 2, lambda _: basis.rows[size]),
+                lambda: restart(basis, pairs, k, lambda best: _fresh(best, draw)),
             ),
         )
         settled, restarts = jnp.where(check, values[:k], s.settled), s.restarts + (full | check)
-        going_on &= restarts <= max_restarts
         return _Search(
-            basis, matrix, filled, num_products, restarts, scale, settled, until, going_on
+            basis, restarts, scale, settled, until, going_on & (restarts <= max_restarts)
         )
 
-    start_key, check_key, key = jax.random.split(key, 3)
     v = jax.random.normal(start_key, flat.shape, flat.dtype)
-    basis = jnp.zeros((size + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
+    rows = jnp.zeros((size + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
     matrix, zero = jnp.zeros((size + 1, size), flat.dtype), jnp.zeros((), flat.dtype)
     unknown = jnp.full(k, jnp.inf, flat.dtype)
-    search = _Search(basis, matrix, 0, 0, 0, zero, unknown, 0, jnp.asarray(True))
+    search = _Search(Basis(rows, matrix, 0, zero, 0), 0, zero, unknown, 0, jnp.asarray(True))
     search = jax.lax.while_loop(lambda s: s.going_on, body, search)
-    num_products, scale = search.num_products, search.scale
-    vectors = ritz(search.matrix, search.filled)[1][:, :k].T @ search.basis[:size]
+    basis, scale = search.basis, search.scale
+    vectors = ritz(basis, sign, k)[1][:, :k].T @ basis.rows[:size]
     images = jax.lax.map(product, vectors)
     values = jnp.sum(vectors * images, axis=1)
     residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
     converged = residuals <= tol * scale
     residuals = jnp.maximum(residuals, ROUNDING * jnp.finfo(flat.dtype).eps * scale)
-    return Eigenvalues(values, vectors, residuals, num_products + k, converged)
+    return Eigenvalues(values, vectors, residuals, basis.num_products + k, converged)
 
 
 class Density(NamedTuple):
@@ -279,9 +308,9 @@ class Density(NamedTuple):
         """
         # A node that is not a number makes a count that is none.
         inside = ((self.nodes > low) & (self.nodes < high)) + 0 * self.nodes
-        near = lambda threshold: jnp.abs(self.nodes - threshold) < self.residuals  # noqa: E731
+        near = [jnp.abs(self.nodes - threshold) < self.residuals for threshold in (low, high)]
         share, error = self.mean_of(lambda _: inside)
-        doubtful, _ = self.mean_of(lambda _: near(low) | near(high))
+        doubtful, _ = self.mean_of(lambda _: near[0] | near[1])
         return share, error + doubtful
 
     def smooth(self, grid: Array, *, width: float) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """Certificates: each statement of the FAMR paper, and its corrected form, as measured <= bound.
 
 Each takes measured numbers and answers with a `Certificate`: it holds, it is violated, or it is
-vacuous because what it presumes is not so. No constant is assumed: `famr_jax.segment` measures
+vacuous because what it presumes is not so. No constant is assumed: `certify.segment` measures
 curvatures and Jacobian norms on the way from one point to another. J is FAMR's objective,
 L_forget + lam/2 |params - anchor|^2; norms are Euclidean over all weights.
 """
@@ -22,7 +22,7 @@ class Certificate(NamedTuple):
     """One statement, judged.
 
     Attributes:
-        name: Of the statement.
+        name: What is stated, in a few words.
         measured: The side that was measured; None where vacuous and not measured.
         bound: The side that the statement puts above it; None where vacuous.
         verdict: Whether measured <= bound.
@@ -55,7 +55,7 @@ def stationarity(grad_norm: float, start_norm: float, *, tol: float) -> Certific
     """
     _check("tol", tol, above=0)
     missing = "" if start_norm else "the anchor is stationary already"
-    return _judge("stationarity", grad_norm, tol * start_norm, missing, start_norm=start_norm)
+    return _judge("stationarity", grad_norm, tol * start_norm, missing, {"start_norm": start_norm})
 
 
 def strong_convexity(lowest: float, lam: float, *, error: float = 0.0) -> Certificate:
@@ -69,12 +69,12 @@ def strong_convexity(lowest: float, lam: float, *, error: float = 0.0) -> Certif
     Args:
         lowest: lambda_min of the forget loss's Hessian.
         lam: FAMR's anchor strength.
-        error: Of `lowest`; within it of -lam nothing is decided.
+        error: How far off `lowest` may be; within it of -lam nothing is decided.
 
     Source: FAMR (arXiv 2506.14515), which says it of every model.
     """
     _check("lowest", lowest)
-    _check_sizes(lam=lam, error=error)
+    _check_sizes({"lam": lam, "error": error})
     missing = ""
     if lam == 0:
         missing = "there is no anchor, lam is 0"
@@ -91,7 +91,7 @@ def step_rule(step: float, highest: float, lam: float) -> Certificate:
     Twice that is where descent starts to diverge. L at the anchor alone says nothing of the path.
 
     Args:
-        step: Of plain gradient descent; the rule is none for Adam.
+        step: The learning rate of plain gradient descent; the rule is none for Adam.
         highest: L, the largest eigenvalue of the forget loss's Hessian along the path.
         lam: FAMR's anchor strength.
 
@@ -100,7 +100,7 @@ def step_rule(step: float, highest: float, lam: float) -> Certificate:
     _check("highest", highest)
     top = highest + lam
     missing = "" if top > 0 else "J has no positive curvature"
-    return _judge("step rule", step, _over(1.0, top), missing, lam=lam)
+    return _judge("step rule", step, _over(1.0, top), missing, {"lam": lam})
 
 
 def linear_rate(
@@ -121,15 +121,16 @@ def linear_rate(
 
     Args:
         distances: |params_k - minimum| of each iterate, at least two.
-        step: Of plain gradient descent.
+        step: The learning rate of plain gradient descent.
         lowest: Least eigenvalue of the forget loss's Hessian between iterates and minimum.
         highest: Largest there.
         lam: FAMR's anchor strength.
-        error: Of a distance, |grad J|/(lowest + lam) at what stands for the minimum.
+        error: How far off a distance may be: |grad J|/(lowest + lam) at what stands for the
+            minimum.
 
     Source: FAMR (arXiv 2506.14515), convergence; with the modulus in place of lam.
     """
-    _check_sizes(lam=lam, error=error)
+    _check_sizes({"lam": lam, "error": error})
     distances = np.asarray(distances, np.float64)
     if distances.size < 2 or not np.all(np.isfinite(distances)) or np.any(distances < 0):
         raise ValueError("`distances` must be two or more finite numbers >= 0.")
@@ -169,7 +170,7 @@ def anchor_distance(
     missing = "" if lam + lowest > 0 else "J is not strongly convex on the segment"
     bound = _over(grad_norm + residual, lam + lowest)
     sizes = {"grad_norm": grad_norm, "lam": lam, "residual": residual}
-    return _judge("distance, convex", distance, bound, missing, **sizes)
+    return _judge("distance, convex", distance, bound, missing, sizes)
 
 
 def descent_distance(
@@ -191,7 +192,7 @@ def descent_distance(
     _check("loss_at_anchor - loss_at_end", gain)
     missing = "lam is 0" if lam == 0 else "" if gain >= 0 else "the forget loss did not fall"
     bound = math.sqrt(2 * max(gain, 0.0) / lam) if lam > 0 else 0.0
-    return _judge("distance, descent", distance, bound, missing, lam=lam)
+    return _judge("distance, descent", distance, bound, missing, {"lam": lam})
 
 
 def newton_gap(
@@ -224,7 +225,7 @@ def newton_gap(
     missing = "" if lam + lowest > 0 else "H + lam is not positive definite"
     bound = _over(drift * distance + residual, lam + lowest)
     sizes = {"drift": drift, "distance": distance, "lam": lam, "residual": residual}
-    return _judge("Newton step", gap, bound, missing, **sizes)
+    return _judge("Newton step", gap, bound, missing, sizes)
 
 
 def resolvent(gap: float | None, grad_norm: float, lowest: float, lam: float) -> Certificate:
@@ -242,7 +243,7 @@ def resolvent(gap: float | None, grad_norm: float, lowest: float, lam: float) ->
     """
     missing = _needs_definite(lowest)
     bound = _over(lam * grad_norm, lowest * (lowest + lam))
-    return _judge("resolvent", gap, bound, missing, grad_norm=grad_norm, lam=lam)
+    return _judge("resolvent", gap, bound, missing, {"grad_norm": grad_norm, "lam": lam})
 
 
 def influence_distance(distance: float, grad_norm: float, lowest: float, lam: float) -> Certificate:
@@ -263,7 +264,9 @@ def influence_distance(distance: float, grad_norm: float, lowest: float, lam: fl
     """
     missing = _needs_definite(lowest)
     bound = _over(lam * grad_norm, lowest**2)
-    return _judge("distance to influence", distance, bound, missing, grad_norm=grad_norm, lam=lam)
+    return _judge(
+        "distance to influence", distance, bound, missing, {"grad_norm": grad_norm, "lam": lam}
+    )
 
 
 def minimum_distance(distance: float, grad_norms: Sequence[float], modulus: float) -> Certificate:
@@ -281,7 +284,9 @@ def minimum_distance(distance: float, grad_norms: Sequence[float], modulus: floa
     _check("modulus", modulus)
     missing = "" if modulus > 0 else "J is not strongly convex between the points"
     bound = _over(sum(grad_norms), modulus)
-    return _judge("distance, gradients", distance, bound, missing, grad_norms=np.min(grad_norms))
+    return _judge(
+        "distance, gradients", distance, bound, missing, {"grad_norms": np.min(grad_norms)}
+    )
 
 
 def output_divergence(gap: float, slope: float, distance: float) -> Certificate:
@@ -298,7 +303,7 @@ def output_divergence(gap: float, slope: float, distance: float) -> Certificate:
     """
     missing = "" if distance else "the points are the same"
     sizes = {"slope": slope, "distance": distance}
-    return _judge("output divergence", gap, slope * distance, missing, **sizes)
+    return _judge("output divergence", gap, slope * distance, missing, sizes)
 
 
 def _needs_definite(lowest):
@@ -310,22 +315,22 @@ def _over(numerator, denominator):
     return numerator / denominator if denominator > 0 else 0.0
 
 
-def _check(name, value, **rule):
+def _check(name, value, *, above=-math.inf, least=-math.inf):
     # `check_number` lets arrays pass, and a NaN among them would be judged.
-    check_number(name, np.asarray(value).tolist(), **rule)
+    check_number(name, np.asarray(value).tolist(), above=above, least=least)
 
 
-def _check_sizes(**sizes):
+def _check_sizes(sizes):
     for name, size in sizes.items():
         _check(name, size, least=0)
 
 
-def _judge(name, measured, bound, missing="", **sizes):
+def _judge(name, measured, bound, missing="", sizes=None):
     """The certificate; `missing` says what the statement presumes and the numbers deny."""
-    _check_sizes(**sizes)
+    _check_sizes(sizes or {})
     if missing and measured is None:
         return Certificate(name, None, None, "vacuous", missing)
-    _check_sizes(measured=measured)
+    _check_sizes({"measured": measured})
     if missing:
         return Certificate(name, float(measured), None, "vacuous", missing)
     _check("bound", bound)

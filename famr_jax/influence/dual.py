@@ -1,4 +1,20 @@
-"""Fit and removal in function space, by dual weights: one for each output of each example."""
+"""Influence in function space: fits and removals by the kernel of a linear or linearised model.
+
+A model linear in its parameters, f = f0 + J (params - centre), that minimises
+
+    (1/n) sum_i l(f_i, y_i) + l2/2 |params - centre|^2
+
+has params = centre + J^T a with one *dual weight* a_ic = -(1/(n l2)) dl_i/df_ic for each output. So
+all of it can be said with the kernel K = J J^T: removal, the change of outputs, and, where there
+are parameters, the way back to them. An infinitely wide network has the kernel alone.
+
+    kernel = TangentKernel(apply_fn, centre)          # or ReLUKernel(depth)
+    gram = kernel.gram(x)                             # dense or matrix-free, whichever costs less
+    found = remove(CROSS_ENTROPY, gram, outputs, labels, forget, l2=1e-2)
+    found.converged, found.residual, found.why
+    kernel.product(query, x, found.value)             # change of outputs
+    kernel.to_params(x, found.value)                  # change of parameters
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +28,7 @@ from jax import Array
 from famr_jax import losses
 from famr_jax.curvature import Identity, Solution, linearized, solve
 from famr_jax.curvature.algebra import operator, precise
-from famr_jax.dual.kernels import Gram
+from famr_jax.influence.kernels import Gram
 from famr_jax.types import check_count, check_number, static
 
 SHORTEST = 1e-6
@@ -122,13 +138,17 @@ def _fit(loss, gram, labels, offset, l2, tol, max_steps):
     def body(carry):
         weights, image, slope, num_steps, _ = carry
         # Each step solves for half of the wanted digits: the next one makes good the rest.
-        how = {"tol": jnp.sqrt(tol), "max_steps": 1000}
-        move = _move(loss, gram, -slope, offset + image, slice(None), n, l2, **how).value
+        everything, enough = slice(None), jnp.sqrt(tol)
+        found = _move(loss, gram, -slope, offset + image, everything, n, l2, enough, 1000)
+        move = found.value
         along, now = product(move), objective(weights, image)
         least = now + 8 * jnp.finfo(now.dtype).eps * jnp.abs(now)
-        worse = lambda t: objective(weights + t * move, image + t * along) > least  # noqa: E731
-        halved = lambda t: worse(t) & (t > SHORTEST)  # noqa: E731
-        t = jax.lax.while_loop(halved, lambda t: t / 2, jnp.ones((), offset.dtype))
+
+        def too_long(t):
+            value = objective(weights + t * move, image + t * along)
+            return (value > least) & (t > SHORTEST)
+
+        t = jax.lax.while_loop(too_long, lambda t: t / 2, jnp.ones((), offset.dtype))
         weights, image = weights + t * move, image + t * along
         return weights, image, gradient(weights, image), num_steps + 1, t
 
@@ -169,7 +189,7 @@ def remove(
     Args:
         loss: `CROSS_ENTROPY`, `SQUARED` or another.
         gram: K of the training set.
-        outputs: Of the model that minimises the objective over the training set, `[n, C]`.
+        outputs: What the model that minimises the objective gives on the training set, `[n, C]`.
         labels: Class indices, `[n]`.
         forget: What to remove, a mask `[n]`.
         l2: Ridge of the training objective.

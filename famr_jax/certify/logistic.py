@@ -47,6 +47,7 @@ import scipy.optimize
 import scipy.stats
 from jax import Array
 
+from famr_jax.minimise import repeat
 from famr_jax.types import check_number, pytree, static
 
 CURVE = 1 / (6 * math.sqrt(3))
@@ -66,7 +67,7 @@ class Fitted:
         spent: Bound on each head's gradient of the objective on what is retained, `[heads]`.
         l2: Ridge of the mean objective.
         sigma: Standard deviation of the noise.
-        noise: Where it goes, "objective" or "output".
+        noise: Where the noise goes, "objective" or "output".
     """
 
     weights: Array
@@ -161,8 +162,8 @@ class Account(NamedTuple):
     """What a promise has left.
 
     Attributes:
-        epsilon: Of the promise.
-        delta: Of the promise.
+        epsilon: How far the promise lets the log density ratio go.
+        delta: In what share of the draws the promise may break.
         sigma: Standard deviation of the noise.
         budget: How large the sum of the bounds may be, as a gradient norm over all heads.
         spent: How large it is.
@@ -236,8 +237,11 @@ def gaussian_shift(epsilon: float, delta: float) -> float:
     """
     if not 1e-12 <= delta < 1:
         raise ValueError(f"`delta` must be in [1e-12, 1), got {delta!r}.")
+
     # `gaussian_delta` rounds by 1e-16; a root on the far side of that would promise too much.
-    excess = lambda shift: gaussian_delta(shift, epsilon) - (delta - 1e-14)  # noqa: E731
+    def excess(shift):
+        return gaussian_delta(shift, epsilon) - (delta - 1e-14)
+
     high = 1.0
     while excess(high) < 0:
         high *= 2
@@ -288,21 +292,17 @@ def _fit(x, signs, b, retained, l2):
     def head(each):
         s, b = each
 
-        def newton(carry):
-            w, grad, num_steps = carry
+        def gradient(w):
+            return _gradient(w, x, s, retained, l2) + b
+
+        def move(w, grad):
             step = -jnp.linalg.solve(_hessian(w, x, s, retained, l2), grad)
             # The damping of self-concordance: no step overshoots, and the last ones are whole.
             reach = jnp.max(jnp.abs(x @ step) * retained)
-            w = w + step * jnp.where(reach > 0, jnp.log1p(reach) / reach, 1)
-            return w, _gradient(w, x, s, retained, l2) + b, num_steps + 1
+            return w + step * jnp.where(reach > 0, jnp.log1p(reach) / reach, 1)
 
-        def going_on(carry):
-            _, grad, num_steps = carry
-            return (jnp.linalg.norm(grad) > TOL * len(x)) & (num_steps < MAX_STEPS)
-
-        w = jnp.zeros_like(b)
-        start = (w, _gradient(w, x, s, retained, l2) + b, 0)
-        w, grad, _ = jax.lax.while_loop(going_on, newton, start)
+        start, target = jnp.zeros_like(b), TOL * len(x)
+        w, grad, _ = repeat(gradient, move, start, target=target, max_steps=MAX_STEPS)
         return w, jnp.linalg.norm(grad)
 
     return jax.lax.map(head, (signs.T, b))
@@ -335,7 +335,7 @@ def _newton_step(w, x, s, keep, removed, l2):
 
 
 def _gradient(w, x, s, mask, l2):
-    """Of the masked terms with their share of the ridge, without b."""
+    """The gradient of the masked terms with their share of the ridge, without b."""
     return x.T @ (-s * jax.nn.sigmoid(-s * (x @ w)) * mask) + l2 * jnp.sum(mask) * w
 
 
@@ -346,10 +346,11 @@ def _hessian(w, x, s, mask, l2):
 
 @jax.jit
 def _privacy_losses(fitted, x, signs, removals):
-    log_det = lambda matrix: jnp.linalg.slogdet(matrix)[1]  # noqa: E731
+    def log_det(matrix):
+        return jnp.linalg.slogdet(matrix)[1]
 
     def log_density(w, s, keep):
-        """Of weights that minimise the objective on `keep`, b being what makes them do so."""
+        """The density of w as the minimum on `keep`, b being what makes it one."""
         b, hessian = _gradient(w, x, s, keep, fitted.l2), _hessian(w, x, s, keep, fitted.l2)
         return log_det(hessian) - jnp.sum(b**2) / (2 * fitted.sigma**2)
 

@@ -1,9 +1,9 @@
 """Influence: what removing training examples does to weights, losses and logits, and how sure.
 
-    removal(loss_fn, params, forget, retain, *, l2, normaliser, key) -> Removal
+    remove(loss_fn, params, forget, retain, *, l2, normaliser, key) -> Removal
     influence(loss_fn, params, data, queries, *, l2, normaliser, key) -> Influence
 
-`removal` moves the weights by one Newton step on the retained objective. `influence` predicts, to
+`remove` moves the weights by one Newton step on the retained objective. `influence` predicts, to
 first order and for all pairs at once, the change of a query's loss (or logits, by `query_fn`) when
 a training example or a group of them is removed. The objective is a mean loss plus a ridge,
 
@@ -98,7 +98,7 @@ class Influence(NamedTuple):
         return _why(self)
 
 
-def removal(
+def remove(
     loss_fn: LossFn,
     params: Params,
     forget: Any,
@@ -129,7 +129,7 @@ def removal(
         damping: Shift in the solve.
         tol: Wanted relative residual.
         max_steps: Products after which to give up.
-        method: Of `curvature.solve`.
+        method: How `curvature.solve` does it.
         batch_size: Micro-batch of gradients and of the default curvature; None for all at once.
         key: PRNG key of Lanczos.
 
@@ -147,10 +147,10 @@ def removal(
     else:
         matrix = (kept / n if normaliser == "n" else 1.0) * curvature(retain)
     matrix = matrix + l2 * Identity()
-    parts = loss_fn, params, forget, retain, l2
-    b, leftover = _change(*parts, normaliser=normaliser, batch_size=batch_size)
-    settings = {"damping": damping, "tol": tol, "max_steps": max_steps, "method": method}
-    found = solve(matrix, b, **settings)
+    b, leftover = _change(
+        loss_fn, params, forget, retain, l2, normaliser=normaliser, batch_size=batch_size
+    )
+    found = solve(matrix, b, damping=damping, tol=tol, max_steps=max_steps, method=method)
     after = optax.tree.add(params, found.value)
     return Removal(after, found, _smallest(matrix, params, damping, key), leftover)
 
@@ -160,14 +160,18 @@ def _change(loss_fn, params, forget, retain, l2, *, normaliser, batch_size):
     """b = grad L_all - grad L_retain, and ||grad L_all|| / ||b||."""
     m, kept = _size("forget", forget), _size("retain", retain)
     share = m / (m + kept)
-    of_forget, of_retain = (
-        Jacobian(loss_fn, params, data, batch_size).transpose()(jnp.full(size, 1 / size, float))
-        for data, size in ((forget, m), (retain, kept))
-    )
+
+    def mean_gradient(data, size):
+        jacobian = Jacobian(loss_fn, params, data, batch_size)
+        return jacobian.transpose()(jnp.full(size, 1 / size, float))
+
+    def everywhere(of_forget, of_retain, leaf):
+        return share * of_forget + (1 - share) * of_retain + l2 * leaf
+
+    of_forget, of_retain = mean_gradient(forget, m), mean_gradient(retain, kept)
     b = of_forget if normaliser == "n" else optax.tree.sub(of_forget, of_retain)
     b = optax.tree.scale(share, b)
-    everything = lambda t, r, w: share * t + (1 - share) * r + l2 * w  # noqa: E731
-    left = jax.tree.map(everything, of_forget, of_retain, params)
+    left = jax.tree.map(everywhere, of_forget, of_retain, params)
     return b, optax.tree.norm(left) / optax.tree.norm(b)
 
 
@@ -228,26 +232,37 @@ def influence(
     if np.any((gone == 0) | (gone == n)):
         rule = "must take some examples of `data` and leave some"
         raise ValueError(f"what `groups` remove {rule}, got {gone} of {n}.")
-    asked, learnt = (query_fn or loss_fn, queries), (loss_fn, data)
-    shape = jax.eval_shape(asked[0], params, queries).shape
-    by_data = n < math.prod(shape)
-    near, far = (learnt, asked) if by_data else (asked, learnt)
-    columns = _gradients(near[0], params, near[1], batch_size=batch_size)
+    query_fn = query_fn or loss_fn
+    shape = jax.eval_shape(query_fn, params, queries).shape
     hessian = partial(Hessian, loss_fn, params, data)
     matrix = (curvature(data) if curvature else hessian(batch_size)) + l2 * Identity()
     dim, count = sum(leaf.size for leaf in jax.tree.leaves(params)), min(n, math.prod(shape))
     if dim <= min(DENSE_PER_COLUMN * count, DENSE_AT_MOST):
         single = matrix_of(matrix, params, at_once=COLUMNS)
-        solution = solve_dense(single, columns, damping=damping, tol=tol)
+        solve_for = partial(solve_dense, single, damping=damping, tol=tol)
     else:
         # One vector takes the room of all columns: as many times the examples.
         wide = batch_size and batch_size * min(COLUMNS, count)
         single = matrix if curvature else hessian(wide) + l2 * Identity()
-        solution = _solve_all(matrix, columns, damping=damping, tol=tol, max_steps=max_steps)
-    products = _products(far[0], params, far[1], solution.value, batch_size=batch_size)
-    products = products.T if by_data else products
+        solve_for = partial(_solve_all, matrix, damping=damping, tol=tol, max_steps=max_steps)
+    route = _by_examples if n < math.prod(shape) else _by_queries
+    solution, products = route(
+        solve_for, loss_fn, query_fn, params, data, queries, batch_size=batch_size
+    )
     values = _values(products, groups, normaliser=normaliser).reshape(-1, *shape)
     return Influence(values, solution, _smallest(single, params, damping, key))
+
+
+def _by_examples(solve_for, loss_fn, query_fn, params, data, queries, *, batch_size):
+    """Solves for the gradient of each training example, then multiplies the queries' gradients."""
+    solution = solve_for(_gradients(loss_fn, params, data, batch_size=batch_size))
+    return solution, _products(query_fn, params, queries, solution.value, batch_size=batch_size).T
+
+
+def _by_queries(solve_for, loss_fn, query_fn, params, data, queries, *, batch_size):
+    """Solves for the gradient of each query output, then multiplies the examples' gradients."""
+    solution = solve_for(_gradients(query_fn, params, queries, batch_size=batch_size))
+    return solution, _products(loss_fn, params, data, solution.value, batch_size=batch_size)
 
 
 @partial(jax.jit, static_argnames=("function", "batch_size"))
@@ -263,7 +278,11 @@ def _gradients(function, params, data, *, batch_size):
 @precise
 def _products(function, params, data, columns, *, batch_size):
     """The gradient of every output of every example times every column, `[outputs, columns]`."""
-    flat = lambda tree: [leaf.reshape(-1, like.size) for leaf, like in _pairs(tree, params)]  # noqa: E731
+
+    def flat(tree):
+        pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
+        return [leaf.reshape(-1, like.size) for leaf, like in pairs]
+
     columns = flat(columns)
 
     def one(example):
@@ -280,19 +299,18 @@ def _jacobian(function, params, example):
     return jax.jacrev(lambda params: function(params, batch)[0])(params)
 
 
-def _pairs(tree, params):
-    return zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
-
-
-def _solve_all(matrix, columns, **settings):
-    """All columns, in blocks of equal size that each share a Krylov space."""
+def _solve_all(matrix, columns, *, damping, tol, max_steps):
+    """Solves for all columns, in blocks of equal size that each share a Krylov space."""
     leaves = jax.tree.leaves(columns)
     count = len(leaves[0])
     most = min(COLUMNS, sum(leaf[0].size for leaf in leaves))
     size = math.ceil(count / math.ceil(count / most))
-    blocks = [slice(start, start + size) for start in range(0, count, size)]
-    part = lambda block: jax.tree.map(lambda leaf: leaf[block], columns)  # noqa: E731
-    solutions = [solve_block(matrix, part(block), **settings) for block in blocks]
+
+    def solve_from(start):
+        block = jax.tree.map(lambda leaf: leaf[start : start + size], columns)
+        return solve_block(matrix, block, damping=damping, tol=tol, max_steps=max_steps)
+
+    solutions = [solve_from(start) for start in range(0, count, size)]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *solutions)
 
 
@@ -303,7 +321,7 @@ def _smallest(matrix, like, damping, key):
 
 @partial(jax.jit, static_argnames="normaliser")
 def _values(products, groups, normaliser):
-    """From g_i . H^-1 q_j to what removing i, or a group, changes."""
+    """What removing each example, or group, changes, of the products g_i . H^-1 q_j."""
     n = products.shape[0]
     m = jnp.ones((n, 1), int) if groups is None else jnp.sum(groups, axis=1, keepdims=True)
     total = products if groups is None else groups.astype(products.dtype) @ products

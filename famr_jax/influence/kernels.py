@@ -53,7 +53,7 @@ class Dense:
         return jnp.tensordot(self.matrix, weights, self.matrix.ndim // 2)
 
     def among(self, rows: Array) -> "Dense":
-        """That of some of the examples."""
+        """The Gram matrix of some of the examples."""
         pick = (rows, slice(None))[: self.matrix.ndim // 2]
         return Dense(self.matrix[pick][(slice(None),) * len(pick) + pick])
 
@@ -72,7 +72,7 @@ class MatrixFree:
         return linearized(self._products())
 
     def among(self, rows: Array) -> "MatrixFree":
-        """That of some of the examples."""
+        """The Gram matrix of some of the examples."""
         return MatrixFree(self.kernel, self.x[rows])
 
     def _products(self):
@@ -89,7 +89,7 @@ class TangentKernel:
 
     Attributes:
         apply_fn: The model, linear or to be linearised.
-        params: Where; of a linear model any.
+        params: The weights of J; any, if the model is linear.
         batch_size: Micro-batch of the products; None for all at once.
     """
 
@@ -140,7 +140,7 @@ class TangentKernel:
 
     @jax.jit
     def _matrix(self, x):
-        """From blocks of Jacobian rows of bounded memory."""
+        """The dense kernel matrix, built from blocks of Jacobian rows of bounded memory."""
         push = linearized(self._jacobian(x))
         rows = jax.jacrev(lambda params, one: self.apply_fn(params, one[None])[0])
         like = jax.eval_shape(lambda: rows(self.params, x[0]))
@@ -186,7 +186,10 @@ class ReLUKernel:
         """T(x, other), `[n, m]`, of inputs `[n, ...]` and `[m, ...]`."""
         x, other = x.reshape(len(x), -1), other.reshape(len(other), -1)
         scale, shift = self.weight_std**2, self.bias_std**2
-        first = lambda products: scale * products / x.shape[1] + shift  # noqa: E731
+
+        def first(products):
+            return scale * products / x.shape[1] + shift
+
         size, other_size = first(jnp.sum(x**2, 1)), first(jnp.sum(other**2, 1))
         tangent = covariance = first(jnp.matmul(x, other.T, precision="highest"))
         for _ in range(self.depth):

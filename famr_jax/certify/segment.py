@@ -45,8 +45,11 @@ def along(
     if points < 2:
         raise ValueError(f"`points` must be >= 2, got {points}.")
     nodes, weights = _lobatto(points)
-    mix = lambda t: jax.tree.map(lambda a, b: (1 - t) * a + t * b, start, end)  # noqa: E731
-    values = np.array([np.atleast_1d(np.asarray(function(mix(t)))) for t in nodes], np.float64)
+
+    def at(t):
+        return function(jax.tree.map(lambda a, b: (1 - t) * a + t * b, start, end))
+
+    values = np.array([np.atleast_1d(np.asarray(at(t))) for t in nodes], np.float64)
     return [Along(float(row.min()), float(weights @ row), float(row.max())) for row in values.T]
 
 
@@ -77,7 +80,7 @@ def output_slope(
 
     Args:
         outputs_fn: `(params, data) -> [n, num_classes]`.
-        params: Where.
+        params: The weights at which it is taken.
         data: N examples.
         batch_size: Micro-batch; None for all at once.
         tol: Relative error of the eigenvalue of J^T J.
