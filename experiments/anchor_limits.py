@@ -34,7 +34,7 @@ from experiments.gap_softmax import distance
 from experiments.workbench import Case, Workbench, make_optimizer
 from famr_jax import minimise
 from famr_jax.methods.famr import AnchoredUniform
-from famr_jax.types import Pair, check_count, check_number
+from famr_jax.types import Context, Pair, check_count, check_number
 
 SOURCE = "FAMR (arXiv 2506.14515)"
 STATIONARY = "FAMR ends at the stationary point grad L_forget + lam (params - anchor) = 0."
@@ -83,14 +83,16 @@ def law(bench: Workbench, name: str, case: Case, lams: Sequence[float]) -> dict[
     start = minimise.double(model.init(bench.key("init")))
     ridge, everything = minimise.Ridge(model.apply, L2, float(len(train))), Pair(None, train)
     settings = {"key": bench.key("train"), "tol": 1e-3, "max_steps": 500}
-    anchor = minimise.minimise(ridge, start, start, everything, **settings).params
+    anchor = minimise.minimise(ridge, start, Context(start), everything, **settings).params
     pair = Pair(minimise.split(train, case.mask).forget, None)
     bare = AnchoredUniform(model.apply, 0.0)
-    slope, curvature = (np.asarray(d) for d in minimise.derivatives(bare, anchor, anchor, pair))
+    slope, curvature = (
+        np.asarray(d) for d in minimise.derivatives(bare, anchor, Context(anchor), pair)
+    )
     spectrum = np.linalg.eigvalsh(curvature)
     rows = []
     for lam in lams:
-        end = minimise.newton(AnchoredUniform(model.apply, lam), anchor, anchor, pair)
+        end = minimise.newton(AnchoredUniform(model.apply, lam), anchor, Context(anchor), pair)
         step = np.asarray(ravel_pytree(end.params)[0] - ravel_pytree(anchor)[0])
         averaged = np.asarray(minimise.along_path(bare, anchor, step, pair))
         newton = -np.linalg.solve(curvature + lam * np.eye(len(step)), slope)

@@ -15,7 +15,7 @@ from famr_jax import losses, minimise, unlearn
 from famr_jax.curvature import Hessian, eigenvalues, linearized
 from famr_jax.methods import famr
 from famr_jax.methods.famr import AnchoredUniform
-from famr_jax.types import Pair, Params
+from famr_jax.types import Context, Pair, Params
 
 CONVERGED_TO, CONVERGED_STEPS = 1e-3, 1000
 
@@ -62,7 +62,7 @@ def compare(
             stationary[weight] = minimise.minimise(
                 method.objective,
                 original,
-                original,
+                Context(original),
                 Pair(forget, None),
                 key=bench.key("unlearn"),
                 **settings,
@@ -179,7 +179,7 @@ def covered(step: np.ndarray, goal: np.ndarray) -> float:
 
 @jax.jit
 def _gradient(objective, params, forget, anchor):
-    return jax.grad(lambda p: objective(p, anchor, Pair(forget, None), None)[0])(params)
+    return jax.grad(lambda p: objective(p, Context(anchor), Pair(forget, None), None)[0])(params)
 
 
 @jax.jit

@@ -48,7 +48,7 @@ import numpy as np
 from experiments import common, equal_accuracy, scaling_report, workbench
 from experiments.class_forgetting import PAPER, WATCHED_RETAIN
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax import mesh, metrics, models, unlearn
+from famr_jax import mesh, metrics, models, statistics, unlearn
 from famr_jax.attacks import linear_probe
 from famr_jax.methods import famr
 from famr_jax.types import Batch, Params, check_count, check_number

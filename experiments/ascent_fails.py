@@ -31,7 +31,7 @@ from experiments import (
     common,
     workbench,
 )
-from famr_jax import metrics
+from famr_jax import statistics
 from famr_jax.types import check_count
 
 SOURCE = "Ascent Fails to Forget (arXiv 2509.26427)"

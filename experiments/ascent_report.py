@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from experiments import ascent_report_theory, curves
-from famr_jax.statistics import prediction_interval
 from famr_jax.report import elements as page
 from famr_jax.report import plot
 from famr_jax.report.elements import Html, number
 from famr_jax.report.style import colour
+from famr_jax.statistics import prediction_interval
 
 TITLE = "Ascent on the forget set, against retraining"
 LINES = ("green", "purple", "vermillion", "ink", "grey", "blue")

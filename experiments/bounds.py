@@ -16,7 +16,7 @@ from famr_jax import certify, curvature, metrics, minimise, models
 from famr_jax.certify import segment
 from famr_jax.losses import uniform_kl
 from famr_jax.methods.famr import AnchoredUniform
-from famr_jax.types import Batch, Pair, Params
+from famr_jax.types import Batch, Context, Pair, Params
 
 DENSE = 2000
 """Up to so many weights, matrices are written out; above, Lanczos and conjugate gradients."""
@@ -77,7 +77,9 @@ class Measurement:
         self.oracle = None
         if problem.has_ridge:
             settings = {"key": key, "tol": 1e-6, "max_steps": 5000}
-            found = minimise.minimise(trained, problem.anchor, problem.anchor, pair, **settings)
+            found = minimise.minimise(
+                trained, problem.anchor, Context(problem.anchor), pair, **settings
+            )
             self.oracle = found.params if found.converged else None
 
     def hessian(self, params: Params) -> curvature.Hessian:
@@ -127,7 +129,7 @@ class Measurement:
         anchor, pair = self.problem.anchor, Pair(self.forget, None)
         objective = AnchoredUniform(self.problem.model.apply, jnp.asarray(lam))
         settings = {"key": self.key, "tol": self.problem.tol, "max_steps": 3000}
-        end = minimise.minimise(objective, anchor, anchor, pair, **settings)
+        end = minimise.minimise(objective, anchor, Context(anchor), pair, **settings)
         self.famr[lam] = end.params
         residual, start = float(end.grad_norm), float(optax.tree.norm(self.g))
         distance = apart(end.params, anchor)
@@ -255,7 +257,7 @@ def trained(model: models.Model, train: Batch, *, l2: float, key: Array) -> Para
     """The minimum of the training objective that L-BFGS reaches from fresh weights."""
     fresh = minimise.double(model.init(key))
     ridge, pair = minimise.Ridge(model.apply, l2, float(len(train))), Pair(None, train)
-    found = minimise.minimise(ridge, fresh, fresh, pair, key=key, tol=1e-7, max_steps=5000)
+    found = minimise.minimise(ridge, fresh, Context(fresh), pair, key=key, tol=1e-7, max_steps=5000)
     return found.params
 
 
@@ -290,7 +292,7 @@ def _loss_and_gradient(loss_fn, params, batch):
 
 @jax.jit
 def _gradient(objective, params, anchor, pair):
-    return jax.grad(lambda params: objective(params, anchor, pair, None)[0])(params)
+    return jax.grad(lambda params: objective(params, Context(anchor), pair, None)[0])(params)
 
 
 @jax.jit

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 
 from experiments.workbench import Case
-from famr_jax import curvature, losses, metrics
+from famr_jax import curvature, losses, metrics, statistics
 from famr_jax.attacks import loss_attack, svc_confidence
-from famr_jax.types import ApplyFn, Batch, Objective, Pair, Params, Source
+from famr_jax.types import ApplyFn, Batch, Context, Objective, Pair, Params, Source
 
 GRID_SIZE = 12
 HISTOGRAM_EDGES = np.linspace(0, 1, 21)
@@ -241,7 +241,7 @@ def gradient_norm(
     objective: Objective, params: Params, anchor: Params, pair: Pair, key: jax.Array
 ) -> jax.Array:
     """||grad J(params)|| on whole sets: how far a point is from stationary."""
-    return optax.tree.norm(jax.grad(lambda p: objective(p, anchor, pair, key)[0])(params))
+    return optax.tree.norm(jax.grad(lambda p: objective(p, Context(anchor), pair, key)[0])(params))
 
 
 def largest_curvature(apply_fn: ApplyFn, params: Params, forget: Batch, *, batch_size: int):

@@ -33,9 +33,9 @@ from rich.markup import escape
 from experiments import case as measured
 from experiments import common, workbench
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax import mesh, metrics, report, unlearn
+from famr_jax import mesh, metrics, minimise, report, unlearn
 from famr_jax.methods import famr
-from famr_jax.types import Pair, Params, check_count, check_number
+from famr_jax.types import Context, Pair, Params, check_count, check_number
 
 SOURCE = "FAMR (arXiv 2506.14515)"
 WHY = {
@@ -143,13 +143,13 @@ class Forgetting:
 
     def stationarity(self, end: Params) -> dict[str, Any]:
         """How far from grad J = 0 the run stopped, and the same descent carried to convergence."""
-        objective = unlearn.InBatches(self.method(self.flags.optimizer).objective, MICRO_BATCH)
+        objective = minimise.InBatches(self.method(self.flags.optimizer).objective, MICRO_BATCH)
         pair = Pair(self.forget, None)
         norm = partial(measured.gradient_norm, objective, anchor=self.original, pair=pair)
-        found = unlearn.minimise(
+        found = minimise.minimise(
             objective,
             end,
-            self.original,
+            Context(self.original),
             pair,
             key=self.key,
             tol=CONVERGED_TO,

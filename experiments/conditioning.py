@@ -13,7 +13,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from famr_jax import curvature
-from famr_jax.types import ApplyFn, Objective, Pair, Params
+from famr_jax.types import ApplyFn, Context, Objective, Pair, Params
 
 FLOOR = 1e-6  # of the largest |e|, about ten roundings of float32: a smaller one has no sure sign
 BEND = 0.01  # where the axis of a density turns from linear to logarithmic
@@ -222,7 +222,9 @@ def largest_from(matvec: Callable, start: Any) -> float:
 def _descend(objective, params, before, anchor, pair, lr, *, num_steps):
     def body(carry, _):
         params, before = carry
-        (value, _), grads = jax.value_and_grad(objective, has_aux=True)(params, anchor, pair, None)
+        (value, _), grads = jax.value_and_grad(objective, has_aux=True)(
+            params, Context(anchor), pair, None
+        )
         turned = optax.tree.vdot(grads, before) < 0
         return (optax.tree.add_scale(params, -lr, grads), grads), (value, turned)
 

@@ -16,7 +16,7 @@ from famr_jax import data, forget, metrics, minimise
 from famr_jax.curvature import GaussNewton, Hessian, Identity, Solution, solve
 from famr_jax.influence import dual, kernels
 from famr_jax.losses import l2_anchor
-from famr_jax.types import Batch, Pair, Params, pytree, static
+from famr_jax.types import Batch, Context, Pair, Params, pytree, static
 
 SOURCE = "Extending Kernel Trick to Influence Functions (arXiv 2605.11239)"
 WEIGHT_STD, BIAS_STD = 2.0, 0.1  # the paper's
@@ -56,10 +56,10 @@ class Ridge:
     model: Callable
     l2: float
 
-    def __call__(self, params, anchor, pair, key):
+    def __call__(self, params, context, pair, key):
         del key
         values = self.loss.value(self.model(params, pair.retain.x), pair.retain.labels)
-        return jnp.mean(values) + self.l2 * l2_anchor(params, anchor), {}
+        return jnp.mean(values) + self.l2 * l2_anchor(params, context.anchor), {}
 
     @jax.jit
     def value_and_grad(self, params: Params, centre: Params, batch: Batch) -> tuple[Array, Params]:
@@ -137,7 +137,7 @@ def train_linearised(ridge: Ridge, centre: Params, batch: Batch) -> tuple[Params
 def train_network(ridge: Ridge, start: Params, centre: Params, batch: Batch) -> minimise.Minimum:
     """A stationary point of the network that is not linearised, by L-BFGS from a start."""
     how = {"key": jax.random.key(0), "tol": 1e-6, "max_steps": 10_000}
-    return minimise.minimise(ridge, start, centre, Pair(None, batch), **how)
+    return minimise.minimise(ridge, start, Context(centre), Pair(None, batch), **how)
 
 
 def norm(tree: Any) -> float:

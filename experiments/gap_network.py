@@ -17,10 +17,10 @@ from jax.flatten_util import ravel_pytree
 
 from experiments.gap_softmax import cosine
 from experiments.workbench import Case, Workbench
-from famr_jax import metrics, minimise, unlearn
+from famr_jax import metrics, minimise, statistics, unlearn
 from famr_jax.curvature import Hessian, Solution, fisher, solve
 from famr_jax.methods import famr
-from famr_jax.types import Pair, Params
+from famr_jax.types import Context, Pair, Params
 
 CONVERGED_TO, CONVERGED_STEPS = 1e-3, 500
 SOLVED_TO, SOLVE_STEPS = 1e-2, 300
@@ -157,7 +157,7 @@ def wandering(original: Params, controls: Sequence[Params]) -> dict[str, Any]:
 def _stationary(bench, ruler, original, objective):
     settings = {"tol": CONVERGED_TO, "max_steps": CONVERGED_STEPS, "key": bench.key("unlearn")}
     pair = Pair(ruler.pair.forget, None)
-    return minimise.minimise(objective, original, original, pair, **settings)
+    return minimise.minimise(objective, original, Context(original), pair, **settings)
 
 
 def _run(bench, ruler, original, method, epochs):

@@ -18,7 +18,7 @@ from experiments.workbench import Case
 from famr_jax import metrics, minimise, models
 from famr_jax.curvature import Hessian, Identity
 from famr_jax.methods.famr import AnchoredUniform
-from famr_jax.types import Batch, Pair, Params, pytree
+from famr_jax.types import Batch, Context, Pair, Params, pytree
 
 CONVENTIONS = ("n", "n-m")
 
@@ -46,10 +46,10 @@ class LinearisedAscent:
     gradient: Any
     metric: Any
 
-    def __call__(self, params, anchor, pair, key):
+    def __call__(self, params, context, pair, key):
         del pair, key
         dot = lambda a, b: jnp.vdot(ravel_pytree(a)[0], ravel_pytree(b)[0])  # noqa: E731
-        step = jax.tree.map(jnp.subtract, params, anchor)
+        step = jax.tree.map(jnp.subtract, params, context.anchor)
         return dot(step, self.metric(step)) / 2 - dot(self.gradient, step), {}
 
 
@@ -60,7 +60,7 @@ def train(train: Batch, test: Batch, *, num_classes: int, l2: float) -> Trained:
     model = models.create("logistic", num_classes=num_classes, image_shape=shape)
     start = minimise.double(model.init(jax.random.key(0)))
     objective = minimise.Ridge(model.apply, l2, float(len(train)))
-    found = minimise.newton(objective, start, start, Pair(None, train))
+    found = minimise.newton(objective, start, Context(start), Pair(None, train))
     return Trained(model, found.params, train, test, l2, bool(found.converged))
 
 
@@ -75,7 +75,7 @@ def compare(trained: Trained, case: Case, lams: Sequence[float]) -> dict[str, An
     retrained, newton, converged = {}, {}, [trained.converged]
     for convention, count in zip(CONVENTIONS, (n, n - m), strict=True):
         objective = minimise.Ridge(apply_fn, l2, float(count))
-        found = minimise.newton(objective, anchor, anchor, pair)
+        found = minimise.newton(objective, anchor, Context(anchor), pair)
         converged.append(bool(found.converged))
         retrained[convention] = _step(anchor, found.params)
         slope, curvature = _derivatives(objective, anchor, pair)
@@ -83,7 +83,8 @@ def compare(trained: Trained, case: Case, lams: Sequence[float]) -> dict[str, An
     pull = forgotten_gradient(trained, pair)
     influence = np.linalg.solve(full, pull / n)
     ends = [
-        minimise.newton(AnchoredUniform(apply_fn, lam), anchor, anchor, forgetting) for lam in lams
+        minimise.newton(AnchoredUniform(apply_fn, lam), anchor, Context(anchor), forgetting)
+        for lam in lams
     ]
     steps = [_step(anchor, end.params) for end in ends]
     limit = _step(anchor, uniform_on(anchor, pair.forget.x))
@@ -202,7 +203,9 @@ def repair(trained: Trained, pair: Pair, newton: np.ndarray) -> dict[str, Any]:
     metric = (len(pair.retain) / n) * retained + trained.l2 * Identity()
     pull = ravel_pytree(anchor)[1](jnp.asarray(forgotten_gradient(trained, pair) / n))
     repaired = LinearisedAscent(pull, metric)
-    found = minimise.minimise(repaired, anchor, anchor, Pair(None, None), key=None, tol=1e-13)
+    found = minimise.minimise(
+        repaired, anchor, Context(anchor), Pair(None, None), key=None, tol=1e-13
+    )
     return {
         "distance": distance(_step(anchor, found.params), newton),
         "num_steps": int(found.num_steps),
@@ -234,7 +237,9 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _derivatives(objective, params, pair):
-    return tuple(np.asarray(d) for d in minimise.derivatives(objective, params, params, pair))
+    return tuple(
+        np.asarray(d) for d in minimise.derivatives(objective, params, Context(params), pair)
+    )
 
 
 def _step(start: Params, end: Params) -> np.ndarray:

@@ -49,10 +49,10 @@ import optax
 from experiments import common, sweep_report, workbench
 from experiments.class_forgetting import MICRO_BATCH, WATCHED_RETAIN
 from experiments.workbench import Case, Workbench, make_optimizer
-from famr_jax import losses, mesh, metrics, statistics, unlearn
+from famr_jax import losses, mesh, metrics, minimise, statistics, unlearn
 from famr_jax.methods import famr
 from famr_jax.methods.famr import AnchoredUniform
-from famr_jax.types import Batch, Pair, Params, check_count, check_number
+from famr_jax.types import Batch, Context, Pair, Params, check_count, check_number
 
 SOURCE, OURS = "FAMR (arXiv 2506.14515)", "This project"
 TRADE = "A larger lam keeps more accuracy on what is retained and forgets less."
@@ -167,10 +167,10 @@ class Sweep:
         rows = []
         for lam in self.flags.lams if self.flags.stationary_steps else ():
             objective = AnchoredUniform(self.bench.model.apply, lam)
-            found = unlearn.minimise(
-                unlearn.InBatches(objective, MICRO_BATCH),
+            found = minimise.minimise(
+                minimise.InBatches(objective, MICRO_BATCH),
                 self.original,
-                self.original,
+                Context(self.original),
                 Pair(self.forget, None),
                 key=self.bench.key("unlearn"),
                 tol=STATIONARY_TO,

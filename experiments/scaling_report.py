@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from experiments import curves
-from famr_jax.statistics import prediction_interval
 from famr_jax.report import elements as page
 from famr_jax.report import plot
 from famr_jax.report.elements import Html, interval, number
 from famr_jax.report.style import colour
+from famr_jax.statistics import prediction_interval
 
 TITLE = "Does a larger model forget more completely?"
 LEAD = (

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import common
 from experiments.workbench import Workbench, make_optimizer
-from famr_jax import mesh, metrics, models, unlearn
+from famr_jax import mesh, metrics, models, statistics, unlearn
 from famr_jax.attacks import held_out_probe
 from famr_jax.data import Split, styles
 from famr_jax.losses import gram_distance

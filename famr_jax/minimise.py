@@ -15,6 +15,7 @@ from famr_jax.losses import cross_entropy
 from famr_jax.types import (
     ApplyFn,
     Batch,
+    Context,
     Objective,
     Pair,
     Params,
@@ -46,13 +47,13 @@ class InBatches:
     objective: Objective
     batch_size: int = static()
 
-    def __call__(self, params, anchor, pair, key):
+    def __call__(self, params, context, pair, key):
         n, size = len(pair.forget), min(self.batch_size, len(pair.forget))
         steps, rest = divmod(n, size)
 
         @jax.checkpoint
         def part(params, batch):
-            value = self.objective(params, anchor, Pair(batch, None), key)
+            value = self.objective(params, context, Pair(batch, None), key)
             return jax.tree.map(lambda leaf: len(batch) / n * leaf, value)
 
         def body(total, batch):
@@ -83,8 +84,8 @@ class Ridge:
     l2: float
     n: float
 
-    def __call__(self, params, anchor, pair, key):
-        del anchor, key
+    def __call__(self, params, context, pair, key):
+        del context, key
         losses = loss_fn(self.apply_fn)(params, pair.retain)
         norm = jnp.sum(ravel_pytree(params)[0] ** 2)
         return jnp.sum(losses) / self.n + self.l2 / 2 * norm, {}
@@ -121,7 +122,7 @@ class Minimum(NamedTuple):
 def minimise(
     objective: Objective | Callable,
     params: Params,
-    anchor: Params,
+    context: Context,
     pair: Pair,
     *,
     key: Array,
@@ -133,9 +134,9 @@ def minimise(
         ||grad J(params)|| <= tol ||grad J(start)||
 
     Args:
-        objective: Pytree dataclass or function `(params, anchor, pair, key) -> (scalar, terms)`.
+        objective: Pytree dataclass or function `(params, context, pair, key) -> (scalar, terms)`.
         params: The start.
-        anchor: The trained weights.
+        context: The trained weights, `Context(anchor)`, and what else the objective reads.
         pair: The whole sets.
         key: PRNG key, the same at every step.
         tol: Wanted decrease of the gradient norm; float32 seldom goes below 1e-4.
@@ -145,13 +146,13 @@ def minimise(
         ValueError: `tol` not positive.
     """
     check_number("tol", tol, above=0)
-    return _minimise(as_pytree(objective), params, anchor, pair, key, tol, max_steps)
+    return _minimise(as_pytree(objective), params, context, pair, key, tol, max_steps)
 
 
 @jax.jit
-def _minimise(objective, params, anchor, pair, key, tol, max_steps):
+def _minimise(objective, params, context, pair, key, tol, max_steps):
     optimizer = optax.lbfgs()
-    value_fn = _value_fn(objective, anchor, pair, key)
+    value_fn = _value_fn(objective, context, pair, key)
     value, grad = jax.value_and_grad(value_fn)(params)
     target = tol * optax.tree.norm(grad)
 
@@ -191,12 +192,12 @@ class Exact(NamedTuple):
 
 
 @jax.jit
-def newton(objective: Objective, params: Params, anchor: Params, pair: Pair) -> Exact:
+def newton(objective: Objective, params: Params, context: Context, pair: Pair) -> Exact:
     """The minimiser of a convex objective: Newton steps, halved until the objective falls enough.
 
     It goes on below `FLOOR` for as long as steps still halve the gradient. Float64 only.
     """
-    value, flat, unravel = _flat_value_fn(objective, params, anchor, pair)
+    value, flat, unravel = _flat_value_fn(objective, params, context, pair)
     grad = jax.grad(value)
 
     def move(flat, slope):
@@ -269,10 +270,10 @@ def repeat(
 
 @jax.jit
 def derivatives(
-    objective: Objective, params: Params, anchor: Params, pair: Pair
+    objective: Objective, params: Params, context: Context, pair: Pair
 ) -> tuple[Array, Array]:
     """The flat gradient, `[dim]`, and the dense Hessian, `[dim, dim]`, of an objective."""
-    value, flat, _ = _flat_value_fn(objective, params, anchor, pair)
+    value, flat, _ = _flat_value_fn(objective, params, context, pair)
     grad = jax.grad(value)
     return grad(flat), jax.jacfwd(grad)(flat)
 
@@ -280,7 +281,7 @@ def derivatives(
 @jax.jit
 def along_path(objective: Objective, start: Params, step: Array, pair: Pair) -> Array:
     """H_path step, the Hessian averaged on the way by 20 Gauss-Legendre nodes; `step` is flat."""
-    value, flat, _ = _flat_value_fn(objective, start, start, pair)
+    value, flat, _ = _flat_value_fn(objective, start, Context(start), pair)
     nodes, weights = np.polynomial.legendre.leggauss(20)
 
     def product(t):
@@ -305,13 +306,13 @@ def split(train: Batch, mask: np.ndarray) -> Pair:
     return Pair(train[np.flatnonzero(mask)], train[np.flatnonzero(~mask)])
 
 
-def _value_fn(objective, anchor, pair, key):
+def _value_fn(objective, context, pair, key):
     """`params -> scalar`: the objective with all but the weights held."""
-    return lambda params: objective(params, anchor, pair, key)[0]
+    return lambda params: objective(params, context, pair, key)[0]
 
 
-def _flat_value_fn(objective, params, anchor, pair):
+def _flat_value_fn(objective, params, context, pair):
     """The objective as a function of flat weights, the flat `params`, and what shapes them back."""
     flat, unravel = ravel_pytree(params)
-    value = _value_fn(objective, anchor, pair, None)
+    value = _value_fn(objective, context, pair, None)
     return lambda flat: value(unravel(flat)), flat, unravel

@@ -12,7 +12,7 @@ import scipy.stats
 
 from experiments import architecture_scaling, common, equal_accuracy, ledger, workbench
 from experiments.architecture_scaling import LARGER, ROLES, SMALL, Flags, Study
-from famr_jax import unlearn
+from famr_jax import statistics, unlearn
 from famr_jax.methods import famr
 
 RESULTS = {k: r for k, r in ledger.read_results().items() if k.startswith("architecture_scaling")}

@@ -17,7 +17,7 @@ from famr_jax.certify import segment
 from famr_jax.losses import uniform_kl
 from famr_jax.methods.famr import AnchoredUniform
 from famr_jax.minimise import minimise
-from famr_jax.types import Pair
+from famr_jax.types import Context, Pair
 
 KEY = jax.random.key(0)
 LAM = 0.1
@@ -38,7 +38,7 @@ class Convex:
         self.anchor, self.unravel = ravel_pytree(params)
         objective = AnchoredUniform(model.apply, jnp.asarray(LAM))
         pair = Pair(self.forget, None)
-        found = minimise(objective, params, params, pair, key=KEY, tol=1e-9)
+        found = minimise(objective, params, Context(params), pair, key=KEY, tol=1e-9)
         assert found.converged
         self.end = ravel_pytree(found.params)[0]
         self.loss = jax.jit(

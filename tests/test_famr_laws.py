@@ -16,7 +16,7 @@ from famr_jax.losses import uniform_kl
 from famr_jax.methods import famr
 from famr_jax.methods.famr import AnchoredUniform
 from famr_jax.minimise import minimise
-from famr_jax.types import Pair
+from famr_jax.types import Context, Pair
 from famr_jax.unlearn import run
 
 KEY = jax.random.key(0)
@@ -48,7 +48,7 @@ def exact(logistic):
 
         def end(lam, tol=1e-10):
             objective = AnchoredUniform(logistic.apply, jnp.asarray(lam))
-            found = minimise(objective, params, params, pair, key=KEY, tol=tol)
+            found = minimise(objective, params, Context(params), pair, key=KEY, tol=tol)
             assert found.converged, found
             return np.asarray(ravel_pytree(found.params)[0]), found
 
@@ -134,4 +134,4 @@ def test_minimise_says_when_it_did_not_arrive(exact, logistic, x64):
     found = stop(max_steps=2)
     assert not found.converged
     assert found.num_steps == 2
-    assert found.value < objective(params, params, exact.pair, KEY)[0]
+    assert found.value < objective(params, Context(params), exact.pair, KEY)[0]

@@ -125,7 +125,7 @@ class Quadratic:
 
     matrix: object
 
-    def __call__(self, params, anchor, pair, key):
+    def __call__(self, params, context, pair, key):
         return params["a"] @ self.matrix @ params["a"] / 2, {}
 
 

@@ -17,7 +17,7 @@ from experiments.influence_gap import SMALL
 from famr_jax import minimise
 from famr_jax.curvature import Hessian
 from famr_jax.methods.famr import AnchoredUniform
-from famr_jax.types import Pair, pytree, static
+from famr_jax.types import Context, Pair, pytree, static
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_minimum_says_when_it_did_not_arrive(logistic, monkeypatch, x64):
 def test_derivatives_are_the_operators(problem, x64):
     trained, pair = problem
     objective = minimise.Ridge(trained.model.apply, 0.0, 32.0)
-    _, matrix = minimise.derivatives(objective, trained.params, trained.params, pair)
+    _, matrix = minimise.derivatives(objective, trained.params, Context(trained.params), pair)
     matvec = Hessian(minimise.loss_fn(trained.model.apply), trained.params, pair.retain)
     v = jax.tree.map(jnp.ones_like, trained.params)
     np.testing.assert_allclose(matrix @ flat(v), flat(matvec(v)), atol=1e-13)
@@ -75,10 +75,10 @@ class Downweighted:
     forgotten: minimise.Ridge = static(None)
     epsilon: float = 0.0
 
-    def __call__(self, params, anchor, pair, key):
+    def __call__(self, params, context, pair, key):
         whole = Pair(None, jax.tree.map(lambda *a: jnp.concatenate(a), pair.forget, pair.retain))
-        value = self.ridge(params, anchor, whole, key)[0]
-        part = replace(self.ridge, l2=0.0)(params, anchor, Pair(None, pair.forget), key)[0]
+        value = self.ridge(params, context, whole, key)[0]
+        part = replace(self.ridge, l2=0.0)(params, context, Pair(None, pair.forget), key)[0]
         return value - self.epsilon * part, {}
 
 
@@ -91,7 +91,7 @@ def test_influence_is_the_derivative_of_downweighting_with_plus(problem, x64):
         for e in (1e-4, -1e-4)
     ]
     everything = Pair(None, trained.train)
-    _, full = minimise.derivatives(ridge, trained.params, trained.params, everything)
+    _, full = minimise.derivatives(ridge, trained.params, Context(trained.params), everything)
     influence = np.linalg.solve(full, gap_softmax.forgotten_gradient(trained, pair) / 40)
     np.testing.assert_allclose((ends[0] - ends[1]) / 2e-4, influence, rtol=1e-5, atol=1e-7)
 
@@ -104,7 +104,7 @@ def test_limit_of_famr_is_the_projection(problem, x64):
     np.testing.assert_allclose(logits - logits.mean(1, keepdims=True), 0, atol=1e-12)
     for lam, near in ((1e-4, 1e-2), (1e-6, 1e-4)):
         objective = AnchoredUniform(trained.model.apply, lam)
-        found = minimise.newton(objective, trained.params, trained.params, few)
+        found = minimise.newton(objective, trained.params, Context(trained.params), few)
         assert found.converged
         apart = np.linalg.norm(flat(found.params) - flat(limit))
         assert apart < near * np.linalg.norm(flat(limit) - flat(trained.params))
@@ -113,7 +113,7 @@ def test_limit_of_famr_is_the_projection(problem, x64):
 def test_repaired_objective_ends_at_the_newton_removal(problem, x64):
     trained, pair = problem
     objective = minimise.Ridge(trained.model.apply, trained.l2, 40.0)
-    slope, curved = minimise.derivatives(objective, trained.params, trained.params, pair)
+    slope, curved = minimise.derivatives(objective, trained.params, Context(trained.params), pair)
     newton = -np.linalg.solve(curved, slope)
     assert gap_softmax.repair(trained, pair, newton)["distance"] < 1e-10
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from famr_jax import metrics
+from famr_jax import metrics, statistics
 
 LOG3 = math.log(3)
 LOGITS = hnp.arrays(np.float64, (4, 3), elements=st.floats(-1e4, 1e4))

@@ -10,14 +10,13 @@ from jax.flatten_util import ravel_pytree
 
 from famr_jax.losses import l2_anchor
 from famr_jax.methods import famr, retrain
+from famr_jax.minimise import InBatches, minimise
 from famr_jax.train import Supervised
-from famr_jax.types import Batch, Pair, pytree, static
+from famr_jax.types import Batch, Context, Pair, pytree, static
 from famr_jax.unlearn import (
     DescentState,
-    InBatches,
     begin,
     descend,
-    minimise,
     run,
     run_epochs,
 )
@@ -63,7 +62,7 @@ def test_a_plain_function_runs_to_its_minimum_by_run_and_by_minimise():
     minimum = (3 + 0.5 * 2) / 1.5
     np.testing.assert_allclose(done.params["w"], minimum, rtol=1e-4)
     for objective in (l2_to_anchor, descend(l2_to_anchor, SGD).objective):
-        found = minimise(objective, params, params, pair, key=KEY)
+        found = minimise(objective, params, Context(params), pair, key=KEY)
         np.testing.assert_allclose(found.params["w"], minimum, rtol=1e-4)
         assert found.converged
 
@@ -264,4 +263,4 @@ def test_descend_and_minimise_refuse():
         descend(l2_to_anchor, SGD, epoch_over="both")
     params, forget = toy()
     with pytest.raises(ValueError, match="`tol` must be finite and > 0, got 0"):
-        minimise(l2_to_anchor, params, params, Pair(forget, None), key=KEY, tol=0)
+        minimise(l2_to_anchor, params, Context(params), Pair(forget, None), key=KEY, tol=0)

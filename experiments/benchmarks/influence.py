@@ -41,8 +41,8 @@ from experiments.benchmarks import influence_peers as peers
 from experiments.benchmarks.step import interleave
 from famr_jax import data, losses, models
 from famr_jax.influence import influence
-from famr_jax.types import Batch, Pair, Params, check_count, check_number
-from famr_jax.unlearn import minimise
+from famr_jax.minimise import minimise
+from famr_jax.types import Batch, Context, Pair, Params, check_count, check_number
 
 GOALS = {"logistic": 3.0, "mlp_32": 8.0}
 CORRECT = 1e-3  # relative error of all scores; an approximation is not a peer to beat
@@ -106,15 +106,15 @@ def trained(model: models.Model, train: Batch, l2: float) -> tuple[Params, Calla
     def loss_fn(params, batch):
         return losses.cross_entropy(model.apply(params, batch.x), batch.labels)
 
-    def objective(params, anchor, pair, key):
-        del anchor, key
+    def objective(params, context, pair, key):
+        del context, key
         ridge = l2 / 2 * optax.tree.norm(params, squared=True)
         return jnp.mean(loss_fn(params, pair.forget)) + ridge, {}
 
     flat, unravel = ravel_pytree(model.init(jax.random.key(0)))
     start = unravel(flat + 0.1 * jax.random.normal(jax.random.key(1), flat.shape))
     settings = {"tol": 1e-5, "max_steps": 3000, "key": jax.random.key(2)}
-    return minimise(objective, start, start, Pair(train, None), **settings).params, loss_fn
+    return minimise(objective, start, Context(start), Pair(train, None), **settings).params, loss_fn
 
 
 def measure(torch: Any, model: models.Model, train: Batch, queries: Batch, flags: Flags):

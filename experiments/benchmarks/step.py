@@ -58,7 +58,7 @@ from experiments.benchmarks.torch_vit import (
 )
 from famr_jax import loop, losses, models, train
 from famr_jax.methods import famr
-from famr_jax.types import Batch, Pair, Params, check_count
+from famr_jax.types import Batch, Context, Pair, Params, check_count
 
 SCAN_STEPS = 10
 TOLERANCE = 1e-4
@@ -215,7 +215,7 @@ def compare(torch: Any, model: models.Model, params: Params, batch: Batch) -> di
     objective = famr(model.apply, lam=LAM).objective
     scalars = {
         "train": lambda p: jnp.mean(losses.cross_entropy(model.apply(p, batch.x), batch.labels)),
-        "unlearn": lambda p: objective(p, params, Pair(batch, None), None)[0],
+        "unlearn": lambda p: objective(p, Context(params), Pair(batch, None), None)[0],
     }
     for case, scalar in scalars.items():
         net = torch_vit(torch, model, params)

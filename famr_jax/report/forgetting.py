@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from famr_jax.statistics import ORACLES_FOR_A_VERDICT
 from famr_jax.report import elements as page
 from famr_jax.report import figures
 from famr_jax.report.case import details
 from famr_jax.report.diagnosis import before_after, diagnose
 from famr_jax.report.elements import Html, element, interval, number
+from famr_jax.statistics import ORACLES_FOR_A_VERDICT
 
 COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven")
 TONES = {"inside band": "good", "holds": "good", "outside band": "bad", "fails": "bad"}
