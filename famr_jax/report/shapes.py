@@ -35,19 +35,13 @@ def scatter(
 
     Args:
         rows: A dict a point; what is not finite is left out.
-        x: Name of the column of the horizontal axis.
-        y: Name of the column of the vertical axis.
-        by: Name of the column that tells the clouds apart; a legend names them.
-        title: What is drawn.
+        x, y, by: Columns of the two axes and of the names of the clouds, which a legend shows.
+        title, words, x_words, caption: What is drawn, both axes and the text below in words.
         unit: Of both axes.
-        words: The vertical axis in words.
-        x_words: The horizontal axis in words.
         identity: Whether the line of equality is drawn.
         middle: Per cent of the values in the middle that the axes, then the same, show.
-        colours: Colours of the palette by the names of the clouds.
-        caption: Small text below.
-        width: Pixels.
-        height: Pixels.
+        colours: Of the palette by the names of the clouds, or one for all.
+        width, height: Pixels.
     """
     scale = Scale(unit)
     figure, panel = plot.axes(title, plot.in_words(words, unit), width=width, height=height)
@@ -96,18 +90,13 @@ def dots(
 
     Args:
         rows: A dict a dot; what is not finite is left out.
-        x: Name of the column of categories.
-        y: Name of the column of the vertical axis.
-        by: Name of the column that tells the groups within a category apart.
-        title: What is drawn.
+        x, y, by: Columns of the categories, of the vertical axis, of the groups in a category.
+        title, words, caption: What is drawn, the vertical axis and the text below in words.
         unit: Of y.
-        words: The vertical axis in words.
         levels: Dotted lines, each (height, name).
         y_range: Ends of the vertical axis in the unit of the rows.
-        colours: Colours of the palette by the names of the groups.
-        caption: Small text below.
-        width: Pixels.
-        height: Pixels.
+        colours: Of the palette by the names of the groups, or one for all.
+        width, height: Pixels.
     """
     scale, places = Scale(unit), list(dict.fromkeys(row.get(x) for row in rows))
     figure, panel = plot.axes(title, plot.in_words(words, unit), width=width, height=height)
@@ -161,17 +150,12 @@ def steps(
     Args:
         edges: Ends of the bins, one more than there are.
         heights: One value a bin by name.
-        title: What is drawn.
+        title, words, x_words, caption: What is drawn, both axes and the text below in words.
         unit: Of the heights.
-        words: The vertical axis in words.
-        x_words: The horizontal axis in words.
         filled: Name of the histogram that is shaded.
         root: Whether the vertical axis, of shares, has a square-root scale up to 100 %.
-        colours: Colours of the palette by name.
-        key: Whether the names stand above in a legend.
-        caption: Small text below.
-        width: Pixels.
-        height: Pixels.
+        colours, key: Of the palette by name; whether a legend shows them.
+        width, height: Pixels.
 
     Raises:
         ValueError: A histogram has another number of values than there are bins.
@@ -225,15 +209,11 @@ def bars(
 
     Args:
         rows: A dict a bar; one that is not finite is left out.
-        label: Name of the column of the groups.
-        value: Name of the column of the lengths, from 0.
-        by: Name of the column that tells the bars of a group apart.
-        title: What is drawn.
+        label, value, by: Columns of the groups, of the lengths from 0, and of the bars in a group.
+        title, words, caption: What is drawn, the lengths and the text below in words.
         unit: Of the lengths; shares go up to 100 %.
-        words: The lengths in words.
-        points: Name of a column with lists of single values, dots on the bar.
-        colours: Colours of the palette by the values of `by`.
-        caption: Small text below.
+        points: Column with lists of single values, dots on the bar.
+        colours: Of the palette by the values of `by`, or one for all.
         width: Pixels.
     """
     scale, groups = Scale(unit), _grouped(rows, by)
@@ -299,18 +279,12 @@ def heat(
 
     Args:
         rows: A dict a cell; a cell without a value is empty.
-        x: Name of the column of the horizontal axis, numbers.
-        y: Name of the column of the vertical axis, numbers.
-        value: Name of the column of what is drawn.
-        title: What is drawn.
-        words: The vertical axis in words.
-        x_words: The horizontal axis in words.
-        colours: Colours of the palette by value; without them a number is the deeper a blue the
-            larger it is, and is written in its cell where there is room.
+        x, y, value: Columns of the two axes, numbers, and of what is drawn.
+        title, words, x_words, caption: What is drawn, both axes and the text below in words.
+        colours: Of the palette by value; without them a number is the deeper a blue the larger it
+            is, and is written in its cell where there is room.
         line: Points of a dashed line over the map.
-        caption: Small text below.
-        width: Pixels.
-        height: Pixels.
+        width, height: Pixels.
     """
     figure, panel = plot.axes(title, y if words is None else words, width=width, height=height)
     across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
