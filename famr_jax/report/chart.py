@@ -116,21 +116,20 @@ def lines(
 ) -> Drawing:
     """A line for each value of `by`, in the order of the rows, labelled where it ends.
 
-    Args:
-        rows: A dict a point; None, NaN, inf and, on a logarithmic axis, 0 and below are gaps.
-        x, y, by: Columns of the two axes and of the names of the lines.
-        title, words, x_words, caption: What is drawn, both axes and the text below in words.
-        unit, x_unit: Of y and x; shares and points are drawn in per cent.
-        band, x_band: Two ends, None is open, between which is shaded; `band` may be several
-            (low, high, colour), to which the axis reaches if `fit_bands`.
-        levels, x_levels: Dotted lines, each (place, name) or (place, name, colour).
-        marks, x_regions: Further points, and (left, right, words) between dotted upright lines.
-        spread, dash, label: Columns of the half-width of a shaded belt, of what has its own
-            dashes, and of the text at a line's end, by default its name.
-        log_x, log_y, y_range, x_ticks: The axes: logarithmic or not, ends, (place, text) of ticks.
-        colours: Of the palette by the names of the lines, or one for all.
-        key, values: Whether a legend names the lines; whether their last values are written.
-        width, height: Pixels; 345 and 250 where three panels stand side by side.
+    - `rows`: a dict a point; None, NaN, inf and, on a logarithmic axis, 0 and below are gaps.
+    - `x`, `y`, `by`: columns of the two axes and of the names of the lines.
+    - `title`, `words`, `x_words`, `caption`: what is drawn, both axes and the text below in words.
+    - `unit`, `x_unit`: of y and x; shares and points are drawn in per cent.
+    - `band`, `x_band`: two ends, None is open, between which is shaded; `band` may be several
+      (low, high, colour), to which the axis reaches if `fit_bands`.
+    - `levels`, `x_levels`: dotted lines, each (place, name) or (place, name, colour).
+    - `marks`, `x_regions`: further points, and (left, right, words) between dotted upright lines.
+    - `spread`, `dash`, `label`: columns of the half-width of a shaded belt, of what has its own
+      dashes, and of the text at a line's end, by default its name.
+    - `log_x`, `log_y`, `y_range`, `x_ticks`: logarithmic axes, ends, (place, text) of the ticks.
+    - `colours`: of the palette by the names of the lines, or one for all.
+    - `key`, `values`: whether a legend names the lines; whether their last values are written.
+    - `width`, `height`: pixels; 345 and 250 where three panels stand side by side.
     """
     across, up = Scale(x_unit, log_x), Scale(unit, log_y)
     drawn = _lines(rows, x, y, (by, dash), label, spread, across, up)
@@ -141,16 +140,9 @@ def lines(
     low, high = _range(drawn, levels, bands if fit_bands else [], marks, up, y_range)
     low -= 0.1 * (high - low) * bool(x_regions)  # room for their words
     panel.set_ylim(low, high)
-    left, right = _ends([line.x for line in drawn], marks, across, pad=_is_path(drawn))
-    panel.set_xlim(left, right)
+    panel.set_xlim(_ends([line.x for line in drawn], marks, across, pad=_is_path(drawn)))
     panel.set_autoscale_on(False)
-    for bottom, top, tone in bands:
-        edges = (low if np.isnan(bottom) else bottom, high if np.isnan(top) else top)
-        panel.axhspan(*edges, facecolor=colour(tone), alpha=0.17, linewidth=0)
-    if x_band is not None:
-        bottom, top = across.place(possible(x_band, x_unit))
-        edges = (left if np.isnan(bottom) else bottom, right if np.isnan(top) else top)
-        panel.axvspan(*edges, facecolor=colour("blue"), alpha=0.12, linewidth=0)
+    _shade(panel, bands, across.place(possible(x_band or (), x_unit)))
     ends = []
     for at, name, tone in levels:
         panel.axhline(at, color=colour(tone), linewidth=1.6, linestyle=DOTTED)
@@ -251,6 +243,16 @@ def _bands(
         if np.isfinite(bottom) or np.isfinite(top):
             found.append((bottom, top, tone[0] if tone else "blue"))
     return found
+
+
+def _shade(panel: "Axes", bands: Sequence[tuple[float, float, str]], x_band: np.ndarray) -> None:
+    """Shade the bands and an upright one, up to the edge of the panel where they are open."""
+    for bottom, top, tone in bands:
+        ends = np.where(np.isnan([bottom, top]), panel.get_ylim(), [bottom, top])
+        panel.axhspan(*ends, facecolor=colour(tone), alpha=0.17, linewidth=0)
+    if x_band.size:
+        ends = np.where(np.isnan(x_band), panel.get_xlim(), x_band)
+        panel.axvspan(*ends, facecolor=colour("blue"), alpha=0.12, linewidth=0)
 
 
 def _range(
