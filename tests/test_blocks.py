@@ -40,7 +40,7 @@ EVIL = "<b>$x_1$ & 'quoted'</b><script>"
 
 def text_of(document):
     body = document.partition("</style>")[2]
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body))
+    return re.sub(r"[ \n]+", " ", re.sub(r"<[^>]*>", " ", body))
 
 
 def shown(*blocks):

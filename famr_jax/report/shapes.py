@@ -292,10 +292,10 @@ def heat(
     low, top = (np.nanmin(known), np.nanmax(known)) if np.isfinite(known).any() else (0.0, 1.0)
 
     def shade(found: Any) -> tuple[str, float] | None:
-        if found is None or (colours is None and not np.isfinite(found)):
-            return None
         if colours is not None:
-            return colours[found], 1.0
+            return None if found is None else (colours[found], 1.0)
+        if not np.isfinite(plot.finite([found])[0]):
+            return None
         return "blue", round(0.06 + 0.7 * float(found - low) / float(top - low or 1), 2)
 
     for row in up:
