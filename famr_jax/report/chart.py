@@ -116,36 +116,20 @@ def lines(
 ) -> Drawing:
     """A line for each value of `by`, in the order of the rows, labelled where it ends.
 
-    Args:
-        rows: A dict a point; None, NaN, inf and, on a logarithmic axis, 0 and below are gaps.
-        x: Name of the column of the horizontal axis.
-        y: Name of the column of the vertical axis.
-        by: Name of the column that tells the lines apart.
-        title: What is drawn.
-        unit: Of y: shares and points are drawn in per cent.
-        words: The vertical axis in words, by default its unit.
-        x_words: The horizontal axis in words, by default its name.
-        band: Two heights between which is shaded, or several (low, high, colour); None is open.
-        fit_bands: Whether the vertical axis reaches to the ends of the bands.
-        levels: Dotted lines, each (height, name) or (height, name, colour).
-        marks: Further points.
-        x_band: Two places between which is shaded upright; None is open.
-        x_levels: Dotted upright lines, each (place, name) or (place, name, colour).
-        x_regions: Words at the foot of what lies between two dotted upright lines.
-        x_ticks: Places on the horizontal axis and what is written there.
-        x_unit: Of x.
-        spread: Name of a column of half-widths of a shaded belt about the line.
-        log_x: Whether the horizontal axis is logarithmic.
-        log_y: Whether the vertical axis is logarithmic.
-        y_range: Ends of the vertical axis in the unit of the rows; by default what is drawn.
-        colours: Colours of the palette by the names of the lines, or one for all.
-        dash: Name of a column of which every value has its own dashes.
-        label: Name of a column with the text at a line's end, by default the line's name.
-        key: Whether the names stand above in a legend, not at the ends of the lines.
-        values: Whether the last value stands beside the name.
-        caption: Small text below.
-        width: Pixels; 345 where three panels stand side by side.
-        height: Pixels.
+    - `rows`: a dict a point; None, NaN, inf and, on a logarithmic axis, 0 and below are gaps.
+    - `x`, `y`, `by`: columns of the two axes and of the names of the lines.
+    - `title`, `words`, `x_words`, `caption`: what is drawn, both axes and the text below in words.
+    - `unit`, `x_unit`: of y and x; shares and points are drawn in per cent.
+    - `band`, `x_band`: two ends, None is open, between which is shaded; `band` may be several
+      (low, high, colour), to which the axis reaches if `fit_bands`.
+    - `levels`, `x_levels`: dotted lines, each (place, name) or (place, name, colour).
+    - `marks`, `x_regions`: further points, and (left, right, words) between dotted upright lines.
+    - `spread`, `dash`, `label`: columns of the half-width of a shaded belt, of what has its own
+      dashes, and of the text at a line's end, by default its name.
+    - `log_x`, `log_y`, `y_range`, `x_ticks`: logarithmic axes, ends, (place, text) of the ticks.
+    - `colours`: of the palette by the names of the lines, or one for all.
+    - `key`, `values`: whether a legend names the lines; whether their last values are written.
+    - `width`, `height`: pixels; 345 and 250 where three panels stand side by side.
     """
     across, up = Scale(x_unit, log_x), Scale(unit, log_y)
     drawn = _lines(rows, x, y, (by, dash), label, spread, across, up)
@@ -154,17 +138,11 @@ def lines(
     bands = _bands(band, up, drawn)
     figure, panel = plot.axes(title, plot.in_words(words, unit), width=width, height=height)
     low, high = _range(drawn, levels, bands if fit_bands else [], marks, up, y_range)
+    low -= 0.1 * (high - low) * bool(x_regions)  # room for their words
     panel.set_ylim(low, high)
-    left, right = _ends([line.x for line in drawn], marks, across, pad=_is_path(drawn))
-    panel.set_xlim(left, right)
+    panel.set_xlim(_ends([line.x for line in drawn], marks, across, pad=_is_path(drawn)))
     panel.set_autoscale_on(False)
-    for bottom, top, tone in bands:
-        edges = (low if np.isnan(bottom) else bottom, high if np.isnan(top) else top)
-        panel.axhspan(*edges, facecolor=colour(tone), alpha=0.17, linewidth=0)
-    if x_band is not None:
-        bottom, top = across.place(possible(x_band, x_unit))
-        edges = (left if np.isnan(bottom) else bottom, right if np.isnan(top) else top)
-        panel.axvspan(*edges, facecolor=colour("blue"), alpha=0.12, linewidth=0)
+    _shade(panel, bands, across.place(possible(x_band or (), x_unit)))
     ends = []
     for at, name, tone in levels:
         panel.axhline(at, color=colour(tone), linewidth=1.6, linestyle=DOTTED)
@@ -267,6 +245,16 @@ def _bands(
     return found
 
 
+def _shade(panel: "Axes", bands: Sequence[tuple[float, float, str]], x_band: np.ndarray) -> None:
+    """Shade the bands and an upright one, up to the edge of the panel where they are open."""
+    for bottom, top, tone in bands:
+        ends = np.where(np.isnan([bottom, top]), panel.get_ylim(), [bottom, top])
+        panel.axhspan(*ends, facecolor=colour(tone), alpha=0.17, linewidth=0)
+    if x_band.size:
+        ends = np.where(np.isnan(x_band), panel.get_xlim(), x_band)
+        panel.axvspan(*ends, facecolor=colour("blue"), alpha=0.12, linewidth=0)
+
+
 def _range(
     drawn: Sequence[_Line],
     levels: Sequence[tuple[float, str, str]],
@@ -281,7 +269,7 @@ def _range(
     known = np.concatenate([*seen, []])
     known = known[np.isfinite(known)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    room = 0.06 * max(high - low, 1e-3 if scale.log else 1e-3 * max(abs(high), 1e-9))
+    room = 0.06 * (high - low or (1.0 if scale.log else abs(high)) or 1.0)
     ends = scale.place(wanted)
     low = low - room if np.isnan(ends[0]) else ends[0]
     high = high + room if np.isnan(ends[1]) else ends[1] + 0.02 * (ends[1] - low)
@@ -342,17 +330,18 @@ def _uprights(
     scale: Scale,
 ) -> None:
     """Dotted upright lines with their names at the top, regions with their words at the foot."""
-    text = {"size": plot.FONT, "transform": panel.get_xaxis_transform()}
+    axis, style = panel.get_xaxis_transform(), {"size": plot.FONT, "color": colour("muted")}
+    aside = {"xytext": (4, 0), "textcoords": "offset points", "va": "top"}
     for level in levels:
         at, name, tone = _level(level, scale)
         panel.axvline(at, color=colour(tone), linewidth=1.4, linestyle=DOTTED)
-        panel.text(at, 0.99, f" {plot.plain(name)}", va="top", color=colour("muted"), **text)
+        panel.annotate(plot.plain(name), (at, 0.99), xycoords=axis, **aside, **style)
     for left, right, words in regions:
         left, right = scale.place([left, right])
         for at in (left, right):
             panel.axvline(at, color=colour("grey"), linewidth=1, linestyle=DOTTED)
-        at = (left + right) / 2
-        panel.text(at, 0.02, plot.plain(words, 26), ha="center", color=colour("muted"), **text)
+        middle = ((left + right) / 2, 0.02)
+        panel.text(*middle, plot.plain(words, 26), transform=axis, ha="center", **style)
 
 
 def _mark(panel: "Axes", mark: Mark, tones: Mapping[Any, str], across: Scale, up: Scale) -> None:

@@ -126,6 +126,7 @@ def _environment() -> "Environment":
         "kind": _kind,
         "pairs": _pairs,
         "png": _png,
+        "sections": _sections,
         "setting": setting,
         "strip": _strip,
         "svg": _svg,
@@ -135,6 +136,17 @@ def _environment() -> "Environment":
     }
     environment.globals |= {"css": _css, "percent": _percent, "units": UNITS}
     return environment
+
+
+def _sections(blocks: Sequence[Any]) -> list[Placed]:
+    """The sections among the blocks, and in grids among them."""
+    found = []
+    for block in blocks:
+        if isinstance(block, Grid):
+            found += _sections(block.blocks)
+        elif isinstance(block, Placed):
+            found.append(block)
+    return found
 
 
 def _kind(block: object) -> str:

@@ -33,21 +33,14 @@ def scatter(
 ) -> Drawing:
     """A cloud of points for each value of `by`, perhaps beside the line of equality.
 
-    Args:
-        rows: A dict a point; what is not finite is left out.
-        x: Name of the column of the horizontal axis.
-        y: Name of the column of the vertical axis.
-        by: Name of the column that tells the clouds apart; a legend names them.
-        title: What is drawn.
-        unit: Of both axes.
-        words: The vertical axis in words.
-        x_words: The horizontal axis in words.
-        identity: Whether the line of equality is drawn.
-        middle: Per cent of the values in the middle that the axes, then the same, show.
-        colours: Colours of the palette by the names of the clouds.
-        caption: Small text below.
-        width: Pixels.
-        height: Pixels.
+    - `rows`: a dict a point; what is not finite is left out.
+    - `x`, `y`, `by`: columns of the two axes and of the names of the clouds, which a legend shows.
+    - `title`, `words`, `x_words`, `caption`: what is drawn, both axes and the text below in words.
+    - `unit`: of both axes.
+    - `identity`: whether the line of equality is drawn.
+    - `middle`: per cent of the values in the middle that the axes, then the same, show.
+    - `colours`: of the palette by the names of the clouds, or one for all.
+    - `width`, `height`: pixels.
     """
     scale = Scale(unit)
     figure, panel = plot.axes(title, plot.in_words(words, unit), width=width, height=height)
@@ -94,20 +87,14 @@ def dots(
 ) -> Drawing:
     """Every row a dot in the column of its category, a short line at the mean of each group.
 
-    Args:
-        rows: A dict a dot; what is not finite is left out.
-        x: Name of the column of categories.
-        y: Name of the column of the vertical axis.
-        by: Name of the column that tells the groups within a category apart.
-        title: What is drawn.
-        unit: Of y.
-        words: The vertical axis in words.
-        levels: Dotted lines, each (height, name).
-        y_range: Ends of the vertical axis in the unit of the rows.
-        colours: Colours of the palette by the names of the groups.
-        caption: Small text below.
-        width: Pixels.
-        height: Pixels.
+    - `rows`: a dict a dot; what is not finite is left out.
+    - `x`, `y`, `by`: columns of the categories, of the vertical axis, of the groups in a category.
+    - `title`, `words`, `caption`: what is drawn, the vertical axis and the text below in words.
+    - `unit`: of y.
+    - `levels`: dotted lines, each (height, name).
+    - `y_range`: ends of the vertical axis in the unit of the rows.
+    - `colours`: of the palette by the names of the groups, or one for all.
+    - `width`, `height`: pixels.
     """
     scale, places = Scale(unit), list(dict.fromkeys(row.get(x) for row in rows))
     figure, panel = plot.axes(title, plot.in_words(words, unit), width=width, height=height)
@@ -158,20 +145,14 @@ def steps(
 ) -> Drawing:
     """Histograms over the same bins, as outlines.
 
-    Args:
-        edges: Ends of the bins, one more than there are.
-        heights: One value a bin by name.
-        title: What is drawn.
-        unit: Of the heights.
-        words: The vertical axis in words.
-        x_words: The horizontal axis in words.
-        filled: Name of the histogram that is shaded.
-        root: Whether the vertical axis, of shares, has a square-root scale up to 100 %.
-        colours: Colours of the palette by name.
-        key: Whether the names stand above in a legend.
-        caption: Small text below.
-        width: Pixels.
-        height: Pixels.
+    - `edges`: ends of the bins, one more than there are.
+    - `heights`: one value a bin by name.
+    - `title`, `words`, `x_words`, `caption`: what is drawn, both axes and the text below in words.
+    - `unit`: of the heights.
+    - `filled`: name of the histogram that is shaded.
+    - `root`: whether the vertical axis, of shares, has a square-root scale up to 100 %.
+    - `colours`, `key`: of the palette by name; whether a legend shows them.
+    - `width`, `height`: pixels.
 
     Raises:
         ValueError: A histogram has another number of values than there are bins.
@@ -196,7 +177,7 @@ def steps(
         panel.set_ylim(0, 100)
         panel.set_yticks((0, 1, 5, 20, 50, 100), ("0", "1", "5", "20", "50", "100"))
     else:
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, max(panel.get_ylim()[1], 1e-9))
         scale.ticks(panel.yaxis)
     Scale("").ticks(panel.xaxis)
     plot.x_label(panel, x_words)
@@ -223,18 +204,14 @@ def bars(
 ) -> Drawing:
     """Groups of horizontal bars, one group a label, with their values at the ends.
 
-    Args:
-        rows: A dict a bar; one that is not finite is left out.
-        label: Name of the column of the groups.
-        value: Name of the column of the lengths, from 0.
-        by: Name of the column that tells the bars of a group apart.
-        title: What is drawn.
-        unit: Of the lengths; shares go up to 100 %.
-        words: The lengths in words.
-        points: Name of a column with lists of single values, dots on the bar.
-        colours: Colours of the palette by the values of `by`.
-        caption: Small text below.
-        width: Pixels.
+    - `rows`: a dict a bar; one that is not finite is left out.
+    - `label`, `value`, `by`: columns of the groups, of the lengths from 0, of the bars in a
+      group.
+    - `title`, `words`, `caption`: what is drawn, the lengths and the text below in words.
+    - `unit`: of the lengths; shares go up to 100 %.
+    - `points`: column with lists of single values, dots on the bar.
+    - `colours`: of the palette by the values of `by`, or one for all.
+    - `width`: pixels.
     """
     scale, groups = Scale(unit), _grouped(rows, by)
     labels, tones = list(dict.fromkeys(row[label] for row in rows)), tones_of(list(groups), colours)
@@ -297,20 +274,13 @@ def heat(
 ) -> Drawing:
     """A map of cells over two evenly spaced axes.
 
-    Args:
-        rows: A dict a cell; a cell without a value is empty.
-        x: Name of the column of the horizontal axis, numbers.
-        y: Name of the column of the vertical axis, numbers.
-        value: Name of the column of what is drawn.
-        title: What is drawn.
-        words: The vertical axis in words.
-        x_words: The horizontal axis in words.
-        colours: Colours of the palette by value; without them a number is the deeper a blue the
-            larger it is, and is written in its cell where there is room.
-        line: Points of a dashed line over the map.
-        caption: Small text below.
-        width: Pixels.
-        height: Pixels.
+    - `rows`: a dict a cell; a cell without a value is empty.
+    - `x`, `y`, `value`: columns of the two axes, numbers, and of what is drawn.
+    - `title`, `words`, `x_words`, `caption`: what is drawn, both axes and the text below in words.
+    - `colours`: of the palette by value; without them a number is the deeper a blue the larger it
+      is, and is written in its cell where there is room.
+    - `line`: points of a dashed line over the map.
+    - `width`, `height`: pixels.
     """
     figure, panel = plot.axes(title, y if words is None else words, width=width, height=height)
     across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
@@ -322,10 +292,10 @@ def heat(
     low, top = (np.nanmin(known), np.nanmax(known)) if np.isfinite(known).any() else (0.0, 1.0)
 
     def shade(found: Any) -> tuple[str, float] | None:
-        if found is None or (colours is None and not np.isfinite(found)):
-            return None
         if colours is not None:
-            return colours[found], 1.0
+            return None if found is None else (colours[found], 1.0)
+        if not np.isfinite(plot.finite([found])[0]):
+            return None
         return "blue", round(0.06 + 0.7 * float(found - low) / float(top - low or 1), 2)
 
     for row in up:
