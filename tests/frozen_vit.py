@@ -14,14 +14,20 @@ import torch
 from safetensors.numpy import load_file
 from transformers import ViTConfig, ViTForImageClassification
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-IMAGES = {"image_size": [8, 12], "patch_size": 4, "num_channels": 2}
-
 
 def write(path: Path) -> None:
     """One file: `weights/NAME` and `gradients/NAME`, images, labels, logits and names."""
     torch.manual_seed(0)
-    config = ViTConfig(**SIZES, **IMAGES, intermediate_size=128, num_labels=3)
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=[8, 12],
+        patch_size=4,
+        num_channels=2,
+        intermediate_size=128,
+        num_labels=3,
+    )
     model = ViTForImageClassification(config).eval()
     with torch.no_grad():
         for weight in model.parameters():

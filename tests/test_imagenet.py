@@ -1,5 +1,6 @@
 """ImageNet-100 as a selection of `imagenet2012`, on a toy that is prepared here."""
 
+import functools
 import os
 
 import numpy as np
@@ -30,18 +31,18 @@ def imagenet(tmp_path_factory):
 
 @pytest.mark.parametrize("on", [False, True])
 def test_imagenet100_is_classes_of_imagenet_in_the_order_of_their_ids(imagenet, tmp_path, on):
-    how = {"data_dir": imagenet, "image_size": 4, "stream": on}
+    load = functools.partial(data.load, data_dir=imagenet, image_size=4, stream=on)
     with pytest.raises(ValueError, match="`imagenet100` must list classes of imagenet2012, got"):
-        data.load("imagenet100", **how)
+        load("imagenet100")
     file = tmp_path / "mine.txt"
     file.write_text(f"{WORDNET[3]}\n{WORDNET[1]}\n{WORDNET[2]}\n")
-    some = data.load(f"imagenet100:{file}", **how)
+    some = load(f"imagenet100:{file}")
     assert (some.name, some.class_names) == ("imagenet100:mine.txt", tuple(WORDNET[1:4]))
     assert (some.image_shape, some.mirrored) == ((4, 4, 3), True)
     assert (np.bincount(some.train.labels).tolist(), len(some.test)) == ([4, 4, 4], 6)
     levels = some.train.pixels()[:, 0, 0, 0]
     np.testing.assert_array_equal(levels, 40 * (some.train.labels + 1))
-    two = data.load(f"imagenet100:{file}", classes=2, **how)
+    two = load(f"imagenet100:{file}", classes=2)
     assert two.class_names == tuple(WORDNET[1:3])
     with pytest.raises(ValueError, match=r"images of `imagenet2012` must have one size .* got"):
         data.load("imagenet2012", data_dir=imagenet, stream=on)

@@ -42,10 +42,9 @@ def test_downsampling_averages_with_the_stretched_kernel():
     model = models.create("vit_mu/4", num_classes=3, image_shape=(4, 16, 1))
     params = drawn(model.init)
     _, resized = pretrained.resize(model, params, (4, 8, 1))
-    cubic = lambda t: np.where(  # noqa: E731
-        t < 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0)
-    )
-    weights = cubic(abs(np.subtract.outer([0.5, 2.5], np.arange(4))) / 2)
+    t = abs(np.subtract.outer([0.5, 2.5], np.arange(4))) / 2
+    near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    weights = np.where(t < 1, near, np.where(t < 2, far, 0))
     weights /= weights.sum(1, keepdims=True)
     np.testing.assert_allclose(
         resized["position"], weights @ params["position"], rtol=1e-4, atol=1e-6

@@ -54,7 +54,9 @@ def test_products_are_narrow_and_statistics_wide(weights, batch):
 
 
 def test_gradients_and_optimizer_have_the_dtype_of_the_weights(weights, batch):
-    loss = lambda params: jnp.mean(cross_entropy(NARROW(params, batch.x), batch.labels))  # noqa: E731
+    def loss(params):
+        return jnp.mean(cross_entropy(NARROW(params, batch.x), batch.labels))
+
     grads = jax.eval_shape(jax.grad(loss), weights)
     learner = Supervised(NARROW, optax.adam(1e-3), accumulate=2, ema=0.9)
     state, _ = jax.eval_shape(lambda: learner.step(learner.init(weights), batch, KEY))
@@ -66,9 +68,10 @@ def test_training_reaches_the_same_loss(model, batch):
     ends = []
     for apply_fn in (model.apply, models.computing_in(model.apply, "bfloat16")):
         learner = Supervised(apply_fn, optax.adam(3e-2))
-        sizes = {"size": 24, "epochs": 10, "batch_size": 8}
         state = learner.init(model.init(KEY))
-        *_, (_, _, info) = loop.run_epochs(learner, state, batch, **sizes, key=KEY)
+        *_, (_, _, info) = loop.run_epochs(
+            learner, state, batch, size=24, epochs=10, batch_size=8, key=KEY
+        )
         ends.append(float(info["loss"]))
     assert ends[0] < 0.5 * np.log(3)
     assert ends[1] == pytest.approx(ends[0], rel=0.1)

@@ -1,5 +1,6 @@
 """`python -m famr_jax.data prepare`, with a stand-in for the builders that need TensorFlow."""
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -19,7 +20,10 @@ from famr_jax.data.prepare import prepare
 def tensorflow(monkeypatch):
     """As if TensorFlow were installed."""
     found = importlib.util.find_spec
-    there = lambda name: object() if name == "tensorflow" else found(name)  # noqa: E731
+
+    def there(name):
+        return object() if name == "tensorflow" else found(name)
+
     monkeypatch.setattr(importlib.util, "find_spec", there)
 
 
@@ -38,19 +42,22 @@ class StandIn:
 
 def test_what_is_prepared_is_what_load_reads(tensorflow, monkeypatch, tmp_path, capsys):
     made = []
-    stand_in = lambda *args, **kwargs: made.append(args) or StandIn(*args, **kwargs)  # noqa: E731
+
+    def stand_in(name, *, data_dir, file_format):
+        made.append(name)
+        return StandIn(name, data_dir, file_format)
+
     monkeypatch.setattr(tfds, "builder", stand_in)
     for _ in range(2):
         main(["prepare", "mnist", "--data-dir", str(tmp_path / "new")])
         line = capsys.readouterr().out.splitlines()[-1]
         assert line == f"mnist/1.0.0: 2 train, 2 test examples in {tmp_path / 'new'}"
-    assert made == [("mnist",)]
+    assert made == ["mnist"]
     assert len(load("mnist", data_dir=tmp_path / "new").train) == 2
 
 
 def test_imagenet100_is_a_part_of_imagenet2012(tensorflow, monkeypatch, tmp_path):
-    stand_in = lambda name, **kwargs: StandIn(name, **kwargs)  # noqa: E731
-    monkeypatch.setattr(tfds, "builder", stand_in)
+    monkeypatch.setattr(tfds, "builder", StandIn)
     assert prepare("imagenet100", tmp_path).startswith("imagenet2012/1.0.0: 2 train")
 
 
@@ -91,8 +98,7 @@ def test_a_directory_that_takes_no_files_is_named(tensorflow, tmp_path, capsys):
 
 def test_what_tfds_ends_with_is_told(tensorflow, monkeypatch, tmp_path, capsys):
     error = AssertionError("Manual directory is empty.\nPut two files there.")
-    stand_in = lambda *args, **kwargs: StandIn(*args, **kwargs, error=error)  # noqa: E731
-    monkeypatch.setattr(tfds, "builder", stand_in)
+    monkeypatch.setattr(tfds, "builder", functools.partial(StandIn, error=error))
     said = refused(["prepare", "imagenet2012", "--data-dir", str(tmp_path)], capsys)
     assert f"`imagenet2012` could not be prepared in {tmp_path}. AssertionError: Manual" in said
     assert "Put two files there." in said

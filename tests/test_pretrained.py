@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import assert_same, drawn, to_float64
 from safetensors.numpy import load_file, save_file
-from weight_files import TOKEN, google_file, timm_arrays, token_model, written
+from weight_files import create, google_file, timm_arrays, token_model, written
 
 from famr_jax import models
 from famr_jax.models import pretrained
@@ -119,7 +119,7 @@ def test_logits_of_googles_npz(pool, prefix, old, name, tmp_path, images):
 
 @pytest.mark.parametrize(("name", "pool"), [("vit_mu/4_token", "token"), ("vit_mu/4_exact", "avg")])
 def test_arrays_of_timm(name, pool, tmp_path):
-    params = drawn(models.create(name, **TOKEN).init)
+    params = drawn(create(name).init)
     config = json.dumps({"architecture": "vit", "global_pool": pool})
     loaded, same = pretrained.load(written(tmp_path / "a", timm_arrays(params), config))
     assert loaded.name == name
@@ -280,8 +280,8 @@ def test_load_refuses_what_is_no_vit(tmp_path):
 
 def test_resize_and_save_refuse(tmp_path):
     model, params = token_model()
-    other = models.create("mlp_8", **TOKEN)
-    mean = models.create("vit_mu/4", **TOKEN)
+    other = create("mlp_8")
+    mean = create("vit_mu/4")
     with pytest.raises(ValueError, match="`model` must be a ViT, got 'mlp_8'"):
         pretrained.resize(other, {}, (8, 8, 2))
     with pytest.raises(ValueError, match="`image_shape` must have 2 channels"):

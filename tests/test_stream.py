@@ -26,8 +26,11 @@ from famr_jax.train import Supervised
 from famr_jax.types import Source
 
 ADAM, KEY = optax.adam(1e-2), jax.random.key(3)
-SETTINGS = {"size": 12, "epochs": 2, "batch_size": 4}
-RAGGED = {"size": 12, "epochs": 2, "batch_size": 5}
+
+
+def train(learner, state, source, *, epochs=2, key=KEY, start=0):
+    """All that a training yields on the twelve images of the fixtures."""
+    return run(learner, state, source, size=12, epochs=epochs, batch_size=4, key=key, start=start)
 
 
 def reading():
@@ -117,20 +120,23 @@ def test_an_epoch_shows_the_rows_and_keys_of_memory(on_disk, in_memory, members)
         blank = Seen(jnp.zeros((2, 3)), jnp.zeros((), int))
         return blank if members is None else jax.tree.map(lambda x: jnp.stack([x] * members), blank)
 
+    def shown(*sets):
+        return run(Writer(), start(), sets, size=12, epochs=2, batch_size=5, key=keys)
+
     memory, disk = in_memory.train.batch(), on_disk.train
-    wanted = run(Writer(), start(), (memory, memory[:7]), **RAGGED, key=keys)
+    wanted = shown(memory, memory[:7])
     for sets in ((disk, disk[:7]), (memory, disk[:7])):
-        assert_same(run(Writer(), start(), sets, **RAGGED, key=keys), wanted)
+        assert_same(shown(*sets), wanted)
 
 
 @pytest.mark.parametrize("members", [None, 2])
 def test_training_from_disk_is_training_in_memory(on_disk, in_memory, learner, params, members):
-    def last(train):
+    def last(images):
         state, keys = begin(learner, params), KEY
         if members is not None:
             state = jax.tree.map(lambda leaf: jnp.stack([leaf] * members), state)
             keys = jax.random.split(KEY, members)
-        [*_, (_, state, info)] = run(learner, state, train, **SETTINGS, key=keys)
+        [*_, (_, state, info)] = train(learner, state, images, key=keys)
         return state.params, info
 
     streamed, wanted = last(on_disk.train), last(in_memory.train.batch())
@@ -158,11 +164,10 @@ def test_unlearning_from_disk_is_unlearning_in_memory(on_disk, in_memory, model,
 
 
 def test_training_from_disk_resumes_to_the_same_bits(on_disk, learner, params):
-    settings = {**SETTINGS, "epochs": 4}
-    whole = run(learner, begin(learner, params), on_disk.train, **settings)
+    whole = train(learner, begin(learner, params), on_disk.train, epochs=4)
     for epoch, state, _ in whole[:-1]:
         state = jax.tree.map(jnp.asarray, state)
-        assert_same(run(learner, state, on_disk.train, **settings, start=epoch), whole[epoch:])
+        assert_same(train(learner, state, on_disk.train, epochs=4, start=epoch), whole[epoch:])
 
 
 def test_training_from_disk_stops_where_it_is_not_finite(on_disk):
@@ -174,10 +179,10 @@ def test_training_from_disk_stops_where_it_is_not_finite(on_disk):
 
 
 def test_training_from_disk_over_a_mesh(on_disk, learner, params):
-    [_, (_, alone, _)] = run(learner, begin(learner, params), on_disk.train, **SETTINGS)
+    [_, (_, alone, _)] = train(learner, begin(learner, params), on_disk.train)
     with jax.set_mesh(mesh.parse("data=2")):
         state = mesh.split(begin(learner, params))
-        [_, (_, spread, _)] = run(learner, state, on_disk.train, **SETTINGS)
+        [_, (_, spread, _)] = train(learner, state, on_disk.train)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), spread.params, alone.params)
 
 
@@ -194,7 +199,7 @@ def test_a_broken_file_is_named_when_its_batch_is_asked_for(root, tmp_path, lear
     file = tmp_path / "set" / "train" / "b" / "1.png"
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"train/b/1.png` must be a readable 8-bit image, got"):
-        run(learner, begin(learner, params), whole.train, **SETTINGS)
+        train(learner, begin(learner, params), whole.train)
     with pytest.raises(ValueError, match=r"train/b/1.png` must be"):
         metrics.predict(learner.apply_fn, params, whole.train)
 
@@ -209,7 +214,7 @@ def test_a_learner_that_fails_ends_the_reading(on_disk):
 
     failing = jax.tree_util.register_static(Failing)()
     with pytest.raises(Fails):
-        run(failing, jnp.zeros(()), on_disk.train, **SETTINGS)
+        train(failing, jnp.zeros(()), on_disk.train)
 
 
 def test_reading_ahead_keeps_order_and_holds_few():
@@ -254,12 +259,16 @@ def synthetic(n, side):
 def test_an_epoch_from_disk_stays_within_a_few_batches(monkeypatch):
     monkeypatch.setattr(stream, "WORKERS", 2)
     monkeypatch.setattr(stream, "AHEAD", 3)
-    source, sizes = synthetic(300, 32), {"epochs": 1, "batch_size": 3}
-    start = lambda: Seen(jnp.zeros((1, 3)), jnp.zeros((), int))  # noqa: E731
-    run(Writer(), start(), (source[:3],), size=3, **sizes)  # compiles
+    source = synthetic(300, 32)
+
+    def show(part):
+        start = Seen(jnp.zeros((1, 3)), jnp.zeros((), int))
+        run(Writer(), start, (part,), size=len(part), epochs=1, batch_size=3)
+
+    show(source[:3])  # compiles
     tracemalloc.start()
     try:
-        run(Writer(), start(), (source,), size=300, **sizes)
+        show(source)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -327,15 +336,23 @@ def test_an_epoch_from_disk_does_not_retrace(on_disk, model, params):
     apply_fn, traces = counting(model.apply)
     for seed in range(2):
         learner = Supervised(apply_fn, ADAM)
-        run(learner, begin(learner, params), on_disk.train[seed:], **SETTINGS, key=KEY)
+        train(learner, begin(learner, params), on_disk.train[seed:], key=KEY)
     assert len(traces) == 1
 
 
-def small_job(root, tmp_path, **changes):
+def small_job(root, tmp_path, *, stream):
     """The flags of the smallest main job on the photographs of many sizes."""
-    chosen = {"image_size": 7, "model": "mlp_4", "train_epochs": 1, "batch_size": 4, "oracles": 2}
-    places = {"dataset": f"folder:{root}", "cache": tmp_path / "cache", "out": tmp_path / "out"}
-    return workbench.Flags(**chosen, **places, **changes)
+    return workbench.Flags(
+        dataset=f"folder:{root}",
+        image_size=7,
+        stream=stream,
+        model="mlp_4",
+        train_epochs=1,
+        batch_size=4,
+        oracles=2,
+        out=tmp_path / "out",
+        cache=tmp_path / "cache",
+    )
 
 
 def test_an_experiment_that_needs_memory_says_so(root, tmp_path):

@@ -66,16 +66,19 @@ def split(labels):
     return Split(x, np.array(labels, np.int32))
 
 
+def planted_in(plain, style, *, classes=(1,), share=0.5, elsewhere=0.1, seed=4):
+    return plant(plain, style, classes=classes, share=share, elsewhere=elsewhere, seed=seed)
+
+
 def test_plant_styles_its_share_of_each_class_and_nothing_else():
     plain = split([0] * 10 + [1] * 20 + [2] * 30)
-    sizes = {"classes": (1,), "share": 0.5, "elsewhere": 0.1, "seed": 4}
-    planted, styled = plant(plain, "tint", **sizes)
+    planted, styled = planted_in(plain, "tint")
     assert np.bincount(plain.labels[styled]).tolist() == [1, 10, 3]
     np.testing.assert_array_equal(planted.x[~styled], plain.x[~styled])
     np.testing.assert_array_equal(planted.x[styled], stylise(plain.x[styled], "tint", seed=4))
     np.testing.assert_array_equal(planted.labels, plain.labels)
-    np.testing.assert_array_equal(styled, plant(plain, "band", **sizes)[1])
-    assert not np.array_equal(styled, plant(plain, "tint", **{**sizes, "seed": 5})[1])
+    np.testing.assert_array_equal(styled, planted_in(plain, "band")[1])
+    assert not np.array_equal(styled, planted_in(plain, "tint", seed=5)[1])
 
 
 @pytest.mark.parametrize(
@@ -102,9 +105,8 @@ def test_stylise_refuses(x, style, seed, words):
     ],
 )
 def test_plant_refuses(changes, words):
-    sizes = {"classes": (1,), "share": 0.5, "elsewhere": 0.1, "seed": 4}
     with pytest.raises(ValueError, match=words):
-        plant(split([0, 1, 2]), "tint", **{**sizes, **changes})
+        planted_in(split([0, 1, 2]), "tint", **changes)
 
 
 def cifar(names=None, name="cifar100"):

@@ -9,12 +9,15 @@ from safetensors.numpy import save_file
 
 from famr_jax import models
 
-TOKEN = {"num_classes": 3, "image_shape": (8, 8, 2)}
+
+def create(name):
+    """The model of a name for three classes of small images."""
+    return models.create(name, num_classes=3, image_shape=(8, 8, 2))
 
 
 def token_model():
     """A ViT with a class token, all of its weights random."""
-    model = models.create("vit_mu/4_token", **TOKEN)
+    model = create("vit_mu/4_token")
     return model, drawn(model.init)
 
 
@@ -98,14 +101,15 @@ def google_file(pool, path, *, prefix="", old=False):
 
 def timm_arrays(params):
     """Our weights as timm names and lays them out, written out."""
-    dense = lambda name, layer: {  # noqa: E731
-        f"{name}.weight": np.asarray(layer["kernel"]).T,
-        f"{name}.bias": np.asarray(layer["bias"]),
-    }
-    norm = lambda name, layer: {  # noqa: E731
-        f"{name}.weight": np.asarray(layer["scale"]),
-        f"{name}.bias": np.asarray(layer["bias"]),
-    }
+
+    def dense(name, layer):
+        weight, bias = np.asarray(layer["kernel"]).T, np.asarray(layer["bias"])
+        return {f"{name}.weight": weight, f"{name}.bias": bias}
+
+    def norm(name, layer):
+        weight, bias = np.asarray(layer["scale"]), np.asarray(layer["bias"])
+        return {f"{name}.weight": weight, f"{name}.bias": bias}
+
     kernel = np.asarray(params["patches"]["kernel"]).reshape(4, 4, 2, 32)
     arrays = {
         "pos_embed": np.asarray(params["position"])[None],

@@ -18,7 +18,7 @@ def linear_probe(
         features: Activations, `[n, dim]`.
         labels: What to tell apart, `[n]`: classes, or whether an example is of one class.
         folds: Stratified parts of the examples.
-        seed: Of the parts.
+        seed: Draws the parts.
 
     Raises:
         ValueError: `folds` below 2, fewer than two classes, or a class with fewer examples than

@@ -16,7 +16,7 @@ def svc_confidence(
         retain: Confidence p_y of retained training examples, `[r]`.
         test: p_y of test examples, `[t]`.
         forget: p_y of the forget set, `[f]`.
-        seed: Of the draw among the retained.
+        seed: Draws among the retained.
 
     Raises:
         ValueError: One of the sets is empty.
@@ -47,7 +47,7 @@ def loss_attack(forget: np.ndarray, test: np.ndarray, *, seed: int = 0) -> float
     Args:
         forget: Cross-entropy of the forget set, `[f]`, at least 10 examples.
         test: Cross-entropy of test examples, `[t]`, at least 10.
-        seed: Of the splits.
+        seed: Draws the splits.
 
     Raises:
         ValueError: Fewer than 10 examples on a side.

@@ -25,7 +25,7 @@ def stylise(x: np.ndarray, style: str, *, seed: int = 0) -> np.ndarray:
     Args:
         x: Images, uint8 `[n, height, width, channels]`.
         style: One of `STYLES`.
-        seed: Of what is drawn; the same in training and test images, or they differ in style.
+        seed: Draws the pattern; the same in training and test images, or they differ in style.
 
     Raises:
         ValueError: Unknown style, no image, other dtype or shape, negative seed; tint of an image
@@ -68,7 +68,7 @@ def plant(
         classes: The classes that the style goes with.
         share: Share of the images of each of these that is styled.
         elsewhere: The same of every other class.
-        seed: Of the choice, and of the style.
+        seed: Draws the choice, and the style.
 
     Returns:
         The split, and the boolean attribute `styled`, `[n]`.

@@ -70,10 +70,14 @@ def keep(dataset: Dataset, superclasses: Sequence[str]) -> Dataset:
             rule = f"must be among {', '.join(dict.fromkeys(concepts))}"
             raise ValueError(f"`superclasses` {rule}, got {name!r}.")
     kept = np.flatnonzero(np.isin(concepts, superclasses))
-    splits = {}
-    for part in ("train", "test"):
-        split = getattr(dataset, part)
+
+    def part(split):
         rows = np.isin(split.labels, kept)
-        labels = np.searchsorted(kept, split.labels[rows]).astype(np.int32)
-        splits[part] = Split(split.x[rows], labels)
-    return dataclasses.replace(dataset, **splits, class_names=tuple(names[c] for c in kept))
+        return Split(split.x[rows], np.searchsorted(kept, split.labels[rows]).astype(np.int32))
+
+    return dataclasses.replace(
+        dataset,
+        train=part(dataset.train),
+        test=part(dataset.test),
+        class_names=tuple(names[c] for c in kept),
+    )

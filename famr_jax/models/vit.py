@@ -38,6 +38,8 @@ VARIANTS = {
     "B": Variant(768, 12, 12),
     "L": Variant(1024, 24, 16),
 }
+GELU = {"mean": "tanh", "token": "exact"}
+"""The form of the GELU that goes with a pooling, unless the name says otherwise."""
 
 
 def attention(qkv: jax.Array, heads: int) -> jax.Array:
@@ -64,6 +66,11 @@ class LayerNorm(nn.Module):
         return standardise(x, self.epsilon).astype(scale.dtype) * scale + bias
 
 
+def dense(size: int, name: str) -> nn.Dense:
+    """A dense layer whose kernel starts by Glorot and Bengio's uniform law."""
+    return nn.Dense(size, kernel_init=nn.initializers.xavier_uniform(), name=name)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block on `[n * tokens, dim]`."""
 
@@ -74,17 +81,12 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, tokens):
         dim = x.shape[-1]
-        dense = lambda size, name: nn.Dense(size, kernel_init=XAVIER, name=name)  # noqa: E731
-
         qkv = dense(3 * dim, "qkv")(LayerNorm(self.epsilon, name="norm_attention")(x))
         y = attention(qkv.reshape(-1, tokens, 3 * dim), self.heads).reshape(-1, dim)
         x = x + dense(dim, "out")(y)
         y = dense(4 * dim, "up")(LayerNorm(self.epsilon, name="norm_mlp")(x))
         y = gelu(y) if self.gelu == "tanh" else nn.gelu(y, approximate=False)
         return x + dense(dim, "down")(y)
-
-
-XAVIER = nn.initializers.xavier_uniform()
 
 
 class ViT(nn.Module):
@@ -116,7 +118,7 @@ class ViT(nn.Module):
         features = {}
 
         x = x.reshape(n, rows, p, columns, p, channels).swapaxes(2, 3)
-        x = nn.Dense(dim, kernel_init=XAVIER, name="patches")(x.reshape(n * tokens, -1))
+        x = dense(dim, "patches")(x.reshape(n * tokens, -1))
         x, deviation = x.reshape(n, tokens, dim), dim**-0.5
         if self.pooling == "token":
             token = self.param("class_token", nn.initializers.zeros, (dim,), jnp.float32)
@@ -177,6 +179,3 @@ def module(name: str, num_classes: int) -> ViT | None:
     check_number("epsilon", epsilon, above=0)
     gelu = match[4] or GELU[pooling]
     return ViT(num_classes, int(match[2]), sizes, pooling, gelu, epsilon)
-
-
-GELU = {"mean": "tanh", "token": "exact"}
