@@ -115,7 +115,6 @@ class Bench:
             dataset.train,
             num_classes=dataset.num_classes,
             seed=self.flags.seed,
-            groups=data.duplicate_groups(dataset.train, dataset.test)[0],
             attributes=attributes,
         )
 
