@@ -238,20 +238,24 @@ def _is_badge(badge: Any, inner: Any) -> bool:
 def _strip(strip: Strip) -> dict[str, Any]:
     """Positions on a line of 140 pixels, rounded as they are written."""
 
-    def places(values: Any) -> list[str]:
+    def known(values: Any) -> np.ndarray:
         several = isinstance(values, list | tuple | np.ndarray)
-        known = finite(values if several else [values])
-        at = 6 + 128 * np.clip(known[np.isfinite(known)] / strip.top, 0, 1)
-        return [f"{x:.1f}" for x in at]
+        found = finite(values if several else [values])
+        return found[np.isfinite(found)]
 
-    band = finite(strip.band)
-    low, high = 6 + 128 * np.clip(band / strip.top, 0, 1) if band.size == 2 else (np.nan, np.nan)
+    drawn = [known(values) for values in (strip.value, strip.original, strip.oracles)]
+    band, top = known(strip.band), known(strip.top).max(initial=0)
+    top = top or np.concatenate(drawn).max(initial=0) or 1.0
+    value, original, oracles = (
+        [f"{x:.1f}" for x in 6 + 128 * np.clip(values / top, 0, 1)] for values in drawn
+    )
+    low, high = 6 + 128 * np.clip(band / top, 0, 1) if band.size == 2 else (0.0, 0.0)
     return {
-        "band": (f"{low:.1f}", f"{max(high - low, 1):.1f}") if np.isfinite(low + high) else None,
-        "oracles": places(strip.oracles),
-        "original": places(strip.original),
-        "value": places(strip.value),
-        "alt": f"Original, {strip.name} and oracles on a line from 0 to {strip.top:.3g}",
+        "band": (f"{low:.1f}", f"{max(high - low, 1):.1f}") if band.size == 2 else None,
+        "oracles": oracles,
+        "original": original,
+        "value": value,
+        "alt": f"Original, {strip.name} and oracles on a line from 0 to {top:.3g}",
     }
 
 
