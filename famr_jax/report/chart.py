@@ -140,7 +140,8 @@ def lines(
     low, high = _range(drawn, levels, bands if fit_bands else [], marks, up, y_range)
     low -= 0.1 * (high - low) * bool(x_regions)  # room for their words
     panel.set_ylim(low, high)
-    panel.set_xlim(_ends([line.x for line in drawn], marks, across, pad=_is_path(drawn)))
+    pad = bool(marks) or _is_path(drawn)
+    panel.set_xlim(_ends([line.x for line in drawn], marks, across, pad=pad))
     panel.set_autoscale_on(False)
     _shade(panel, bands, _bands(x_band, across))
     ends = []
