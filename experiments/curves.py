@@ -8,8 +8,8 @@ import numpy as np
 from famr_jax.report import elements as page
 from famr_jax.report import plot
 from famr_jax.report.elements import Html, element, html
-from famr_jax.report.format import SUPERSCRIPT
 from famr_jax.report.forgetting import appendix
+from famr_jax.report.format import SUPERSCRIPT
 from famr_jax.report.style import colour
 
 TONES = {"holds": "good", "fails": "bad"}

@@ -43,7 +43,7 @@ def render(title: str, blocks: Sequence[Block], *, lead: str | None = None) -> s
     Raises:
         ValueError: Two headings of the page are the same.
     """
-    placed = _placed(blocks, 1, {title.strip().casefold(): title}, set())
+    placed = _placed(blocks, 1, {title.strip().casefold()}, set())
     document = _environment().get_template("page.html.j2")
     return document.render(title=title, lead=lead, blocks=placed, colours=COLOURS)
 
@@ -75,9 +75,7 @@ class Placed:
     blocks: Sequence[Any]
 
 
-def _placed(
-    blocks: Sequence[Block], level: int, seen: dict[str, str], anchors: set[str]
-) -> list[Any]:
+def _placed(blocks: Sequence[Block], level: int, seen: set[str], anchors: set[str]) -> list[Any]:
     """The blocks with every section among them at its place, in the order of reading."""
     found = []
     for block in blocks:
@@ -85,7 +83,7 @@ def _placed(
             name = block.title.strip().casefold()
             if name in seen:
                 raise ValueError(f"`title` must be unique on the page, got {block.title!r} twice.")
-            seen[name] = block.title
+            seen.add(name)
             stem = re.sub(r"[^a-z0-9]+", "-", name).strip("-") or "part"
             anchor = next(a for a in _numbered(stem) if a not in anchors)
             anchors.add(anchor)
