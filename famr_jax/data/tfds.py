@@ -144,16 +144,16 @@ def read(
     splits = list(builder.info.splits)
     used = [split for split in ("train", "test", "validation") if split in splits]
     sources = {split: _records(builder, name, split) for split in used}
-    labelled = [split for split in used if sources[split][0][label] >= 0]
+    labelled = [split for split in used if sources[split][0][label] >= 0][:2]
     if len(labelled) < 2 or labelled[0] != "train":
         raise ValueError(f"`{name}` must have splits train and test or validation, got {splits}.")
     sets = [
         _encoded(sources[split], f"`{split}` of `{name}`", image, label, wanted)
-        for split in labelled[:2]
+        for split in labelled
     ]
     look = encoded.facts if stream else partial(encoded.pixels, form)
     found = [encoded.scan(each, look) for each in sets]
-    for split, part in zip(labelled, found, strict=False):
+    for split, part in zip(labelled, found, strict=True):
         if not part.seen:
             rule = f"must hold images of the {len(wanted)} classes"
             raise ValueError(f"`{split}` of `{name}` {rule}, got none.")
