@@ -1,28 +1,27 @@
 """The experiment on certificates at its SMALL size, its verdicts on made-up rows, and its prose."""
 
-import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from experiments import bound_tightness, bounds, bounds_page, ledger
-from experiments.bound_tightness import SMALL
+from experiments.famr import FAMR, bound_tightness, measured_bounds
+from experiments.famr.bound_tightness import EXPERIMENT, SMALL
+from experiments.famr.measured_bounds import CHAIN, INFLUENCE, OF_FORGET, SLOPE
+from experiments.harness import ledger, run
+from experiments.harness.results import read_results
 from famr_jax import certify
+from famr_jax.report import Badge
 
-RESULTS = {
-    name: result
-    for name, result in ledger.read_results().items()
-    if name.startswith("bound_tightness")
-}
+RESULTS = {k: result for k, result in read_results().items() if k.startswith("bound_tightness")}
 
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
     root = tmp_path_factory.mktemp("bounds")
     places = {"out": root / "out", "cache": root / "cache", "data_dir": root / "tfds"}
-    bound_tightness.run(replace(SMALL, bench=replace(SMALL.bench, **places)))
+    content = run.run(EXPERIMENT, replace(SMALL, bench=replace(SMALL.bench, **places)))
     assert "<html" in (root / "out" / "report.html").read_text()
-    return json.loads((root / "out" / "metrics.json").read_text())
+    return content
 
 
 def rows_of(content, lam):
@@ -31,12 +30,12 @@ def rows_of(content, lam):
 
 
 def test_on_a_convex_problem_every_true_statement_holds(content):
-    untrue = {"distance to influence", bound_tightness.CHAIN}
+    untrue = {INFLUENCE, CHAIN}
     for lam in SMALL.lams:
         for name, row in rows_of(content, lam).items():
             if name not in untrue and row["verdict"] != "vacuous":
                 assert row["verdict"] == "holds", row
-        assert rows_of(content, lam)["distance to influence, H of forget"]["verdict"] == "vacuous"
+        assert rows_of(content, lam)[OF_FORGET]["verdict"] == "vacuous"
     # At a large lam the objective is all but quadratic, and the bounds are tight.
     tight = rows_of(content, 100.0)
     for name in ("distance, convex", "distance, descent", "Newton step", "linear rate"):
@@ -44,10 +43,10 @@ def test_on_a_convex_problem_every_true_statement_holds(content):
 
 
 def test_the_papers_bound_breaks_as_lam_falls(content):
-    assert rows_of(content, 1e-4)["distance to influence"]["verdict"] == "violated"
-    assert rows_of(content, 100.0)["distance to influence"]["verdict"] == "holds"
+    assert rows_of(content, 1e-4)[INFLUENCE]["verdict"] == "violated"
+    assert rows_of(content, 100.0)[INFLUENCE]["verdict"] == "holds"
     (claim,) = content["claims"]  # SMALL does not run at the paper's lam
-    assert claim["claim"] == bound_tightness.DIVERGENCE
+    assert claim["claim"] == FAMR.claims["outputs"]
     assert claim["verdict"] == "fails"
     ledger.ledger({"small": content})
 
@@ -73,15 +72,15 @@ def test_removals_are_counted_and_priced(content):
 
 def test_an_influence_step_that_was_not_solved_proves_nothing():
     judged = certify.influence_distance(0.5, 2.0, 1.0, 0.5)
-    assert bounds.if_solved(judged, True).verdict == "holds"
-    unsolved = bounds.if_solved(judged, False)
+    assert measured_bounds.if_solved(judged, True).verdict == "holds"
+    unsolved = measured_bounds.if_solved(judged, False)
     assert (unsolved.verdict, unsolved.bound, unsolved.measured) == ("vacuous", None, 0.5)
     # And so the bound on the outputs that is made of it.
     outputs = certify.output_divergence(1.0, 3.0, 0.5)
-    assert bounds.chained(unsolved, outputs, 3.0).verdict == "vacuous"
+    assert measured_bounds.chained(unsolved, outputs, 3.0).verdict == "vacuous"
 
 
-def row(verdict, problem="softmax", lam=0.1, certificate=bound_tightness.CHAIN, measured=1.0):
+def row(verdict, problem="softmax", lam=0.1, certificate=CHAIN, measured=1.0):
     bound = None if verdict == "vacuous" else {"holds": 2.0, "violated": 0.5}[verdict]
     ratio = None if bound is None or not measured else bound / measured
     numbers = {"measured": measured, "bound": bound, "ratio": ratio, "verdict": verdict}
@@ -105,33 +104,36 @@ def test_claims_follow_the_verdicts(chain, convex, wanted):
         case(
             [
                 row(first),
-                row("holds", certificate=bound_tightness.SLOPE),
-                row("holds", certificate="distance to influence"),
-                row("vacuous", certificate="distance to influence, H of forget"),
+                row("holds", certificate=SLOPE),
+                row("holds", certificate=INFLUENCE),
+                row("vacuous", certificate=OF_FORGET),
                 row(second, certificate="strong convexity"),
             ],
             problem,
         )
         for problem, first, second in zip(("softmax", "perceptron"), chain, convex, strict=True)
     ]
-    assert [claim["verdict"] for claim in bound_tightness.claims(cases)] == wanted
+    assert [
+        each["verdict"] for each in bound_tightness.claims({"cases": cases}, asdict(SMALL))
+    ] == wanted
 
 
 def test_every_certificate_is_explained(content):
-    assert set(rows_of(content, 100.0)) == set(bounds_page.STATEMENTS)
+    assert set(rows_of(content, 100.0)) == set(measured_bounds.STATEMENTS)
 
 
 def test_a_cell_says_what_is_wrong():
-    assert bounds_page.cell(row("vacuous")) == "vacuous"
-    assert bounds_page.cell(row("holds")) == "2"
-    assert "bad" in bounds_page.cell(row("violated"))
-    assert bounds_page.cell(row("holds", measured=0.0)) == "0 to bound"
+    assert measured_bounds.cell(row("vacuous")) == "vacuous"
+    assert measured_bounds.cell(row("holds")) == "2"
+    assert measured_bounds.cell(row("violated")) == Badge("0.5", "bad")
+    assert measured_bounds.cell(row("holds", measured=0.0)) == "0 to bound"
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
         ({"problems": ("resnet",)}, "problems"),
+        ({"problems": ()}, "problems"),
         ({"lams": ()}, "lams"),
         ({"sigmas": (-1.0,)}, "sigmas"),
         ({"removals": 0}, "removals"),
@@ -139,15 +141,19 @@ def test_a_cell_says_what_is_wrong():
         ({"delta": 2.0}, "delta"),
     ],
 )
-def test_flags_are_checked_before_anything_is_computed(change, word, tmp_path, monkeypatch):
-    monkeypatch.setattr(bound_tightness, "measure", lambda *_: pytest.fail("computed"))
+def test_flags_are_checked_before_anything_is_computed(change, word, tmp_path):
+    untouched = replace(EXPERIMENT, measure=lambda *_: pytest.fail("computed"))
     bench = replace(SMALL.bench, out=tmp_path / "out", data_dir=tmp_path / "tfds")
     with pytest.raises(ValueError, match=word):
-        bound_tightness.run(replace(SMALL, bench=bench, **change))
+        run.run(untouched, replace(SMALL, bench=bench, **change))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_numbers_in_the_docstring_are_those_of_the_result(name):
     for line in bound_tightness.headline(RESULTS[name]):
         assert line in bound_tightness.__doc__
-    assert bound_tightness.claims(RESULTS[name]["results"]["cases"]) == RESULTS[name]["claims"]
+    result = RESULTS[name]
+    judged = bound_tightness.claims(result["results"], result["config"]["flags"])
+    assert judged == result["claims"]
+    bound_tightness.page(result)

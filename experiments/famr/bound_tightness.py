@@ -112,11 +112,8 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
             lams = flags.vit_lams if neural else flags.lams
             for gone in sets[:1] if neural else sets:
                 cases.append(_case(bench, made, train, test, gone, lams))
-        stream = certified_stream.make_stream(
-            *(train, test, bench.dataset.num_classes),
-            l2=flags.head_l2,
-            key=bench.keys.unlearn_again,
-        )
+        classes, again = bench.dataset.num_classes, bench.keys.unlearn_again
+        stream = certified_stream.make_stream(train, test, classes, l2=flags.head_l2, key=again)
         return {"cases": cases, "removal": _removal(flags, bench.clock, stream)}
 
 
@@ -178,8 +175,8 @@ def claims(results: Mapping[str, Any], flags: Mapping[str, Any]) -> list[dict[st
 
 def _divergence(cases):
     """Whether outputs are bounded by the distance, and the distance by lam."""
-    names = (CHAIN, SLOPE, INFLUENCE, OF_FORGET)
-    chain, slope, weights, own = (select(cases, name) for name in names)
+    chain, slope = select(cases, CHAIN), select(cases, SLOPE)
+    weights, own = select(cases, INFLUENCE), select(cases, OF_FORGET)
     verdicts = {row["verdict"] for row in chain}
     verdict = "holds" if "holds" in verdicts else "not testable here"
     first = [row for row in weights if row["place"] == weights[0]["place"]]

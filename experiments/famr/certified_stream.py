@@ -15,6 +15,8 @@ from famr_jax.types import Batch
 
 GUO_CURVE = 1 / 4
 """Slope of sigma' as Guo et al. have it."""
+NORMS = ("guo", "spent", "residual")
+"""Sums of the bounds of Guo et al., with that slope, and of ours; and the gradient measured."""
 
 
 class Stream(NamedTuple):
@@ -38,11 +40,7 @@ class Stream(NamedTuple):
 
 
 class Log(NamedTuple):
-    """What a run of removals leaves: the heads, and norms over all of them after each removal.
-
-    `norms` has three: "spent" adds up our bound, "guo" the one of Guo et al. with a slope of 1/4,
-    and "residual" is the gradient measured.
-    """
+    """What a run of removals leaves: the heads, and `NORMS` over them after each removal."""
 
     fitted: logistic.Fitted
     norms: dict[str, np.ndarray]
@@ -67,13 +65,7 @@ def fit(
 ) -> logistic.Fitted:
     """Heads on all examples, or on those retained."""
     return logistic.fit(
-        stream.x,
-        stream.signs,
-        l2=stream.l2,
-        sigma=sigma,
-        noise=noise,
-        retained=retained,
-        key=key,
+        stream.x, stream.signs, l2=stream.l2, sigma=sigma, noise=noise, retained=retained, key=key
     )
 
 
@@ -89,8 +81,8 @@ def run(stream: Stream, fitted: logistic.Fitted, steps: int, *, settle: bool = F
         rows, before = np.arange(len(stream.x)) == row, fitted
         fitted, _, residual = logistic.remove(fitted, stream.x, stream.signs, rows, settle=settle)
         guo = guo + guo_bound(stream.x, fitted.weights - before.weights, fitted.retained)
-        log.append([float(jnp.linalg.norm(each)) for each in (fitted.spent, guo, residual)])
-    return Log(fitted, dict(zip(("spent", "guo", "residual"), np.array(log).T, strict=True)))
+        log.append([float(jnp.linalg.norm(each)) for each in (guo, fitted.spent, residual)])
+    return Log(fitted, dict(zip(NORMS, np.array(log).T, strict=True)))
 
 
 @jax.jit
@@ -123,19 +115,11 @@ def measure(
             budget = shift * sigma * (stream.l2 * left if output else 1.0)
             keys = jax.random.split(jax.random.fold_in(stream.key, 2), draws)
             noisy = [shown(stream, fitted, key) for key in keys]
-            rows.append(
-                {
-                    "sigma": sigma,
-                    "noise": noise,
-                    "budget": float(np.max(budget)),
-                    "removals": {
-                        name: until(log.norms[name] <= budget)
-                        for name in ("guo", "spent", "residual")
-                    },
-                    "removals_settled": until(settled.norms["spent"] <= budget) if output else None,
-                    "test_acc": {"values": noisy, "mean": float(np.mean(noisy)), "n": draws},
-                }
-            )
+            row = {"sigma": sigma, "noise": noise, "budget": float(np.max(budget))}
+            row["removals"] = {name: until(log.norms[name] <= budget) for name in NORMS}
+            row["removals_settled"] = until(settled.norms["spent"] <= budget) if output else None
+            row["test_acc"] = {"values": noisy, "mean": float(np.mean(noisy)), "n": draws}
+            rows.append(row)
     return {
         "epsilon": epsilon, "delta": delta, "shift": shift, "l2": stream.l2,
         "num_train": len(stream.x), "steps": steps,
@@ -188,13 +172,11 @@ def losses(stream: Stream, *, sigma: float, steps: int, draws: int) -> dict[str,
         spent.append(float(jnp.linalg.norm(fitted.spent)))
     values = np.asarray(values)
     return {
-        "sigma": sigma,
-        "steps": steps,
-        "n": draws,
+        "sigma": sigma, "steps": steps, "n": draws,
         "largest": float(np.abs(values).max()),
         "sd": float(values.std(ddof=1)),
         "assumed": float(np.mean(spent)) / sigma,
-    }
+    }  # fmt: skip
 
 
 def section(removed: Mapping[str, Any]) -> Section:

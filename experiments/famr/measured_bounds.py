@@ -60,11 +60,9 @@ def measure(shared: Shared, lam: float) -> tuple[Params, list[dict[str, Any]]]:
     """Where FAMR ends at one lam, and a row for every certificate there."""
     problem, anchor, forget = shared.problem, shared.problem.anchor, shared.pair.forget
     objective = AnchoredUniform(problem.model.apply, jnp.asarray(lam))
+    context, pair = Context(anchor), Pair(forget, None)
     found = minimise.minimise(
-        *(objective, anchor, Context(anchor), Pair(forget, None)),
-        key=shared.key,
-        tol=problem.tol,
-        max_steps=3000,
+        objective, anchor, context, pair, key=shared.key, tol=problem.tol, max_steps=3000
     )
     residual = float(found.grad_norm)
     end = End(lam, objective, found.params, residual)
@@ -233,8 +231,7 @@ def _chart(weights):
         log_y=True,
         colours=colours,
         key=True,
-        caption="The bound falls with lam and the distance does not: they solve different "
-        "equations.",
+        caption="The bound falls with lam and the distance does not: two different equations.",
         width=520,
     )
 
