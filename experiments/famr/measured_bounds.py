@@ -222,6 +222,7 @@ def cell(row: Mapping[str, Any]) -> str | Badge:
 def _chart(weights):
     colours = {"measured": "vermillion", "paper's bound": "grey"}
     sides = zip(("measured", "bound"), colours, strict=True)
+    told = "The bound falls with lam and the distance does not: they solve different equations."
     return report.lines(
         [row | {"norm": row[side], "of": name} for side, name in sides for row in weights],
         *("lam", "norm", "of"),
@@ -231,7 +232,7 @@ def _chart(weights):
         log_y=True,
         colours=colours,
         key=True,
-        caption="The bound falls with lam and the distance does not: two different equations.",
+        caption=told,
         width=520,
     )
 
