@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {
-    **dict.fromkeys(("types", "mesh", "files"), 0),
+    **dict.fromkeys(("types", "mesh", "files", "provenance"), 0),
     **dict.fromkeys(("losses", "forget", "models", "data", "checkpoint", "loop"), 1),
     **dict.fromkeys(("train", "unlearn", "curvature", "metrics", "store"), 2),
     **dict.fromkeys(("influence", "dual", "filters", "segment"), 3),

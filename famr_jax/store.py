@@ -1,0 +1,346 @@
+"""Resumable phases of training and unlearning, each model kept under what made it."""
+
+import contextlib
+import fcntl
+import hashlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.monitoring
+import numpy as np
+import rich.console
+import rich.progress
+
+from famr_jax import checkpoint
+from famr_jax.files import discard, plain
+from famr_jax.provenance import TRAINING, key_of
+
+console = rich.console.Console(stderr=True)
+
+SECONDS_BETWEEN_SAVES = 10.0
+
+
+class NonFiniteError(Exception):
+    """A run met a loss or a weight that is not finite; says in which phase and epoch."""
+
+    def __init__(self, phase: str, epoch: int):
+        super().__init__(f"{phase}: not finite in epoch {epoch}; what was saved before it stays.")
+        self.phase, self.epoch = phase, epoch
+
+
+class Clock:
+    """Wall seconds by phase, with compilation apart.
+
+    `compile` is what JAX reports for lowering and XLA compilation; `run` is the rest of the wall
+    time of the phase. Results must be ready on the host when a phase ends.
+    """
+
+    _compile_seconds = 0.0
+
+    def __init__(self):
+        self.phases: dict[str, dict[str, float]] = {}
+
+    def seconds(self) -> dict[str, Any]:
+        """Totals and phases, as the JSON wants them."""
+        total = {kind: sum(p[kind] for p in self.phases.values()) for kind in ("run", "compile")}
+        return {**total, "phases": self.phases}
+
+    def time(self, phase: str, function: Callable[[], Any]) -> Any:
+        """Runs `function`, blocks until its result is ready, and books the seconds."""
+        wall, compiled = time.perf_counter(), Clock._compile_seconds
+        try:
+            return jax.block_until_ready(function())
+        finally:
+            compiled = Clock._compile_seconds - compiled
+            run = time.perf_counter() - wall - compiled
+            booked = self.phases.setdefault(phase, {"run": 0.0, "compile": 0.0})
+            booked["run"] += run
+            booked["compile"] += compiled
+
+    def show(self, phase: str, function: Callable[[], Any]) -> Any:
+        """`time` with a spinner while it runs, and a line when it is done."""
+        with console.status(phase):
+            result = self.time(phase, function)
+        console.print(f"{phase:<28} {sum(self.phases[phase].values()):.1f} s", highlight=False)
+        return result
+
+
+def _on_duration(event: str, duration: float, **_: Any) -> None:
+    if event.endswith(("backend_compile_duration", "jaxpr_to_mlir_module_duration")):
+        Clock._compile_seconds += duration
+
+
+jax.monitoring.register_event_duration_secs_listener(_on_duration)
+
+
+class Fitted(NamedTuple):
+    """What a phase leaves: the last weights, one dict of numbers per epoch, and its seconds."""
+
+    params: Any
+    log: list[dict[str, Any]]
+    seconds: dict[str, float]
+
+
+class Store:
+    """Models kept one by one under what made them, shared by experiments and by runs side by side.
+
+    A model is known by the hash of its configuration, of the sources that made it, of versions and
+    of devices, so that no edit meets stale weights. With `resume`, finished models are read back
+    and a started one goes on from its last checkpoint, to the same bits; without, all is made anew.
+
+    Attributes:
+        root: Directory of the store.
+        resume: Whether to use what is there.
+        clock: Where the seconds are booked.
+    """
+
+    def __init__(self, root: Path, *, resume: bool, clock: Clock):
+        self.root, self.resume, self.clock = root, resume, clock
+
+    def fit(
+        self,
+        name: str,
+        config: dict[str, Any],
+        begin: Callable[[], Any],
+        advance: Callable[[Any, int], Iterator[tuple[int, Any, dict]]],
+        *,
+        epochs: int,
+        sources: Sequence[str | Path] = TRAINING,
+        watch: Callable[[Any], dict[str, Any]] | None = None,
+    ) -> Fitted:
+        """Runs one phase to its last epoch, with progress and checkpoints.
+
+        Args:
+            name: For progress, seconds and the directory.
+            config: All that determines the result but for the code; JSON-able.
+            begin: Gives the state before the first epoch; the state has `params`.
+            advance: `(state, start) -> iterator` of `(epoch, state, info)`.
+            epochs: Where the iterator ends.
+            sources: The modules that make the result, as `sources_of` takes them.
+            watch: Measures the weights after each epoch; its numbers join the log.
+
+        Raises:
+            NonFiniteError: The epoch that was not finite, or whose watched numbers were not, is not
+                saved.
+        """
+        home = self.directory(name, config, epochs=epochs, sources=sources)
+        phase = _Phase(
+            name, [config], [home], lambda _: begin(), lambda _, *at: advance(*at), epochs, 1, watch
+        )
+        return self._fit(phase)[0]
+
+    def fit_members(
+        self,
+        name: str,
+        configs: Sequence[dict[str, Any]],
+        begin: Callable[[Any], Any],
+        advance: Callable[[Any, Any, int], Iterator[tuple[int, Any, dict]]],
+        *,
+        epochs: int,
+        width: int,
+        sources: Sequence[str | Path] = TRAINING,
+    ) -> list[Fitted]:
+        """Runs the missing ones of many members, in chunks of a fixed width.
+
+        A short chunk is padded by its last member, so that every member runs in the same program:
+        its bits depend on neither its slot, its neighbours, nor what was there already. Its seconds
+        are an equal share of its chunk's.
+
+        Args:
+            name: As in `fit`, for all members.
+            configs: The configuration of each member.
+            begin: `rows -> state`, where rows are the positions in `configs` of a chunk's members,
+                `[width]`, and all of the state has that axis; of width 1 one int, and no axis.
+            advance: `(rows, state, start) -> iterator` of `(epoch, state, info)`, as in `fit`.
+            epochs: Where the iterator ends.
+            width: Members a program; `member_width()` suits the device.
+            sources: As in `fit`.
+
+        Raises:
+            NonFiniteError: A member was not finite; what was saved of its chunk stays.
+        """
+        homes = [
+            self.directory(name, config, epochs=epochs, width=width, sources=sources)
+            for config in configs
+        ]
+        return self._fit(_Phase(name, configs, homes, begin, advance, epochs, width))
+
+    def directory(
+        self,
+        name: str,
+        config: dict[str, Any],
+        *,
+        epochs: int,
+        width: int = 1,
+        sources: Sequence[str | Path] = TRAINING,
+    ) -> Path:
+        """Where a model of this configuration is kept."""
+        known = {"name": name, "config": config, "epochs": epochs, "width": width}
+        return self._place(name, key_of(known, *sources))
+
+    def _place(self, name: str, text: str) -> Path:
+        words = re.sub(r"[^\w.,+=-]+", "-", name)
+        return self.root / f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def _fit(self, phase: "_Phase") -> list[Fitted]:
+        like = jax.eval_shape(lambda: phase.member(phase.begin(phase.rows([0])).params, 0))
+        found = dict.fromkeys(range(len(phase.homes)))
+        if self.resume:
+            found = {i: self._find(phase.homes[i], like) for i in found}
+        while missing := [i for i, fitted in found.items() if fitted is None]:
+            chunk = missing[: phase.width]
+            found |= self._fit_chunk(phase, chunk, like)
+        total = {k: sum(fitted.seconds[k] for fitted in found.values()) for k in ("run", "compile")}
+        self.clock.phases[phase.name] = total
+        return list(found.values())
+
+    def _fit_chunk(self, phase: "_Phase", chunk: list[int], like: Any) -> dict[int, Fitted | None]:
+        """Runs a chunk, unless another run made some of it while this one waited for the lock."""
+        homes = [phase.homes[i] for i in chunk]
+        names = " ".join(home.name for home in homes)
+        place = homes[0] if phase.width == 1 else self._place(f"{phase.name} chunk", names)
+        with self._lock(place):
+            if self.resume:
+                found = [self._find(home, like, held=place) for home in homes]
+                if any(found):
+                    return dict(zip(chunk, found, strict=True))
+            else:
+                discard(place)
+            state, record = self._run(phase, chunk, place / "progress")
+            share = {kind: seconds / len(chunk) for kind, seconds in record["seconds"].items()}
+            made = {}
+            for slot, (i, home) in enumerate(zip(chunk, homes, strict=True)):
+                log = [phase.member(numbers, slot) for numbers in record["log"]]
+                kept = {"config": plain(phase.configs[i]), "log": log, "seconds": plain(share)}
+                params = phase.member(state.params, slot)
+                with self._lock(home, held=place):
+                    discard(home / "weights")
+                    checkpoint.save(home / "weights", params, epoch=phase.epochs, config=kept)
+                    made[i] = self._find(home, like, held=home)
+            if phase.width > 1:
+                discard(place)
+            return made
+
+    def _find(self, home: Path, like: Any, held: Path | None = None) -> Fitted | None:
+        with self._lock(home, held=held):
+            if checkpoint.latest_epoch(home / "weights") is None:
+                return None
+            params, _, record = checkpoint.load(home / "weights", like)
+            shutil.rmtree(home / "progress", ignore_errors=True)
+            return Fitted(params, record["log"], record["seconds"])
+
+    @contextlib.contextmanager
+    def _lock(self, place: Path, held: Path | None = None) -> Iterator[None]:
+        """Keeps other runs out of a directory; the system lets go where a process is killed."""
+        if place == held or jax.process_index() > 0:
+            yield
+            return
+        path = self.root / ".locks" / place.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                console.print(f"{place.name}: waiting for another run", markup=False)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _run(self, phase: "_Phase", chunk: list[int], directory: Path) -> tuple[Any, dict]:
+        """Goes on from the last epoch saved in `directory`: the last state, log and seconds."""
+        rows, name, start = phase.rows(chunk), phase.name, 0
+        record = {"log": [], "seconds": {"run": 0.0, "compile": 0.0}}
+        if checkpoint.latest_epoch(directory) is not None:
+            like = jax.eval_shape(lambda: phase.begin(rows))
+            state, start, record = checkpoint.load(directory, like)
+        self.clock.phases[name] = record["seconds"]
+        if start == 0:
+            state = self.clock.time(name, lambda: phase.begin(rows))
+        steps, saved_at = phase.advance(rows, state, start), time.monotonic()
+        with _progress() as bar:
+            count = len(phase.homes)
+            title = name if count == 1 else f"{name} {chunk[0] + 1}/{count}"
+            task = bar.add_task(title, total=phase.epochs, completed=start, numbers="compiling")
+            for _ in range(start, phase.epochs):
+                epoch, state, info = self.clock.time(name, lambda: next(steps))
+                if not np.all(info["finite"]):
+                    raise NonFiniteError(name, epoch)
+                seen = phase.watch(state.params) if phase.watch else {}
+                if not all(np.all(np.isfinite(value)) for value in seen.values()):
+                    raise NonFiniteError(name, epoch)
+                numbers = {key: value for key, value in info.items() if key != "finite"}
+                record["log"].append(plain(numbers | seen))
+                bar.update(task, completed=epoch, numbers=_brief(record["log"][-1]))
+                if epoch < phase.epochs and time.monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
+                    checkpoint.save(directory, state, epoch=epoch, config=plain(record))
+                    saved_at = time.monotonic()
+        return state, record
+
+
+class _Phase(NamedTuple):
+    """What is run, of one model or of many: each has its configuration and its home."""
+
+    name: str
+    configs: Sequence[dict[str, Any]]
+    homes: list[Path]
+    begin: Callable[[Any], Any]
+    advance: Callable[[Any, Any, int], Iterator[tuple[int, Any, dict]]]
+    epochs: int
+    width: int
+    watch: Callable[[Any], dict[str, Any]] | None = None
+
+    def rows(self, chunk: list[int]) -> Any:
+        """Positions of a program's members: a short chunk is padded by its last one."""
+        padded = chunk + chunk[-1:] * (self.width - len(chunk))
+        return padded[0] if self.width == 1 else np.array(padded)
+
+    def member(self, stacked: Any, slot: int) -> Any:
+        """The tree of the member in one slot."""
+        if self.width == 1:
+            return stacked
+        return jax.tree.map(lambda leaf: leaf[slot], stacked, is_leaf=_is_column)
+
+
+def _is_column(node: Any) -> bool:
+    """Whether it is a number of all members, as the log has it."""
+    return isinstance(node, list)
+
+
+def member_width() -> int:
+    """Members a program that suit the device: `vmap` gains nothing on a CPU."""
+    return 1 if jax.default_backend() == "cpu" else 8
+
+
+def members(stacked: Any) -> list[Any]:
+    """The trees that one with a leading member axis holds."""
+    count = len(jax.tree.leaves(stacked)[0])
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
+
+
+def fingerprint(params: Any) -> str:
+    """Hash of all weights, bit for bit."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _progress() -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description:<28}", markup=False),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[numbers]}"),
+        console=console,
+    )
+
+
+def _brief(numbers: dict[str, Any]) -> str:
+    means = {name: float(np.mean(value)) for name, value in numbers.items()}
+    return "  ".join(f"{name} {value:.3g}" for name, value in list(means.items())[:4])
