@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {
-    **dict.fromkeys(("types", "mesh", "files"), 0),
-    **dict.fromkeys(("losses", "targets", "forget", "loop", "checkpoint", "provenance"), 1),
+    **dict.fromkeys(("types", "mesh", "files", "provenance"), 0),
+    **dict.fromkeys(("losses", "targets", "forget", "loop", "checkpoint"), 1),
     **dict.fromkeys(("models", "data", "report"), 1),
     **dict.fromkeys(("train", "unlearn", "minimise", "metrics", "statistics"), 2),
     **dict.fromkeys(("curvature", "store", "kronecker"), 2),
