@@ -68,7 +68,7 @@ def test_measures_of_a_class_by_hand():
         kl = np.mean([(q * np.log(q / p)).sum(1)[rows].mean() for q in others])
         assert row[name] == pytest.approx(kl, rel=1e-5)
     assert row["n"] | {"uniform_kl": 3} == {
-        **{name: 3 for name in ("for_acc", "entropy", "uniform_kl", "kl_forget")},
+        **dict.fromkeys(("for_acc", "entropy", "uniform_kl", "kl_forget"), 3),
         **{"ret_acc": 5, "for_acc_test": 1, "test_acc": 3, "kl_test": 3},
     }
     assert set(row["absent"]) == {"svc_attack", "loss_attack"}
