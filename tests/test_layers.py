@@ -140,3 +140,23 @@ sys.exit(f"loaded {{heavy}}" if heavy else 0)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_library_takes_no_time():
+    code = """
+import time
+import jax, flax, optax
+start = time.perf_counter()
+import famr_jax as fj
+seconds = time.perf_counter() - start
+assert seconds < 0.3, seconds
+assert fj.methods.BY_NAME["famr"] is fj.methods.famr
+assert "evaluation" in dir(fj)
+try:
+    fj.nothing_of_this_name
+except AttributeError as error:
+    assert "no attribute 'nothing_of_this_name'" in str(error)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
