@@ -93,6 +93,8 @@ def _spectrum(
         for at, mean, error in zip(results["axis"], means, errors, strict=True)
     ]
 
+    top = max([1.0, *(row["mean"] for row in rows if row["mean"] is not None)])
+
     def place(eigenvalue):
         return math.asinh(eigenvalue / (2 * results["bend"])) / math.log(10)
 
@@ -104,11 +106,11 @@ def _spectrum(
         title=title,
         words="eigenvalues per decade",
         x_words="eigenvalue",
-        x_band=(None, place(-flags["lam"])),
+        x_band=[(None, place(-flags["lam"]), "grey")],
         x_ticks=[(place(e), number(float(e))) for e in TICKS],
         spread="spread",
         log_y=True,
-        y_range=(0.5, None),
+        y_range=(0.5, 3 * top),
         colours=colours,
         label="end",
         width=345,
