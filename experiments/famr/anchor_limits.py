@@ -32,17 +32,18 @@ from experiments.famr.over_lam import over_lam
 from experiments.famr.steps import between, derivatives, distance
 from experiments.harness.results import Page
 from experiments.harness.run import Experiment, main
-from famr_jax import minimise, models
+from famr_jax import minimise
 from famr_jax.cli.bench import Bench
 from famr_jax.cli.flags import Ascending, BenchFlags, Count, NotNegative, Positive
 from famr_jax.forget import ForgetSet
 from famr_jax.methods.famr import AnchoredUniform
-from famr_jax.report import Column, Drawing, Grid, Section, Table, Text
+from famr_jax.report import Drawing, Grid, Section, Table, Text
 from famr_jax.types import Context, Pair
 
 STILL = 1e-2
 L2 = 1e-3
 FITTED_FROM = 30
+Strengths = Annotated[tuple[Positive, ...], Ascending(2)]
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,7 @@ class Flags:
     """What to forget, one case each."""
     models: tuple[str, ...] = ("logistic", "mlp_16")
     """Of the float64 part, trained with a ridge of 1e-3."""
-    lams: Annotated[tuple[Positive, ...], Ascending(2)] = (
-        10.0,
-        30.0,
-        100.0,
-        300.0,
-        1e3,
-        3e3,
-        1e4,
-        3e4,
-        1e5,
-    )
+    lams: Strengths = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
     """FAMR's anchor strengths in the float64 part, mean form."""
     lam: NotNegative = 0.1
     """That of the network's runs: the paper's."""
@@ -114,11 +105,7 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
 
 def law(bench: Bench, name: str, gone: ForgetSet, lams: Sequence[float]) -> dict[str, Any]:
     """One model in float64: identity on the path, errors of both linearisations, their orders."""
-    dataset = bench.dataset
-    model = models.create(
-        name, num_classes=dataset.num_classes, image_shape=bench.model.image_shape
-    )
-    train = minimise.double(bench.train)
+    model, train = bench.on(name).model, minimise.double(bench.train)
     start = minimise.double(model.init(bench.keys.init))
     anchor = minimise.minimise(
         minimise.Ridge(model.apply, L2, float(len(train))),
@@ -242,10 +229,10 @@ def page(content: Mapping[str, Any]) -> Page:
                             "model": None,
                             "forget": None,
                             "num_params": "weights",
-                            "lambda_min": Column("least", ""),
-                            "lambda_max": Column("largest eigenvalue", ""),
-                            "linearised": Column("order with H", ""),
-                            "gradient": Column("order without", ""),
+                            "lambda_min": "least",
+                            "lambda_max": "largest eigenvalue",
+                            "linearised": "order with H",
+                            "gradient": "order without",
                         },
                         caption="Order: slope of the logarithm of the error over that of lam, "
                         f"where lam is at least {FITTED_FROM} times the largest |eigenvalue|; none "

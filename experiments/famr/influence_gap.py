@@ -36,6 +36,7 @@ from famr_jax.types import Params
 
 ARRIVED, OBEYED, SMALL_LAM = 0.05, 0.05, 1e-4
 CONTROLS = 3
+Strengths = Annotated[tuple[Positive, ...], Ascending(2)]
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,7 @@ class Flags:
 
     forget: tuple[str, ...] = ("class:3", "random:0.05")
     """What to forget, one case each."""
-    lams: Annotated[tuple[Positive, ...], Ascending(2)] = (
-        *(1e-6, 1e-5, 1e-4, 1e-3, 1e-2),
-        *(0.1, 1.0, 10.0, 100.0, 1000.0),
-    )
+    lams: Strengths = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)
     """FAMR's anchor strengths, mean form, ascending; the paper's sum over T has |T| times these."""
     l2: Positive = 1e-2
     """Ridge of the softmax regression's training objective."""
