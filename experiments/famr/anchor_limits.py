@@ -81,11 +81,12 @@ SMALL = Flags(
 def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
     """The laws of every model in float64, then the bench's model by eigenvector."""
     cases = bench.forget_sets(flags.forget)
+    small = {name: bench.on(name) for name in flags.models}
     original = bench.original()
     with jax.enable_x64(True):
         laws = [
-            bench.clock.show(f"law {name} {gone.name}", partial(law, bench, name, gone, flags.lams))
-            for name in flags.models
+            bench.clock.show(f"law {name} {gone.name}", partial(law, other, gone, flags.lams))
+            for name, other in small.items()
             for gone in cases
         ]
     found = [
@@ -103,9 +104,9 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
     return {**bench.describe(original), "laws": laws, "cases": found}
 
 
-def law(bench: Bench, name: str, gone: ForgetSet, lams: Sequence[float]) -> dict[str, Any]:
+def law(bench: Bench, gone: ForgetSet, lams: Sequence[float]) -> dict[str, Any]:
     """One model in float64: identity on the path, errors of both linearisations, their orders."""
-    model, train = bench.on(name).model, minimise.double(bench.train)
+    model, train = bench.model, minimise.double(bench.train)
     start = minimise.double(model.init(bench.keys.init))
     anchor = minimise.minimise(
         minimise.Ridge(model.apply, L2, float(len(train))),
@@ -138,7 +139,7 @@ def law(bench: Bench, name: str, gone: ForgetSet, lams: Sequence[float]) -> dict
     stiffest = float(np.max(np.abs(spectrum)))
     far = [row for row in rows if row["lam"] >= FITTED_FROM * stiffest]
     return {
-        "model": name,
+        "model": bench.flags.model,
         "forget": gone.spec,
         "num_params": len(slope),
         "lambda_min": float(spectrum[0]),

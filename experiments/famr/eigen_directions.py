@@ -240,7 +240,7 @@ def section(case: Mapping[str, Any], model: Mapping[str, Any]) -> Section:
                     "num_steps": "steps",
                     "moved": None,
                     "stationary": "to stationary",
-                    "covered": Column("of the way, %", "points"),
+                    "covered": _percent("of the way, %", "covered"),
                     "cos": "cosine",
                     "left": "gradient left",
                 },
@@ -249,6 +249,11 @@ def section(case: Mapping[str, Any], model: Mapping[str, Any]) -> Section:
             *(_groups(run, name) for name, run in runs.items()),
         ],
     )
+
+
+def _percent(title: str, name: str) -> Column:
+    """Shares in per cent, to three digits: they span orders of magnitude."""
+    return Column(title, of=lambda row: 100 * row[name] if name in row else None)
 
 
 def _shares(run: Mapping[str, Any], name: str) -> Drawing:
@@ -276,11 +281,11 @@ def _groups(run: Mapping[str, Any], name: str) -> Table:
             "kind": "",
             "range": "eigenvalues",
             "count": "number",
-            "of_gradient": Column("of |g|², %", "points"),
-            "of_way": Column("of the way², %", "points"),
-            "covered": Column("covered, %", "points"),
-            "predicted": Column("linearised: predicted, %", "points"),
-            "of_linearised": Column("measured, %", "points"),
+            "of_gradient": _percent("of |g|², %", "of_gradient"),
+            "of_way": _percent("of the way², %", "of_way"),
+            "covered": _percent("covered, %", "covered"),
+            "predicted": _percent("linearised: predicted, %", "predicted"),
+            "of_linearised": _percent("measured, %", "of_linearised"),
             "over": "over quadratic model",
         },
         caption=f"{name}. Covered: share of the way to the converged stationary point. Linearised: "
