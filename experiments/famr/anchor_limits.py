@@ -79,7 +79,7 @@ SMALL = Flags(
 
 
 def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
-    """The laws of every model in float64, then the bench's model by eigenvector."""
+    """Measures the laws of small models in float64, and the bench's model by eigenvector."""
     cases = bench.forget_sets(flags.forget)
     small = {name: bench.on(name) for name in flags.models}
     original = bench.original()
@@ -105,7 +105,7 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
 
 
 def law(bench: Bench, gone: ForgetSet, lams: Sequence[float]) -> dict[str, Any]:
-    """One model in float64: identity on the path, errors of both linearisations, their orders."""
+    """Holds a model in float64 against the identity on the path and against both linearisations."""
     model, train = bench.model, minimise.double(bench.train)
     start = minimise.double(model.init(bench.keys.init))
     anchor = minimise.minimise(

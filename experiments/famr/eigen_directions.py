@@ -36,7 +36,7 @@ def compare(
     epochs: int,
     num_vectors: int,
 ) -> dict[str, Any]:
-    """One forget set: FAMR by plain descent in both forms and by Adam, each split by eigenvalue."""
+    """Runs FAMR by plain descent in both forms and by Adam, and splits each step by eigenvalue."""
     apply_fn, forget, size = bench.model.apply, bench.train[gone.mask], bench.flags.batch_size
     curvature = Hessian(_uniform_of(apply_fn), original, forget)
     top, low = (
@@ -140,7 +140,7 @@ def groups(
     dynamics: Dynamics,
     bulk: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """The step by eigenvalue: octaves of positive ones, the negative ones, the bulk between them.
+    """Splits a step by eigenvalue: octaves of positive ones, the negative ones, and the bulk.
 
     `covered` is the step's share of the way to the converged point; `of_linearised` that to the
     linearised one, beside what it should be, `predicted`, where that point is a minimum. `over` is

@@ -57,7 +57,7 @@ def fit(train: Batch, test: Batch, *, num_classes: int, l2: float) -> Trained:
 
 
 def compare(trained: Trained, gone: ForgetSet, lams: Sequence[float]) -> dict[str, Any]:
-    """One forget set: FAMR over `lams`, one-step predictions and retrained models, by weights."""
+    """Compares FAMR over `lams`, one-step predictions and retrained models on one forget set."""
     apply_fn, anchor, l2 = trained.model.apply, trained.params, trained.l2
     pair = minimise.split(trained.train, gone.mask)
     forgetting, everything = Pair(pair.forget, None), Pair(None, trained.train)

@@ -69,7 +69,7 @@ SMALL = Flags(
 
 
 def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
-    """Both parts on every forget set."""
+    """Measures both parts on every forget set."""
     cases = bench.forget_sets(flags.forget)
     original = bench.original()
     return {

@@ -42,7 +42,9 @@ def identity(
     pull: np.ndarray,
     steps: Mapping[float, np.ndarray],
 ) -> dict[str, Any]:
-    """||(H + lam I) step + sum_T grad l|| / ||sum_T grad l|| in each reading of the paper's words.
+    """Takes the residual of the influence identity in each reading of the paper's words.
+
+        ||(H + lam I) step + sum_T grad l|| / ||sum_T grad l||
 
     `training`: l is cross-entropy and H the Hessian of the training objective, as influence needs.
     `training, plus`: the same with the other sign. `forget`: l is FAMR's own loss and H its Hessian
