@@ -105,7 +105,9 @@ def test_a_sweep_over_the_weight_is_a_vmap(model, params, pair):
 
 
 def test_the_anchor_is_a_copy_of_the_weights(model, params, pair):
-    state = methods.descent_ascent(model.apply, optimizer=SGD).init(params, *pair, KEY)
+    state = methods.descent_ascent(model.apply, optimizer=SGD).init(
+        params, pair.forget, pair.retain, KEY
+    )
     assert_same(state.context.anchor, params)
     anchor = {id(leaf) for leaf in jax.tree.leaves(state.context.anchor)}
     assert not anchor & set(map(id, jax.tree.leaves(params)))
