@@ -7,9 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from experiments import anchor_limits, anchor_way, ledger
-from experiments.anchor_limits import SMALL
-from experiments.anchor_way import Dynamics
+from experiments.famr import FAMR, anchor_limits, eigen_directions
+from experiments.famr.anchor_limits import EXPERIMENT, SMALL
+from experiments.famr.eigen_directions import Dynamics
+from experiments.harness import run as harness
+from experiments.harness.results import read_results
 
 VALUES = np.array([-3.0, -0.01, 0.2, 5.0, 40.0])
 
@@ -29,7 +31,7 @@ def test_dynamics_are_those_of_descent_on_a_quadratic(weight):
         step -= 1e-3 * (weight * (matrix @ step + slope) + 0.1 * step)
     along = dynamics.share(VALUES) * dynamics.target(VALUES, vectors @ slope)
     np.testing.assert_allclose(vectors @ step, along, rtol=1e-10)
-    found = anchor_way.groups(VALUES, vectors, slope, step, 2 * step, dynamics, step)
+    found = eigen_directions.groups(VALUES, vectors, slope, step, 2 * step, dynamics, step)
     np.testing.assert_allclose([row["covered"] for row in found[:-1]], 0.5)
     np.testing.assert_allclose([row["over"] for row in found[:-1]], 1.0)
     for row in found[:-1]:
@@ -61,8 +63,8 @@ def done(tmp_path_factory):
     """One SMALL run: its folder and its JSON."""
     root = tmp_path_factory.mktemp("limits")
     places = {name: root / name for name in ("out", "cache", "data_dir")}
-    anchor_limits.run(replace(SMALL, bench=replace(SMALL.bench, **places)))
-    return root, json.loads((root / "out" / "metrics.json").read_text())
+    flags = replace(SMALL, bench=replace(SMALL.bench, **places))
+    return root, harness.run(EXPERIMENT, flags)
 
 
 def test_small_run_obeys_the_laws(done):
@@ -89,8 +91,8 @@ def test_small_run_splits_every_step_completely(done):
 
 def test_small_run_is_judged_and_reported(done):
     root, content = done
-    known = {claim for paper in ledger.PAPERS for claim in paper.claims}
-    assert {entry["claim"] for entry in content["claims"]} <= known
+    said = [FAMR.claims[name] for name in ("stationary", "convex")]
+    assert [entry["claim"] for entry in content["claims"]] == said
     assert [entry["verdict"] for entry in content["claims"]] == ["fails", "fails"]
     assert str(root) not in json.dumps(content)
     page = (root / "out" / "report.html").read_text()
@@ -126,14 +128,12 @@ BAD = [
 
 @pytest.mark.parametrize(("changes", "names"), BAD)
 def test_bad_input_is_refused_before_anything_runs(changes, names, monkeypatch):
-    monkeypatch.setattr(anchor_limits.workbench, "open_workbench", partial(pytest.fail, "ran"))
+    monkeypatch.setattr(harness, "open_bench", partial(pytest.fail, "ran"))
     with pytest.raises(ValueError, match=names):
-        anchor_limits.run(replace(SMALL, **changes))
+        harness.run(EXPERIMENT, replace(SMALL, **changes))
 
 
-RESULTS = [result for name, result in ledger.read_results().items() if name == "anchor_limits"]
-
-
-@pytest.mark.parametrize("result", RESULTS, ids=lambda _: "anchor_limits")
-def test_docstring_is_what_the_result_says(result):
+def test_prose_and_claims_are_what_the_result_says():
+    result = read_results()["anchor_limits"]
     assert all(line in anchor_limits.__doc__ for line in anchor_limits.headline(result))
+    assert anchor_limits.claims(result["results"], result["config"]["flags"]) == result["claims"]

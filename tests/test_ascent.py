@@ -27,7 +27,9 @@ def pair(forget, retain):
 
 @partial(jax.jit, static_argnums=0)
 def slope(model, params, batch):
-    mean = lambda p: jnp.mean(cross_entropy(model.apply(p, batch.x), batch.labels))  # noqa: E731
+    def mean(params):
+        return jnp.mean(cross_entropy(model.apply(params, batch.x), batch.labels))
+
     return jax.grad(mean)(params)
 
 
@@ -79,14 +81,14 @@ def test_without_ascent_it_is_training_on_the_retained_set(model, params, pair):
 
 
 def test_the_ascent_stops_after_its_steps(model, params, pair):
-    make = lambda **settings: methods.descent_ascent(model.apply, optimizer=SGD, **settings)  # noqa: E731
+    make = partial(methods.descent_ascent, model.apply, optimizer=SGD)
     method, always, never = make(ascent_steps=2), make(), make(forget_weight=0.0)
     state = method.init(params, *(pair.forget, pair.retain), KEY)
     for other in (always, always, never, never):
         wanted, _ = one_step(other, state, pair)
         state, _ = one_step(method, state, pair)
         close(state.params, wanted.params)
-    assert state.num_steps == 4
+    assert state.context.step == 4
 
 
 def test_a_sweep_over_the_weight_is_a_vmap(model, params, pair):
@@ -102,11 +104,13 @@ def test_a_sweep_over_the_weight_is_a_vmap(model, params, pair):
         close(jax.tree.map(lambda leaf, i=i: leaf[i], swept.params), step(one, params, pair)[0][0])
 
 
-def test_init_copies_the_weights(model, params, pair):
-    method = methods.descent_ascent(model.apply, optimizer=SGD)
-    state = method.init(params, pair.forget, pair.retain, KEY)
-    assert_same(state.params, params)
-    assert not {id(leaf) for leaf in jax.tree.leaves(state)} & set(map(id, jax.tree.leaves(params)))
+def test_the_anchor_is_a_copy_of_the_weights(model, params, pair):
+    state = methods.descent_ascent(model.apply, optimizer=SGD).init(
+        params, pair.forget, pair.retain, KEY
+    )
+    assert_same(state.context.anchor, params)
+    anchor = {id(leaf) for leaf in jax.tree.leaves(state.context.anchor)}
+    assert not anchor & set(map(id, jax.tree.leaves(params)))
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import ascent_fails, ascent_random, ascent_report, common, ledger
-from experiments.ascent_fails import SMALL
+from experiments.ascent import ascent_fails, random_set
+from experiments.ascent.ascent_fails import EXPERIMENT, SMALL
+from experiments.harness import ledger
+from experiments.harness.results import read_results
+from experiments.harness.run import run
+from famr_jax import report
+from famr_jax.files import plain
 
-RESULTS = {k: r for k, r in ledger.read_results().items() if k.startswith("ascent_fails")}
+RESULTS = {k: r for k, r in read_results().items() if k.startswith("ascent_fails")}
+DATASET = {"name": "digits", "num_classes": 10}
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +24,7 @@ def done(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     bench = replace(SMALL.bench, out=root / "out", cache=root / "cache")
     chosen = replace(SMALL, parts=("random",), bench=bench)
-    ascent_fails.run(chosen)
-    return chosen, json.loads((chosen.bench.out / "metrics.json").read_text())
+    return chosen, run(EXPERIMENT, chosen)
 
 
 def test_every_method_is_followed_from_the_original(done):
@@ -56,14 +61,12 @@ def test_the_report_is_self_contained(done):
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_theory_alone_needs_no_training(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ascent_random, "measure", lambda *_, **__: pytest.fail("trained"))
+def test_theory_alone_needs_no_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(random_set, "measure", lambda *_, **__: pytest.fail("trained"))
     bench = replace(SMALL.bench, out=tmp_path / "out", cache=tmp_path / "cache")
-    ascent_fails.run(replace(SMALL, parts=("theory",), bench=bench))
-    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    content = run(EXPERIMENT, replace(SMALL, parts=("theory",), bench=bench))
     assert [made["verdict"] for made in content["claims"]] == ["holds"] * 3
     assert ledger.ledger({"ascent_fails": content})
-    assert capsys.readouterr().out.count("holds: ") == 3
     assert (tmp_path / "out" / "report.html").read_text().count("<svg") == 7
 
 
@@ -73,14 +76,16 @@ def test_theory_alone_needs_no_training(tmp_path, monkeypatch, capsys):
         ({"parts": ()}, "`parts` must name"),
         ({"epochs": 0}, "`epochs` must be an integer >= 1"),
         ({"ascent_epochs": 0}, "`ascent_epochs` must be an integer >= 1"),
-        ({"ascent_lrs": (-1.0,)}, "`lr` must be"),
-        ({"share": 1.5}, "`fraction` must be between 0 and 1"),
+        ({"ascent_lrs": (-1.0,)}, "`ascent_lrs` must be finite and > 0"),
+        ({"descent_ascent_lrs": (0.0,)}, "`descent_ascent_lrs` must be finite and > 0"),
+        ({"share": 1.5}, r"`share` must be in \(0, 1\)"),
+        ({"share": 0.9999}, "must leave something on both sides"),
     ],
 )
 def test_bad_flags_are_refused_before_anything_is_written(tmp_path, changes, words):
     bench = replace(SMALL.bench, out=tmp_path / "out", cache=tmp_path / "cache")
     with pytest.raises(ValueError, match=words):
-        ascent_fails.run(replace(SMALL, bench=bench, **changes))
+        run(EXPERIMENT, replace(SMALL, bench=bench, **changes))
     assert not (tmp_path / "out").exists()
 
 
@@ -88,13 +93,13 @@ def test_bad_flags_are_refused_before_anything_is_written(tmp_path, changes, wor
     ("sizes", "eps"), [((72,), 0.160), ((143,), 0.114), ((1000,), 0.0429), ((1000, 1000), 0.0607)]
 )
 def test_hoeffdings_bound(sizes, eps):
-    assert ascent_random.hoeffding(*sizes) == pytest.approx(eps, abs=5e-4)
+    assert random_set.hoeffding(*sizes) == pytest.approx(eps, abs=5e-4)
 
 
 def test_hoeffdings_bound_covers_what_it_promises():
     rng = np.random.default_rng(0)
     accuracies = [rng.binomial(n, 0.7, size=20_000) / n for n in (200, 300)]
-    apart = np.abs(accuracies[0] - accuracies[1]) >= ascent_random.hoeffding(200, 300)
+    apart = np.abs(accuracies[0] - accuracies[1]) >= random_set.hoeffding(200, 300)
     assert apart.mean() < 0.05
 
 
@@ -104,6 +109,7 @@ def made_up(*, oracle=0.60, original=0.90, lowest=0.3, distance=0.5, count=8):
     path = {name: [value, value] for name, value in numbers.items()}
     path |= {"for_acc": [original, lowest], "for_tv": [0.2, distance], "test_tv": [0.2, 0.4]}
     result = {
+        "bench": {"dataset": DATASET, "model": {"name": "a model"}},
         "num_forget": 1000,
         "num_retain": 4000,
         "num_test": 1000,
@@ -112,7 +118,7 @@ def made_up(*, oracle=0.60, original=0.90, lowest=0.3, distance=0.5, count=8):
         "oracles": [numbers | {"for_acc": oracle}] * count,
         "paths": [{"method": "gradient ascent", "lr": 0.1, "finite": True, **path}],
     }
-    return result | {"summary": ascent_random.summarise(result)}
+    return result | {"summary": random_set.summarise(result)}
 
 
 @pytest.mark.parametrize(
@@ -127,14 +133,14 @@ def made_up(*, oracle=0.60, original=0.90, lowest=0.3, distance=0.5, count=8):
     ],
 )
 def test_verdicts_on_random_sets(changes, verdict):
-    (made,) = ascent_fails.claims({"random": made_up(**changes)}, "a setting")
+    (made,) = ascent_fails.claims({"random": made_up(**changes)}, {})
     assert made["verdict"] == verdict
 
 
 def test_the_control_counts_nowhere():
     result = made_up()
-    result["paths"].append(result["paths"][0] | {"method": ascent_random.CONTROL})
-    assert ascent_random.summarise(result) == result["summary"]
+    result["paths"].append(result["paths"][0] | {"method": random_set.CONTROL})
+    assert random_set.summarise(result) == result["summary"]
 
 
 def test_a_path_ends_at_the_epoch_that_is_not_finite(done):
@@ -143,20 +149,19 @@ def test_a_path_ends_at_the_epoch_that_is_not_finite(done):
     path = result["paths"][0]
     cut = {k: v[:1] if isinstance(v, list) else v for k, v in path.items()} | {"finite": False}
     result = result | {"paths": [cut, *result["paths"][1:]]}
-    result["summary"] = ascent_random.summarise(result)
+    result["summary"] = random_set.summarise(result)
     assert result["summary"]["points"] == 2 * chosen.epochs
-    page = ascent_report.report(content | {"results": {"random": result}})
-    assert "†" in page
+    page = ascent_fails.page(content | {"results": {"random": result}})
+    assert "†" in report.render(page.title, page.blocks)
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_committed_claims_are_what_the_code_makes_of_the_committed_numbers(name):
     content = RESULTS[name]
     results = content["results"]
-    setting = content["claims"][0]["words"].partition(", ")[0] if "random" in results else ""
-    assert ascent_fails.claims(results, setting) == content["claims"]
+    assert ascent_fails.claims(results, content["config"]["flags"]) == content["claims"]
     if "random" in results:
-        again = common.plain(ascent_random.summarise(results["random"]))
+        again = plain(random_set.summarise(results["random"]))
         for part in ("points", "too_low", "too_low_nearer"):
             assert again[part] == results["random"]["summary"][part]
 

@@ -11,14 +11,17 @@ import pytest
 from dense import KEY, Dense, columns, problem, symmetric
 from jax.flatten_util import ravel_pytree
 
-from experiments import conditioning, hessian_conditioning, ledger, workbench
-from experiments.hessian_conditioning import SMALL, Study
+from experiments.famr import hessian_conditioning, spectra, spectra_along_run, step_rule
+from experiments.famr.hessian_conditioning import EXPERIMENT, SMALL
+from experiments.harness import run as harness
+from experiments.harness.results import read_results
 from famr_jax import curvature, losses, models, report, unlearn
+from famr_jax.cli.opening import open_bench
 from famr_jax.types import Batch, Pair, pytree
 
 RESULTS = {
     name: result
-    for name, result in ledger.read_results().items()
+    for name, result in read_results().items()
     if name.startswith("hessian_conditioning")
 }
 LAM = 0.3
@@ -31,33 +34,33 @@ def test_every_weight_of_a_vit_has_one_layer_group():
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_leaves_with_path(params)
     ]
-    groups = {path: conditioning.group_of(path) for path in paths}
-    assert set(groups.values()) == set(conditioning.WORDS)
+    groups = {path: spectra.group_of(path) for path in paths}
+    assert set(groups.values()) == set(spectra.WORDS)
     for path, group in groups.items():
-        assert [name for name, keep in conditioning.GROUPS.items() if keep(path)] == [group]
+        assert [name for name, keep in spectra.GROUPS.items() if keep(path)] == [group]
     assert groups["block_1/qkv/kernel"] == groups["block_0/norm_attention/scale"] == "attention"
     assert groups["block_0/down/bias"] == groups["block_1/norm_mlp/bias"] == "MLP"
     assert groups["position"] == groups["patches/kernel"] == "embedding"
     assert groups["head/kernel"] == groups["norm/scale"] == "head"
-    assert conditioning.group_of("layer_0/kernel") == "body"
+    assert spectra.group_of("layer_0/kernel") == "body"
 
 
 def test_spectrum_is_the_dense_one_where_the_steps_suffice(x64):
     spread = np.r_[np.linspace(-2, -0.5, 8), np.linspace(-0.01, 0.01, 30), 0.5, 1, 7, 40]
     like = {"a": jnp.zeros(len(spread))}
-    sizes = {"num_steps": len(spread), "num_probes": 100}
-    found = conditioning.spectrum(Dense(symmetric(spread)), like, KEY, lam=LAM, **sizes)
+    matrix = Dense(symmetric(spread))
+    found = spectra.spectrum(matrix, like, KEY, lam=LAM, num_steps=len(spread), num_probes=100)
     assert found["lambda_min"]["value"] == pytest.approx(-2)
     assert found["lambda_max"]["value"] == pytest.approx(40)
     for name, wanted in (
-        ("below", [np.sum(spread < -t) for t in conditioning.thresholds(LAM)]),
-        ("near_zero", [np.sum(np.abs(spread) < t) for t in conditioning.thresholds(LAM)]),
-        ("above", [np.sum(spread > t) for t in conditioning.thresholds(LAM)]),
+        ("below", [np.sum(spread < -t) for t in spectra.thresholds(LAM)]),
+        ("near_zero", [np.sum(np.abs(spread) < t) for t in spectra.thresholds(LAM)]),
+        ("above", [np.sum(spread > t) for t in spectra.thresholds(LAM)]),
         ("trace", spread.sum()),
     ):
         value, error = np.moveaxis(found[name], -1, 0)
         assert np.all(np.abs(value - wanted) <= 4 * error), name
-    mass = np.trapezoid(found["per_decade"][0], conditioning.AXIS)
+    mass = np.trapezoid(found["per_decade"][0], spectra.AXIS)
     assert mass == pytest.approx(len(spread), rel=1e-3)
 
 
@@ -71,23 +74,26 @@ def test_density_near_zero_is_spread_and_not_a_peak_with_gaps(x64):
         num_probes=5,
         key=KEY,
     )
-    spread = conditioning.on_axis(found)
-    height, _ = spread.smooth(conditioning.AXIS, width=0.125)
-    inside = np.abs(conditioning.AXIS) < conditioning.decades(50)
+    spread = spectra.on_axis(found)
+    height, _ = spread.smooth(spectra.AXIS, width=0.125)
+    inside = np.abs(spectra.AXIS) < spectra.decades(50)
     assert np.all(120 * height[inside] > 0.5)
-    assert np.trapezoid(height, conditioning.AXIS) == pytest.approx(1, rel=1e-3)
-    np.testing.assert_allclose(spread.nodes.max(), conditioning.decades(100), atol=0.1)
+    assert np.trapezoid(height, spectra.AXIS) == pytest.approx(1, rel=1e-3)
+    np.testing.assert_allclose(spread.nodes.max(), spectra.decades(100), atol=0.1)
 
 
 def test_gauss_newton_has_the_eigenvalues_of_the_dense_matrix(x64):
     params, batch, _, outputs_fn, _ = problem("mlp_5", n=5)
-    apply_fn = lambda params, x: outputs_fn(params, Batch(x, batch.labels))  # noqa: E731
-    found = conditioning.gauss_newton(apply_fn, params, batch.x, lam=LAM)
+
+    def apply_fn(params, x):
+        return outputs_fn(params, Batch(x, batch.labels))
+
+    found = spectra.gauss_newton(apply_fn, params, batch.x, lam=LAM)
     matrix = columns(curvature.fisher(outputs_fn, params, batch), params)
     wanted = np.linalg.eigvalsh(matrix)
     assert found["rank"] == np.linalg.matrix_rank(matrix, tol=1e-12, hermitian=True) == 10
     assert found["bound_on_rank"] == 5 * (3 - 1)
-    assert found["above"] == [np.sum(wanted > t) for t in conditioning.thresholds(LAM)]
+    assert found["above"] == [np.sum(wanted > t) for t in spectra.thresholds(LAM)]
     assert found["largest"] == pytest.approx(wanted[-1])
     assert found["trace"] == pytest.approx(np.trace(matrix))
     assert found["effective_dimension"] == pytest.approx(np.sum(wanted / (wanted + LAM)))
@@ -95,13 +101,13 @@ def test_gauss_newton_has_the_eigenvalues_of_the_dense_matrix(x64):
 
 def test_convexity_and_the_bound():
     end = {"value": -0.2, "error": 0.05}
-    assert conditioning.convexity(end) == "not convex"
-    assert conditioning.convexity(end, lam=0.3) == "convex"
-    assert conditioning.convexity(end, lam=0.22) == "not resolved"
-    assert conditioning.convexity(end, lam=0.3, weight=10) == "not convex"
-    assert conditioning.bound(0.1, 2.0, 0.4) == pytest.approx(1.0)
-    assert conditioning.bound(0.1, 2.0, 0.0) is None
-    assert conditioning.bound(0.1, 2.0, -1.0) is None
+    assert spectra_along_run.convexity(end) == "not convex"
+    assert spectra_along_run.convexity(end, lam=0.3) == "convex"
+    assert spectra_along_run.convexity(end, lam=0.22) == "not resolved"
+    assert spectra_along_run.convexity(end, lam=0.3, weight=10) == "not convex"
+    assert spectra_along_run.bound(0.1, 2.0, 0.4) == pytest.approx(1.0)
+    assert spectra_along_run.bound(0.1, 2.0, 0.0) is None
+    assert spectra_along_run.bound(0.1, 2.0, -1.0) is None
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_convexity_and_the_bound():
     ],
 )
 def test_outcome_of_a_descent(values, turns, word):
-    assert conditioning.outcome(values, turns)["outcome"] == word
+    assert step_rule.outcome(values, turns)["outcome"] == word
 
 
 @pytree
@@ -135,7 +141,7 @@ class Quadratic:
 )
 def test_the_rule_is_exact_on_a_quadratic(multiple, word, x64):
     matrix = jnp.diag(jnp.asarray([0.5, 1.0, 8.0]))
-    run = conditioning.descent(
+    run = step_rule.descent(
         Quadratic(matrix),
         lambda params: Dense(matrix),
         {"a": jnp.asarray([0.1, 0.1, 1.0])},
@@ -150,29 +156,37 @@ def test_the_rule_is_exact_on_a_quadratic(multiple, word, x64):
         np.testing.assert_allclose(run["curvature"], [8.0] * 3)
 
 
+def flags_in(root, **changes):
+    places = {"out": root / "out", "cache": root / "cache"}
+    return replace(SMALL, bench=replace(SMALL.bench, **places), **changes)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """One SMALL run: its flags and its JSON."""
-    root = tmp_path_factory.mktemp("conditioning")
-    places = {"out": root / "out", "cache": root / "cache"}
-    flags = replace(SMALL, bench=replace(SMALL.bench, **places))
-    hessian_conditioning.run(flags)
-    return flags, json.loads((root / "out" / "hessian_conditioning.json").read_text())
+    flags = flags_in(tmp_path_factory.mktemp("conditioning"))
+    harness.run(EXPERIMENT, flags)
+    return flags, json.loads((flags.bench.out / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def study(done):
+    """Flags, bench, forget set, trained weights and surface of that run."""
     flags = replace(done[0], bench=replace(done[0].bench, resume=True))
-    bench = workbench.open_workbench(flags.bench)
-    (case,) = workbench.parse_cases([flags.forget], bench.dataset, seed=0)
-    return Study(flags, bench, case, bench.original().params)
+    bench = open_bench(flags.bench)
+    (gone,) = bench.forget_sets([flags.forget])
+    surface = hessian_conditioning.surface_of(flags, bench, gone)
+    return flags, bench, gone, bench.original().params, surface
 
 
 def test_path_is_the_run_of_famr(done, study):
-    *_, (epoch, params) = study.path()
-    forget = study.bench.train[np.flatnonzero(study.case.mask)]
-    sizes = {"epochs": epoch, "batch_size": study.flags.bench.batch_size}
-    end = unlearn.run(study.method, study.original, forget, **sizes, key=study.bench.key("unlearn"))
+    flags, bench, gone, original, _ = study
+    method, forget = hessian_conditioning.method_of(flags, bench), bench.train[gone.mask]
+    sizes = {"batch_size": flags.bench.batch_size, "key": bench.keys.unlearn}
+    *_, (epoch, params) = spectra_along_run.path(
+        method, original, forget, epochs=flags.epochs, **sizes
+    )
+    end = unlearn.run(method, original, forget, epochs=epoch, **sizes)
     jax.tree.map(np.testing.assert_array_equal, params, end.params)
     assert [p["epoch"] for p in done[1]["results"]["points"]] == list(SMALL.epochs)
     assert done[1]["results"]["points"][0]["distance"] == 0
@@ -180,10 +194,11 @@ def test_path_is_the_run_of_famr(done, study):
 
 def test_numbers_of_the_run_agree_with_a_dense_hessian(done, study):
     point = done[1]["results"]["points"][0]
-    flat, unravel = ravel_pytree(study.original)
+    _, bench, _, original, surface = study
+    flat, unravel = ravel_pytree(original)
 
     def mean(flat):
-        logits = study.bench.model.apply(unravel(flat), study.forget.x)
+        logits = bench.model.apply(unravel(flat), surface.forget.x)
         return jnp.mean(losses.uniform_kl(logits))
 
     wanted = np.linalg.eigvalsh(np.asarray(jax.hessian(mean)(flat), np.float64))
@@ -211,26 +226,37 @@ def test_linear_model_has_no_residual_term_and_is_convex(done):
 def test_run_makes_no_claim_away_from_the_papers_settings_and_writes_a_page(done):
     flags, content = done
     assert content["claims"] == []
-    page = (flags.bench.out / "hessian_conditioning.html").read_text()
+    page = (flags.bench.out / "report.html").read_text()
     assert "In plain words" in page
     assert 'src="http' not in page
     assert str(flags.bench.out.parent) not in json.dumps(content)
 
 
-def test_report_of_a_divergent_run_shows_gaps(done):
+def test_page_of_a_divergent_run_shows_gaps(done):
     content = copy.deepcopy(done[1])
     content["results"]["descents"][0] |= {"objective": [0.1, None], "curvature": [7.0]}
-    assert "–" in report.conditioning(content)
+    page = EXPERIMENT.page(content)
+    assert "0.1, –" in report.render(page.title, page.blocks)
 
 
-def test_claims_are_judged_and_known_to_the_ledger(done):
-    flags = replace(done[0], epochs=(0, 1, 10))
+@pytest.mark.parametrize("name", RESULTS)
+def test_page_of_committed_results_has_all_parts(name):
+    page = EXPERIMENT.page(RESULTS[name])
+    html = report.render(page.title, page.blocks, lead=page.lead)
+    for heading in ("Ends and counts", "Layer by layer", "Local limit of the step"):
+        assert f">{heading}</h2>" in html
+    epochs, ends, groups, runs = 5, 2, 4, 10
+    assert html.count("<figure>") == epochs + 2 + groups + ends + 4
+    rows = 2 * epochs + 2 * ends * groups + 14 + epochs + 6 + runs
+    assert html.count("<tr>") == rows + html.count("<table")
+
+
+def test_claims_are_judged(done):
+    flags = done[1]["config"]["flags"] | {"epochs": [0, 1, 10]}
     results = copy.deepcopy(done[1]["results"])
-    known = {claim for paper in ledger.PAPERS for claim in paper.claims}
 
     def verdicts():
-        found = hessian_conditioning.claims(results, flags, "a model on data")
-        assert {entry["claim"] for entry in found} <= known
+        found = hessian_conditioning.claims(results, flags)
         return [entry["verdict"] for entry in found]
 
     for run in results["descents"]:
@@ -267,14 +293,15 @@ def test_claims_are_judged_and_known_to_the_ledger(done):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, changes, name):
-    places = {"out": tmp_path / "out", "cache": tmp_path / "cache"}
-    flags = replace(SMALL, bench=replace(SMALL.bench, **places), **changes)
     with pytest.raises(ValueError, match=name):
-        hessian_conditioning.run(flags)
-    assert not (tmp_path / "out").exists()
+        harness.run(EXPERIMENT, flags_in(tmp_path, **changes))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_numbers_in_the_docstring_are_those_of_the_results(name):
-    for line in hessian_conditioning.headline(RESULTS[name]):
+def test_docstring_and_claims_are_those_of_the_results(name):
+    content = RESULTS[name]
+    for line in hessian_conditioning.headline(content):
         assert line in hessian_conditioning.__doc__
+    found = hessian_conditioning.claims(content["results"], content["config"]["flags"])
+    assert found == content["claims"]

@@ -1,5 +1,6 @@
 """FAMR against influence and retraining: exact minimisers, the SMALL run, and its verdicts."""
 
+import copy
 import json
 from dataclasses import replace
 from functools import partial
@@ -12,8 +13,11 @@ import scipy.optimize
 from conftest import CLASSES, drawn, random_batch, to_float64
 from jax.flatten_util import ravel_pytree
 
-from experiments import gap_softmax, influence_gap, ledger
-from experiments.influence_gap import SMALL
+from experiments.famr import FAMR, gap_of_softmax, influence_gap
+from experiments.famr.influence_gap import EXPERIMENT, SMALL
+from experiments.famr.influence_identity import repair
+from experiments.harness import run as harness
+from experiments.harness.results import read_results
 from famr_jax import minimise
 from famr_jax.curvature import Hessian
 from famr_jax.methods.famr import AnchoredUniform
@@ -24,7 +28,7 @@ from famr_jax.types import Context, Pair, pytree, static
 def problem(logistic):
     """Softmax regression trained exactly on 40 random images, and 8 of them to forget."""
     with jax.enable_x64(True):
-        trained = gap_softmax.train(
+        trained = gap_of_softmax.fit(
             random_batch(40, seed=1), random_batch(10, seed=2), num_classes=CLASSES, l2=1e-2
         )
         yield trained, minimise.split(trained.train, np.arange(40) < 8)
@@ -52,7 +56,7 @@ def test_minimum_says_when_it_did_not_arrive(logistic, monkeypatch, x64):
     pair = Pair(to_float64(random_batch(12, seed=3)), None)
     monkeypatch.setattr(minimise, "NEWTON_STEPS", 1)
     found = jax.jit(minimise.newton.__wrapped__)(
-        AnchoredUniform(logistic.apply, 1e-6), params, params, pair
+        AnchoredUniform(logistic.apply, 1e-6), params, Context(params), pair
     )
     assert not found.converged
     assert found.num_steps == 1
@@ -92,14 +96,14 @@ def test_influence_is_the_derivative_of_downweighting_with_plus(problem, x64):
     ]
     everything = Pair(None, trained.train)
     _, full = minimise.derivatives(ridge, trained.params, Context(trained.params), everything)
-    influence = np.linalg.solve(full, gap_softmax.forgotten_gradient(trained, pair) / 40)
+    influence = np.linalg.solve(full, gap_of_softmax.forgotten_gradient(trained, pair) / 40)
     np.testing.assert_allclose((ends[0] - ends[1]) / 2e-4, influence, rtol=1e-5, atol=1e-7)
 
 
 def test_limit_of_famr_is_the_projection(problem, x64):
     trained, pair = problem
     few = Pair(pair.forget, None)
-    limit = gap_softmax.uniform_on(trained.params, pair.forget.x)
+    limit = gap_of_softmax.uniform_on(trained.params, pair.forget.x)
     logits = trained.model.apply(limit, pair.forget.x)
     np.testing.assert_allclose(logits - logits.mean(1, keepdims=True), 0, atol=1e-12)
     for lam, near in ((1e-4, 1e-2), (1e-6, 1e-4)):
@@ -115,7 +119,11 @@ def test_repaired_objective_ends_at_the_newton_removal(problem, x64):
     objective = minimise.Ridge(trained.model.apply, trained.l2, 40.0)
     slope, curved = minimise.derivatives(objective, trained.params, Context(trained.params), pair)
     newton = -np.linalg.solve(curved, slope)
-    assert gap_softmax.repair(trained, pair, newton)["distance"] < 1e-10
+    pull = gap_of_softmax.forgotten_gradient(trained, pair)
+    found = repair(
+        trained.model.apply, trained.params, pair, l2=trained.l2, pull=pull, newton=newton
+    )
+    assert found["distance"] < 1e-10
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +131,8 @@ def done(tmp_path_factory):
     """One SMALL run: its folder and its JSON."""
     root = tmp_path_factory.mktemp("gap")
     places = {name: root / name for name in ("out", "cache", "data_dir")}
-    influence_gap.run(replace(SMALL, bench=replace(SMALL.bench, **places)))
-    return root, json.loads((root / "out" / "metrics.json").read_text())
+    flags = replace(SMALL, bench=replace(SMALL.bench, **places))
+    return root, harness.run(EXPERIMENT, flags)
 
 
 def test_small_run_is_exact_where_it_says_so(done):
@@ -159,8 +167,8 @@ def test_small_run_measures_the_network(done):
 
 def test_small_run_is_judged_and_reported(done):
     root, content = done
-    known = {claim for paper in ledger.PAPERS for claim in paper.claims}
-    assert {entry["claim"] for entry in content["claims"]} <= known
+    said = [FAMR.claims[name] for name in ("limit", "limit", "identity", "outputs")]
+    assert [entry["claim"] for entry in content["claims"]] == said
     assert [entry["verdict"] for entry in content["claims"]][1] == "not resolved"
     assert str(root) not in json.dumps(content)
     page = (root / "out" / "report.html").read_text()
@@ -193,7 +201,7 @@ def test_going_to_w_is_judged_at_the_smallest_lam(distances, lams, verdict):
 
 @pytest.mark.parametrize("late", ["famr", "trained_converged"])
 def test_nothing_is_judged_by_minimisers_that_are_none(late, done):
-    exactly = json.loads(json.dumps(done[1]["results"]["softmax"]))
+    exactly = copy.deepcopy(done[1]["results"]["softmax"])
     parts = influence_gap._goes_exactly, influence_gap._identity, influence_gap._bound
     assert [part(exactly["cases"], "")[0] == "not resolved" for part in parts] == [False] * 3
     if late == "famr":
@@ -243,14 +251,12 @@ BAD = [
 
 @pytest.mark.parametrize(("changes", "names"), BAD)
 def test_bad_input_is_refused_before_anything_runs(changes, names, monkeypatch):
-    monkeypatch.setattr(influence_gap.workbench, "open_workbench", partial(pytest.fail, "ran"))
+    monkeypatch.setattr(harness, "open_bench", partial(pytest.fail, "ran"))
     with pytest.raises(ValueError, match=names):
-        influence_gap.run(replace(SMALL, **changes))
+        harness.run(EXPERIMENT, replace(SMALL, **changes))
 
 
-RESULTS = [result for name, result in ledger.read_results().items() if name == "influence_gap"]
-
-
-@pytest.mark.parametrize("result", RESULTS, ids=lambda _: "influence_gap")
-def test_docstring_is_what_the_result_says(result):
+def test_prose_and_claims_are_what_the_result_says():
+    result = read_results()["influence_gap"]
     assert all(line in influence_gap.__doc__ for line in influence_gap.headline(result))
+    assert influence_gap.claims(result["results"], result["config"]["flags"]) == result["claims"]

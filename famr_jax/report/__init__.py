@@ -21,7 +21,6 @@ from famr_jax.report.blocks import (
     Tiles,
 )
 from famr_jax.report.chart import Mark, lines, palette
-from famr_jax.report.conditioning import conditioning
 from famr_jax.report.diagnosis import diagnose
 from famr_jax.report.forgetting import forgetting
 from famr_jax.report.format import interval, number, setting, spread
@@ -49,7 +48,6 @@ __all__ = [
     "Tile",
     "Tiles",
     "bars",
-    "conditioning",
     "diagnose",
     "dots",
     "forgetting",

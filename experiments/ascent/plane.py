@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ascent_theory import Group
+from experiments.ascent.newton import newton
+from experiments.ascent.orthogonal import Group
 
 SCAN = 1500
-NEWTON_STEPS, NEWTON_TOL = 100, 1e-10
 CELLS = {
     "H": "R >= D >= DA in x and y, so that descent-ascent leads away from the oracle",
     "A": "DA above D in x or y",
@@ -35,7 +35,7 @@ def minima(group: Group, eps: Any) -> dict[str, np.ndarray]:
     pulls = Group(*fields).pulls()
     starts = dict.fromkeys(("D", "R"), np.zeros((*eps.shape, 2)))
     starts["DA"] = _start_of_descent_ascent(*pulls["DA"], fields[4], eps)
-    return {name: newton(*pulls[name], fields[4], eps, at) for name, at in starts.items()}
+    return {name: minimum_near(*pulls[name], fields[4], eps, at) for name, at in starts.items()}
 
 
 def margins(w: np.ndarray, eps: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -50,28 +50,20 @@ def gradient(a: Any, b: Any, l2: Any, eps: Any, w: np.ndarray) -> np.ndarray:
     return np.stack([l2 * w[..., 0] - p - eps * q, l2 * w[..., 1] - eps * p - q], axis=-1)
 
 
-def newton(a: Any, b: Any, l2: Any, eps: Any, w: np.ndarray) -> np.ndarray:
-    """Newton's method from w, no step longer than 1: the minimum, NaN where it found none."""
-    with np.errstate(all="ignore"):
-        for _ in range(NEWTON_STEPS):
-            g = gradient(a, b, l2, eps, w)
-            h11, h12, h22 = _hessian(a, b, l2, eps, w)
-            det = h11 * h22 - h12 * h12
-            s1 = (h22 * g[..., 0] - h12 * g[..., 1]) / det
-            s2 = (h11 * g[..., 1] - h12 * g[..., 0]) / det
-            step = np.stack([s1, s2], axis=-1)
-            w = w - step / np.maximum(1, np.linalg.norm(step, axis=-1, keepdims=True))
-        h11, h12, h22 = _hessian(a, b, l2, eps, w)
-        residual = np.linalg.norm(gradient(a, b, l2, eps, w), axis=-1)
-        scale = np.abs(a) + np.abs(b) + l2
-        good = (residual <= NEWTON_TOL * scale) & (h11 > 0) & (h11 * h22 > h12 * h12)
-    return np.where(good[..., None], w, np.nan)
+def minimum_near(a: Any, b: Any, l2: Any, eps: Any, w: np.ndarray) -> np.ndarray:
+    """The minimum that Newton's method finds from w by steps of at most 1; NaN for none."""
 
+    def derivatives(w):
+        x, y = margins(w, eps)
+        p, q = a * np.exp(-x), b * np.exp(-y)
+        h11, h12, h22 = l2 + p + eps**2 * q, eps * (p + q), l2 + eps**2 * p + q
+        g, det = gradient(a, b, l2, eps, w), h11 * h22 - h12 * h12
+        s1 = (h22 * g[..., 0] - h12 * g[..., 1]) / det
+        s2 = (h11 * g[..., 1] - h12 * g[..., 0]) / det
+        return g, np.stack([s1, s2], axis=-1), (h11 > 0) & (det > 0)
 
-def _hessian(a, b, l2, eps, w):
-    x, y = margins(w, eps)
-    p, q = a * np.exp(-x), b * np.exp(-y)
-    return l2 + p + eps**2 * q, eps * (p + q), l2 + eps**2 * p + q
+    scale = np.abs(a) + np.abs(b) + l2
+    return newton(derivatives, w, num_steps=100, scale=scale, tol=1e-10, longest=1.0)
 
 
 def _start_of_descent_ascent(a: Any, b: Any, l2: Any, eps: Any) -> np.ndarray:
@@ -84,7 +76,8 @@ def _start_of_descent_ascent(a: Any, b: Any, l2: Any, eps: Any) -> np.ndarray:
     """
     a, b, l2, eps = (np.asarray(value)[..., None] for value in (a, b, l2, eps))
     square, double = 1 + eps**2, 2 * eps
-    top = margins(newton(a, 0 * b, l2, eps, np.zeros((*eps.shape, 2))), eps)[0]
+    start = np.zeros((*eps.shape, 2))
+    top = margins(minimum_near(a, 0 * b, l2, eps, start), eps)[0]
 
     def function(x):
         """F, and y: y solves the first equation, F is what the second leaves."""
@@ -95,8 +88,11 @@ def _start_of_descent_ascent(a: Any, b: Any, l2: Any, eps: Any) -> np.ndarray:
     def first_root(below):
         values, y = function(top - below)
         at = np.argmax(values < 0, axis=-1, keepdims=True)
-        take = lambda array: np.take_along_axis(np.broadcast_to(array, values.shape), at, -1)  # noqa: E731
         found = np.any(values < 0, axis=-1, keepdims=True)
+
+        def take(array):
+            return np.take_along_axis(np.broadcast_to(array, values.shape), at, -1)
+
         return np.where(found, take(top - below), np.nan), take(y), np.argmin(values, -1)
 
     scan = np.logspace(-8, np.log10(40), SCAN)

@@ -1,10 +1,9 @@
-"""What a conditioning study found, in plain words that its numbers decide."""
+"""What the study of conditioning found, in plain words that its numbers decide."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from famr_jax.report.elements import number
-
-ENDS = ("lambda_min", "lambda_max")
+from famr_jax.report import number, spread
 
 
 def resolved(pair: Sequence[float]) -> bool:
@@ -16,9 +15,7 @@ def resolved(pair: Sequence[float]) -> bool:
 def about(pair: Sequence[float]) -> str:
     """A count with its error, or that the Lanczos steps do not resolve it."""
     value, error = pair
-    if not resolved(pair):
-        return "n. r."
-    return f"{number(round(value))} ± {number(max(1, round(error)))}"
+    return spread(round(value), max(1, round(error))) if resolved(pair) else "n. r."
 
 
 def finest(thresholds: Sequence[float], pairs: Sequence[Sequence[float]]) -> tuple[str, float]:
@@ -27,7 +24,7 @@ def finest(thresholds: Sequence[float], pairs: Sequence[Sequence[float]]) -> tup
     return known[0] if known else ("n. r.", thresholds[-1])
 
 
-def findings(results: dict, flags: dict) -> list[tuple[str, str]]:
+def findings(results: dict[str, Any], flags: dict[str, Any]) -> list[tuple[str, str]]:
     """Questions and answers, for the head of the report."""
     return [
         ("Does the anchor make the objective convex?", _convexity(results, flags)),
@@ -39,7 +36,7 @@ def findings(results: dict, flags: dict) -> list[tuple[str, str]]:
     ]
 
 
-def _convexity(results: dict, flags: dict) -> str:
+def _convexity(results: dict[str, Any], flags: dict[str, Any]) -> str:
     points, lam, count = results["points"], flags["lam"], results["num_forget"]
     whole = points[0]["forget"]["all"]
     least = [point["forget"]["all"]["lambda_min"] for point in points]
@@ -57,7 +54,7 @@ def _convexity(results: dict, flags: dict) -> str:
     )
 
 
-def _bound(results: dict) -> str:
+def _bound(results: dict[str, Any]) -> str:
     points = results["points"]
     exact = points[0]["gauss_newton"]
     vacuous = sum(point["bound"] is None for point in points)
@@ -71,7 +68,7 @@ def _bound(results: dict) -> str:
     )
 
 
-def _residual(results: dict) -> str:
+def _residual(results: dict[str, Any]) -> str:
     first, last = results["points"][0], results["points"][-1]
     told = "; ".join(
         f"{place} it reaches from {number(rest['lambda_min']['value'])} to "
@@ -87,7 +84,7 @@ def _residual(results: dict) -> str:
     )
 
 
-def _place(results: dict) -> str:
+def _place(results: dict[str, Any]) -> str:
     spectra = results["points"][0]["forget"]
     groups = {name: found for name, found in spectra.items() if name != "all"}
     told = []
@@ -100,14 +97,15 @@ def _place(results: dict) -> str:
     return f"At the trained weights {' and '.join(told)}."
 
 
-def _limit(results: dict, flags: dict) -> str:
+def _limit(results: dict[str, Any], flags: dict[str, Any]) -> str:
     points, lr = results["points"], flags["lr"]
     largest = [point["forget"]["all"]["lambda_max"]["value"] for point in points]
     top = points[largest.index(max(largest))]
-    both = lambda point: (  # noqa: E731
-        f"{number(point['limit']['mean'])} in the mean form and {number(point['limit']['sum'])} in "
-        f"the sum form"
-    )
+
+    def both(point):
+        mean, summed = (number(point["limit"][form]) for form in ("mean", "sum"))
+        return f"{mean} in the mean form and {summed} in the sum form"
+
     return (
         f"1/(L + lam) is {both(points[0])} with L = {number(largest[0])} at the anchor, "
         f"{both(top)} with L = {number(max(largest))} at epoch {top['epoch']}. The step used is "
@@ -115,7 +113,7 @@ def _limit(results: dict, flags: dict) -> str:
     )
 
 
-def _rule(results: dict) -> str:
+def _rule(results: dict[str, Any]) -> str:
     told = []
     for of, where in (("anchor", "at the anchor"), ("own path", "the largest that the run met")):
         zones = results["tally"][of]

@@ -6,7 +6,7 @@ descent-ascent ends at Lambert-W closed forms and, in a range of the forgotten s
 the retrained model than it began; and it can be trapped. Solves the models in float64, runs both
 methods over a grid of steps beside retrained models, and writes metrics.json and report.html.
 
-    python -m experiments.ascent_fails
+    python -m experiments.ascent.ascent_fails
 
 Six minutes on two busy CPU cores; CIFAR-100, by the command in CLAIMS.md, took twelve. Expect of a
 random set (%: For-Acc of the original, For-Acc and Test-Acc of the mean oracle, and Hoeffding's
@@ -19,23 +19,16 @@ bound on the difference of two accuracies), and of the models (distance to the o
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from experiments import (
-    ascent_plane,
-    ascent_random,
-    ascent_report,
-    ascent_theory,
-    ascent_toy,
-    common,
-    workbench,
-)
+from experiments.ascent import ASCENT, orthogonal, plane, random_set, toy
+from experiments.ascent.page import page
+from experiments.harness.results import setting
+from experiments.harness.run import Experiment, main
 from famr_jax import statistics
-from famr_jax.types import check_count
+from famr_jax.cli.bench import Bench
+from famr_jax.cli.flags import BenchFlags, Count, Positive, Share
 
-SOURCE = "Ascent Fails to Forget (arXiv 2509.26427)"
-OUT = Path("runs/ascent_fails")
 ROUNDING = 1e-9
 
 
@@ -45,17 +38,17 @@ class Flags:
 
     parts: tuple[Literal["theory", "random"], ...] = ("theory", "random")
     """theory: the solvable models, which no data change; random: the random forget set."""
-    share: float = 0.1
+    share: Share = 0.1
     """Share of the training images to forget, drawn at random."""
-    epochs: int = 10
+    epochs: Count = 10
     """Epochs of unlearning: over the forget set in ascent, the retained set in descent-ascent."""
-    ascent_epochs: int = 5
+    ascent_epochs: Count = 5
     """Epochs after which descent-ascent stops ascending and fine-tunes."""
-    ascent_lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    ascent_lrs: tuple[Positive, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     """Steps of gradient ascent, by SGD."""
-    descent_ascent_lrs: tuple[float, ...] = (1e-3, 5e-3, 2e-2)
+    descent_ascent_lrs: tuple[Positive, ...] = (1e-3, 5e-3, 2e-2)
     """Steps of descent-ascent, by SGD."""
-    bench: workbench.Flags = field(default_factory=lambda: workbench.Flags(out=OUT))
+    bench: BenchFlags = field(default_factory=BenchFlags)
 
 
 SMALL = Flags(
@@ -63,45 +56,62 @@ SMALL = Flags(
     ascent_epochs=1,
     ascent_lrs=(0.1,),
     descent_ascent_lrs=(0.1,),
-    bench=workbench.Flags(model="logistic", train_epochs=2, batch_size=64, oracles=2),
+    bench=BenchFlags(model="logistic", train_epochs=2, batch_size=64, oracles=2),
 )
 """The configuration that the test suite runs."""
+
+
+def check(flags: Flags) -> None:
+    """Raises a `ValueError` unless there is something to do."""
+    if not flags.parts:
+        raise ValueError("`parts` must name theory, random or both, got none.")
+
+
+def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
+    """The parts that the flags name: the solvable models, and a random forget set."""
+    gone, results = random_set.draw(bench, flags.share), {}
+    if "theory" in flags.parts:
+        results["theory"] = bench.clock.show("solvable models", theory)
+    if "random" in flags.parts:
+        results["random"] = random_set.measure(flags, bench, gone)
+    return results
 
 
 def theory() -> dict[str, Any]:
     """The solvable models: closed forms and lemmas, the (eps, alpha) maps and the landscape."""
     return {
-        "orthogonal": ascent_theory.check(),
-        "sweep": ascent_theory.sweep(),
-        "random_sets": ascent_theory.random_sets(),
+        "orthogonal": orthogonal.check(),
+        "sweep": orthogonal.sweep(),
+        "random_sets": orthogonal.random_sets(),
         "maps": [
-            ascent_plane.phase_map(num_forget=num_forget, l2=l2)
+            plane.phase_map(num_forget=num_forget, l2=l2)
             for l2 in (1.0, 0.1)
             for num_forget in (50, 100, 200)
         ],
-        "toy": {"readings": ascent_toy.readings(), **ascent_toy.story()},
+        "toy": {"readings": toy.readings(), **toy.story()},
     }
 
 
-def claims(results: dict[str, Any], setting: str) -> list[dict[str, str]]:
+def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
     """The paper's claims, judged by thresholds fixed here; those whose part did not run are absent.
 
     Args:
         results: As the JSON has them.
-        setting: The model and data, for the words.
+        flags: Not read.
     """
+    del flags
     made = []
     if "random" in results:
-        made.append(_claim_1(results["random"], setting))
+        made.append(_hoeffding(results["random"]))
     if "theory" in results:
         parts = results["theory"]
-        made.append(_claim_2(parts["orthogonal"]["lemma_2"]))
-        made.append(_claim_3(parts["orthogonal"]["lemma_3"], parts["random_sets"][0]))
-        made.append(_claim_4(parts["toy"]))
+        made.append(_closed_forms(parts["orthogonal"]["lemma_2"]))
+        made.append(_moves_away(parts["orthogonal"]["lemma_3"], parts["random_sets"][0]))
+        made.append(_trapped(parts["toy"]))
     return made
 
 
-def _claim_1(result: dict[str, Any], setting: str) -> dict[str, str]:
+def _hoeffding(result: dict[str, Any]) -> dict[str, str]:
     summary, eps, count = result["summary"], result["eps"], len(result["oracles"])
     too_low = summary["too_low"]
     nearer = max(summary["too_low_nearer"].values())
@@ -115,15 +125,17 @@ def _claim_1(result: dict[str, Any], setting: str) -> dict[str, str]:
     else:
         verdict = "mixed" if nearer else "holds"
     mean, original, below = summary["oracle_mean"], result["original"], summary["too_low_nearer"]
-    both = lambda of: f"{of['for_tv']:.3f} and {of['test_tv']:.3f}"  # noqa: E731
+    num_forget, num_images = result["num_forget"], result["num_forget"] + result["num_retain"]
+
+    def both(of):
+        return f"{of['for_tv']:.3f} and {of['test_tv']:.3f}"
+
     null = f", one oracle to another {both(mean)}" if count > 1 else ""
-    return common.claim(
-        "On a random forget set the oracle's forget accuracy equals its test accuracy up to "
-        "Hoeffding's bound, so pushing it lower departs from the oracle.",
-        SOURCE,
+    return ASCENT.judge(
+        "hoeffding",
         verdict,
-        f"{setting}, {result['num_forget']} of {result['num_forget'] + result['num_retain']} "
-        f"images at random, {count} oracles: For-Acc {100 * mean['for_acc']:.1f} % and Test-Acc "
+        f"{setting(result['bench'])}, {num_forget} of {num_images} images at random, {count} "
+        f"oracles: For-Acc {100 * mean['for_acc']:.1f} % and Test-Acc "
         f"{100 * mean['test_acc']:.1f} % on average, at most "
         f"{100 * summary['largest_difference']:.1f} points apart in one oracle and "
         f"{100 * summary['original_difference']:.1f} in the original; the two-sample bound is "
@@ -136,14 +148,13 @@ def _claim_1(result: dict[str, Any], setting: str) -> dict[str, str]:
     )
 
 
-def _claim_2(lemma: dict[str, Any]) -> dict[str, str]:
+def _closed_forms(lemma: dict[str, Any]) -> dict[str, str]:
     agree = lemma["largest_error"] < ROUNDING and lemma["end_error"] < ROUNDING
     none = lemma["without_minimum"]
     known = lemma["disagreements"] == 0 and lemma["diverged"] == none
     turns = ", ".join(f"{row['error']:.3f} at step {row['step']:g}" for row in lemma["alternating"])
-    return common.claim(
-        "Descent-ascent on the orthogonal problem ends at the Lambert-W closed forms.",
-        SOURCE,
+    return ASCENT.judge(
+        "closed_forms",
         "holds" if agree and known else "fails",
         f"{lemma['points']} problems: closed forms and Newton's minima differ by at most "
         f"{lemma['largest_error']:.1e}, and so does the end of descent-ascent by "
@@ -153,13 +164,11 @@ def _claim_2(lemma: dict[str, Any]) -> dict[str, str]:
     )
 
 
-def _claim_3(lemma: dict[str, Any], sets: dict[str, Any]) -> dict[str, str]:
+def _moves_away(lemma: dict[str, Any], sets: dict[str, Any]) -> dict[str, str]:
     below, inside, above = (lemma[name] for name in ("below", "inside", "above"))
     kept = inside["in_order"] == inside["points"] and inside["ever_nearer"] == 0
-    return common.claim(
-        "For |F|^2/(|R|(|F|+|D|)) <= alpha <= |F|/|R| every step of descent-ascent moves away "
-        "from the oracle.",
-        SOURCE,
+    return ASCENT.judge(
+        "moves_away",
         "holds" if kept and inside["starts_towards"] == 0 else "fails",
         f"In one coordinate w_DA <= w_D <= w_R at {inside['in_order']} of {inside['points']} "
         f"points of the range, and {inside['ever_nearer']} of their paths ever come nearer (median "
@@ -174,27 +183,26 @@ def _claim_3(lemma: dict[str, Any], sets: dict[str, Any]) -> dict[str, str]:
     )
 
 
-def _claim_4(toy: dict[str, Any]) -> dict[str, str]:
-    ours, *literal = toy["readings"]
-    ends = toy["ends"]
-    caught = ends["fine-tuned"]["signs"] != ends["R"]["signs"] and not toy["comes_home"][-1]
+def _trapped(found: dict[str, Any]) -> dict[str, str]:
+    ours, *literal = found["readings"]
+    ends = found["ends"]
+    caught = ends["fine-tuned"]["signs"] != ends["R"]["signs"] and not found["comes_home"][-1]
     still = ends["fine-tuned"]["gradient"] < 1e-3
     told = "; ".join(
         f"{each['name']}: trained model {each['D'][0]['signs']}, oracle {each['R'][0]['signs']}, "
         f"minima on R {len(each['R'])}"
         for each in literal
-        if not ascent_toy.traps(each)
+        if not toy.traps(each)
     )
     a, b = ends["fine-tuned"]["point"]
-    return common.claim(
-        "Descent-ascent can be trapped in a minimum that fine-tuning does not leave.",
-        SOURCE,
-        "holds" if ascent_toy.traps(ours) and caught and still else "fails",
+    return ASCENT.judge(
+        "trapped",
+        "holds" if toy.traps(ours) and caught and still else "fails",
         f"The toy of section 5.2 in our reading ({ours['name']}): fine-tuning after descent-ascent "
         f"ends at ({a:.2f}, {b:.2f}), says {ends['fine-tuned']['signs']}, loss "
         f"{ends['fine-tuned']['loss']:.2f}; the oracle says {ends['R']['signs']}, loss "
         f"{ends['R']['loss']:.2f}. It comes home if descent-ascent stops by step "
-        f"{toy['last_home']} of {toy['steps'][-1]}. The text as printed does not give this: "
+        f"{found['last_home']} of {found['steps'][-1]}. The text as printed does not give this: "
         f"{told}.",
     )
 
@@ -220,39 +228,16 @@ def headline(content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def run(flags: Flags) -> None:
-    """The whole experiment: writes metrics.json and report.html."""
-    if not flags.parts:
-        raise ValueError("`parts` must name theory, random or both, got none.")
-    for name in ("epochs", "ascent_epochs"):
-        check_count(name, getattr(flags, name))
-    for lr in (*flags.ascent_lrs, *flags.descent_ascent_lrs):
-        workbench.make_optimizer("sgd", lr)
-    with common.console.status("loading data"):
-        bench = workbench.open_workbench(flags.bench)
-    (case,) = workbench.parse_cases([f"random:{flags.share}"], bench.dataset, seed=flags.bench.seed)
-    for name, path in (("out", bench.out), ("cache", flags.bench.cache)):
-        common.usable_directory(name, path)
-    config = common.describe("ascent_fails", flags)
-    bench.clear()
-    results = {}
-    if "theory" in flags.parts:
-        results["theory"] = bench.clock.show("solvable models", theory)
-    if "random" in flags.parts:
-        names = ("epochs", "ascent_epochs", "ascent_lrs", "descent_ascent_lrs")
-        settings = {name: getattr(flags, name) for name in names}
-        results["random"] = ascent_random.measure(bench, case, **settings)
-    results = common.plain(results)
-    setting = f"{bench.model.name} on {bench.dataset.name} ({bench.dataset.num_classes} classes)"
-    config |= {"seconds": bench.clock.seconds()}
-    content = common.plain({"claims": claims(results, setting), "config": config})
-    content |= {"results": results}
-    common.write_json(bench.out / "metrics.json", content)
-    common.write_text(bench.out / "report.html", ascent_report.report(content))
-    for made in content["claims"]:
-        print(f"{made['verdict']}: {made['claim']}\n  {made['words']}")
-    print(f"report: {bench.out / 'report.html'}")
-
+EXPERIMENT = Experiment(
+    module="experiments.ascent.ascent_fails",
+    flags=Flags,
+    small=SMALL,
+    measure=measure,
+    claims=claims,
+    page=page,
+    headline=headline,
+    check=check,
+)
 
 if __name__ == "__main__":
-    common.main(Flags, run)
+    main(EXPERIMENT)

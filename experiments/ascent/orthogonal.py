@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import lambertw
 
-NEWTON_STEPS, NEWTON_TOL = 200, 1e-12
+from experiments.ascent.newton import newton
+
 DIVERGED = -20.0
 
 
@@ -75,19 +76,21 @@ def closed_form(pull: Any, l2: Any, *, branch: int = 0) -> np.ndarray:
     return np.where(exists, lambertw(np.where(exists, ratio, -0.1), branch).real, np.nan)
 
 
-def newton(pull: Any, l2: Any) -> np.ndarray:
-    """The minimum of `pull e^{-w} + l2/2 w^2` by Newton's method from 0, NaN where it found none.
+def solved(pull: Any, l2: Any) -> np.ndarray:
+    """The same minimum by Newton's method from 0, NaN where it finds none.
 
     The gradient is concave (pull > 0) or convex (pull < 0), so the steps from 0 are monotone.
     """
     pull, l2 = np.broadcast_arrays(np.asarray(pull, np.float64), l2)
-    w = np.zeros_like(pull)
-    with np.errstate(all="ignore"):
-        for _ in range(NEWTON_STEPS):
-            curvature = l2 + pull * np.exp(-w)
-            w = np.where(curvature > 0, w - (l2 * w - pull * np.exp(-w)) / curvature, np.nan)
-        residual = np.abs(l2 * w - pull * np.exp(-w))
-        return np.where(residual <= NEWTON_TOL * (l2 + np.abs(pull)), w, np.nan)
+
+    def derivatives(w):
+        force = pull[..., None] * np.exp(-w)
+        gradient, curvature = l2[..., None] * w - force, l2[..., None] + force
+        convex = curvature > 0
+        return gradient, np.where(convex, gradient / curvature, np.nan), convex[..., 0]
+
+    start, scale = np.zeros((*pull.shape, 1)), l2 + np.abs(pull)
+    return newton(derivatives, start, num_steps=200, scale=scale, tol=1e-12)[..., 0]
 
 
 def minima(group: Group, solve: Callable = closed_form) -> dict[str, np.ndarray]:
@@ -158,15 +161,15 @@ def check() -> dict[str, Any]:
 
 def _lemma_2(group: Group) -> dict[str, Any]:
     """The closed forms against Newton's minima, and against where descent-ascent ends."""
-    closed, solved = minima(group), minima(group, newton)
+    closed, by_newton = minima(group), minima(group, solved)
     none = group.alpha > group.bounded_to()
     end = next(islice(walk(group, rate=0.5), 5000, None))
     return {
         "points": none.size,
         "without_minimum": int(none.sum()),
-        "largest_error": max(_largest(closed[name] - solved[name]) for name in closed),
+        "largest_error": max(_largest(closed[name] - by_newton[name]) for name in closed),
         "end_error": _largest((end - closed["DA"])[~none]),
-        "disagreements": sum(int((np.isnan(w["DA"]) != none).sum()) for w in (closed, solved)),
+        "disagreements": sum(int((np.isnan(w["DA"]) != none).sum()) for w in (closed, by_newton)),
         "diverged": int((end[none] <= DIVERGED).sum()),
         "alternating": _alternating_errors(),
     }
@@ -253,8 +256,8 @@ def random_sets(*, draws: int = 500, seed: int = 0) -> list[dict[str, Any]]:
     The alphas of the groups, each weighed by |R_j|, average to |F|/|R|: they cannot all lie in the
     range of Lemma 3 unless all are equal. Distances are those of the whole vectors.
     """
-    rng = np.random.default_rng(seed)
-    forgotten = rng.multivariate_hypergeometric([100] * 10, 100, size=draws).astype(np.float64)
+    draw = np.random.default_rng(seed)
+    forgotten = draw.multivariate_hypergeometric([100] * 10, 100, size=draws).astype(np.float64)
     fair = Group(900.0, 100.0, 100 - forgotten, forgotten / (100 - forgotten), 0.01)
     rows = []
     for weight in (1.0, fair.share()):

@@ -5,7 +5,7 @@ makes locally strongly convex (FAMR, arXiv 2506.14515). In float64: the exact id
 (H_path + lam I)(end - anchor) = -g, and how fast -(H + lam I)^-1 g and -g/lam come near its
 solution. On the demo's ViT: the steps of ten epochs along eigenvectors of the forget Hessian.
 
-    python -m experiments.anchor_limits
+    python -m experiments.famr.anchor_limits
 
 Three minutes on two busy CPU cores. Expect (the order in lam of each prediction's relative error,
 and the largest error of the identity; then the ends of the forget Hessian at the trained weights,
@@ -19,29 +19,31 @@ and which share of the way to the converged stationary point each run goes in te
     vit_mu/2  random:0.05  from -221 to 17  way: sgd mean 0.000, sgd sum 0.130, adam mean 0.011
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
-from experiments import anchor_report, anchor_way, common, workbench
-from experiments.gap_softmax import distance
-from experiments.workbench import Case, Workbench, make_optimizer
+from experiments.famr import FAMR, eigen_directions
+from experiments.famr.over_lam import over_lam
+from experiments.famr.steps import between, derivatives, distance
+from experiments.harness.results import Page
+from experiments.harness.run import Experiment, main
 from famr_jax import minimise
+from famr_jax.cli.bench import Bench
+from famr_jax.cli.flags import Ascending, BenchFlags, Count, NotNegative, Positive
+from famr_jax.forget import ForgetSet
 from famr_jax.methods.famr import AnchoredUniform
-from famr_jax.types import Context, Pair, check_count, check_number
+from famr_jax.report import Drawing, Grid, Section, Table, Text
+from famr_jax.types import Context, Pair
 
-SOURCE = "FAMR (arXiv 2506.14515)"
-STATIONARY = "FAMR ends at the stationary point grad L_forget + lam (params - anchor) = 0."
-CONVEX = "The anchor makes the objective locally strongly convex around the trained weights."
 STILL = 1e-2
 L2 = 1e-3
 FITTED_FROM = 30
+Strengths = Annotated[tuple[Positive, ...], Ascending(2)]
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,17 @@ class Flags:
     """What to forget, one case each."""
     models: tuple[str, ...] = ("logistic", "mlp_16")
     """Of the float64 part, trained with a ridge of 1e-3."""
-    lams: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
+    lams: Strengths = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
     """FAMR's anchor strengths in the float64 part, mean form."""
-    lam: float = 0.1
+    lam: NotNegative = 0.1
     """That of the network's runs: the paper's."""
-    epochs: int = 10
+    epochs: Count = 10
     """Epochs of those."""
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     """Step of those."""
-    eigenvectors: int = 40
+    eigenvectors: Count = 40
     """How many at either end of the forget Hessian's spectrum."""
-    bench: workbench.Flags = field(default_factory=workbench.Flags)
+    bench: BenchFlags = field(default_factory=BenchFlags)
 
 
 SMALL = Flags(
@@ -71,29 +73,58 @@ SMALL = Flags(
     lams=(100.0, 1e3, 1e4),
     epochs=3,
     eigenvectors=8,
-    bench=workbench.Flags(classes=3, model="mlp_4", train_epochs=4, batch_size=64),
+    bench=BenchFlags(classes=3, model="mlp_4", train_epochs=4, batch_size=64),
 )
 """The configuration that the test suite runs."""
 
 
-def law(bench: Workbench, name: str, case: Case, lams: Sequence[float]) -> dict[str, Any]:
-    """One model in float64: identity on the path, errors of both linearisations, their orders."""
-    model = bench.on(name).model
-    train = minimise.double(bench.train)
-    start = minimise.double(model.init(bench.key("init")))
-    ridge, everything = minimise.Ridge(model.apply, L2, float(len(train))), Pair(None, train)
-    settings = {"key": bench.key("train"), "tol": 1e-3, "max_steps": 500}
-    anchor = minimise.minimise(ridge, start, Context(start), everything, **settings).params
-    pair = Pair(minimise.split(train, case.mask).forget, None)
+def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
+    """Measures the laws of small models in float64, and the bench's model by eigenvector."""
+    cases = bench.forget_sets(flags.forget)
+    small = {name: bench.on(name) for name in flags.models}
+    original = bench.original()
+    with jax.enable_x64(True):
+        laws = [
+            bench.clock.show(f"law {name} {gone.name}", partial(law, other, gone, flags.lams))
+            for name, other in small.items()
+            for gone in cases
+        ]
+    found = [
+        eigen_directions.compare(
+            bench,
+            gone,
+            original.params,
+            lam=flags.lam,
+            lr=flags.lr,
+            epochs=flags.epochs,
+            num_vectors=flags.eigenvectors,
+        )
+        for gone in cases
+    ]
+    return {**bench.describe(original), "laws": laws, "cases": found}
+
+
+def law(bench: Bench, gone: ForgetSet, lams: Sequence[float]) -> dict[str, Any]:
+    """Holds a model in float64 against the identity on the path and against both linearisations."""
+    model, train = bench.model, minimise.double(bench.train)
+    start = minimise.double(model.init(bench.keys.init))
+    anchor = minimise.minimise(
+        minimise.Ridge(model.apply, L2, float(len(train))),
+        start,
+        Context(start),
+        Pair(None, train),
+        key=bench.keys.train,
+        tol=1e-3,
+        max_steps=500,
+    ).params
+    pair = Pair(train[gone.mask], None)
     bare = AnchoredUniform(model.apply, 0.0)
-    slope, curvature = (
-        np.asarray(d) for d in minimise.derivatives(bare, anchor, Context(anchor), pair)
-    )
+    slope, curvature = derivatives(bare, anchor, pair)
     spectrum = np.linalg.eigvalsh(curvature)
     rows = []
     for lam in lams:
         end = minimise.newton(AnchoredUniform(model.apply, lam), anchor, Context(anchor), pair)
-        step = np.asarray(ravel_pytree(end.params)[0] - ravel_pytree(anchor)[0])
+        step = between(anchor, end.params)
         averaged = np.asarray(minimise.along_path(bare, anchor, step, pair))
         newton = -np.linalg.solve(curvature + lam * np.eye(len(step)), slope)
         rows.append(
@@ -106,17 +137,15 @@ def law(bench: Workbench, name: str, case: Case, lams: Sequence[float]) -> dict[
             }
         )
     stiffest = float(np.max(np.abs(spectrum)))
+    far = [row for row in rows if row["lam"] >= FITTED_FROM * stiffest]
     return {
-        "model": name,
-        "forget": case.spec,
+        "model": bench.flags.model,
+        "forget": gone.spec,
         "num_params": len(slope),
         "lambda_min": float(spectrum[0]),
         "lambda_max": float(spectrum[-1]),
         "rows": rows,
-        "orders": {
-            kind: order([row for row in rows if row["lam"] >= FITTED_FROM * stiffest], kind)
-            for kind in ("linearised", "gradient")
-        },
+        "orders": {kind: order(far, kind) for kind in ("linearised", "gradient")},
     }
 
 
@@ -129,7 +158,7 @@ def order(rows: Sequence[dict[str, Any]], kind: str) -> float | None:
     return float(np.polyfit(*logs, 1)[0])
 
 
-def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
+def claims(results: Mapping[str, Any], flags: Mapping[str, Any]) -> list[dict[str, str]]:
     """The paper's sentences, judged by thresholds fixed here."""
     where = f"{results['model']['name']} on {results['dataset']['name']}"
     made = []
@@ -143,7 +172,7 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
         words = f"{where}, {case['forget']} (N={case['num_forget']}): after {flags['epochs']} "
         words += f"epochs at lr {flags['lr']:g} and lam {flags['lam']:g}: {'; '.join(parts)}."
         verdict = "holds" if all(still) else "mixed" if any(still) else "fails"
-        made.append(common.claim(STATIONARY, SOURCE, verdict, words))
+        made.append(FAMR.judge("stationary", verdict, words))
         least, lam = case["lambda_min"], flags["lam"]
         needed = {"mean": -least, "sum": -least * case["num_forget"]}
         convex = [lam > bound for bound in needed.values()]
@@ -157,11 +186,11 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
         )
         if not case["converged"]:
             verdict = "not resolved"
-        made.append(common.claim(CONVEX, SOURCE, verdict, words))
+        made.append(FAMR.judge("convex", verdict, words))
     return made
 
 
-def headline(content: dict[str, Any]) -> list[str]:
+def headline(content: Mapping[str, Any]) -> list[str]:
     """The laws, and for each case how much of the way the runs went, for the docstring."""
     lines = []
     for each in content["results"]["laws"]:
@@ -170,54 +199,75 @@ def headline(content: dict[str, Any]) -> list[str]:
         worst = max(row["identity"] for row in each["rows"])
         lines.append(f"{each['model']}  {each['forget']}  orders: {orders}  identity {worst:.0e}")
     for case in content["results"]["cases"]:
-        name = content["results"]["model"]["name"]
-        parts = [
-            f"{run.replace(',', '')} {found['covered']:.3f}" for run, found in case["runs"].items()
-        ]
+        name, runs = content["results"]["model"]["name"], case["runs"]
+        parts = [f"{run.replace(',', '')} {found['covered']:.3f}" for run, found in runs.items()]
         ends = f"from {case['lambda_min']:.0f} to {case['lambda_max']:.0f}"
         lines.append(f"{name}  {case['forget']}  {ends}  way: {', '.join(parts)}")
     return lines
 
 
-def check(flags: Flags) -> None:
-    """Refuses what cannot be run, before anything is."""
-    if len(flags.lams) < 2 or list(flags.lams) != sorted(set(flags.lams)):
-        raise ValueError(f"`lams` must be ascending, at least two, got {flags.lams}.")
-    for lam in flags.lams:
-        check_number("lams", lam, above=0)
-    check_number("lam", flags.lam, least=0)
-    for name in ("epochs", "eigenvectors"):
-        check_count(name, getattr(flags, name))
-    make_optimizer("sgd", flags.lr)
+def page(content: Mapping[str, Any]) -> Page:
+    """The laws in lam, then the way of each run."""
+    results = content["results"]
+    return Page(
+        "FAMR's stationary point, its linearisation, and ten epochs",
+        "FAMR's stationary point is a Newton step away, with the Hessian averaged on the way. A "
+        "run of few epochs ends elsewhere: how far it gets depends on the curvature, direction by "
+        "direction.",
+        [
+            Section(
+                "Against both linearisations",
+                [
+                    Text(
+                        "Float64. Relative error of the step that a linearisation predicts, with "
+                        "the Hessian at the anchor and without any; and the residual of the exact "
+                        "identity with the Hessian averaged on the path."
+                    ),
+                    Grid([_law(each) for each in results["laws"]], width=440),
+                    Table(
+                        [each | each["orders"] for each in results["laws"]],
+                        {
+                            "model": None,
+                            "forget": None,
+                            "num_params": "weights",
+                            "lambda_min": "least",
+                            "lambda_max": "largest eigenvalue",
+                            "linearised": "order with H",
+                            "gradient": "order without",
+                        },
+                        caption="Order: slope of the logarithm of the error over that of lam, "
+                        f"where lam is at least {FITTED_FROM} times the largest |eigenvalue|; none "
+                        "without two above rounding.",
+                    ),
+                ],
+            ),
+            *(eigen_directions.section(case, results["model"]) for case in results["cases"]),
+        ],
+    )
 
 
-def run(flags: Flags) -> None:
-    """The whole experiment: writes metrics.json and report.html."""
-    check(flags)
-    with common.console.status("loading data"):
-        bench = workbench.open_workbench(flags.bench)
-    cases = workbench.parse_cases(flags.forget, bench.dataset, seed=flags.bench.seed)
-    out = common.usable_directory("out", flags.bench.out or Path("runs/anchor_limits"))
-    common.usable_directory("cache", flags.bench.cache)
-    config = common.describe("anchor_limits", flags)
-    original = bench.original()
-    laws = []
-    with jax.enable_x64(True):
-        for name in flags.models:
-            for case in cases:
-                made = partial(law, bench, name, case, flags.lams)
-                laws.append(bench.clock.show(f"law {name} {case.name}", made))
-    settings = {"lam": flags.lam, "lr": flags.lr, "epochs": flags.epochs}
-    settings["num_vectors"] = flags.eigenvectors
-    found = [anchor_way.compare(bench, case, original.params, **settings) for case in cases]
-    results = common.plain({**bench.describe(original), "laws": laws, "cases": found})
-    config["seconds"] = bench.clock.seconds()
-    made = claims(results, config["flags"])
-    content = common.plain({"claims": made, "config": config, "results": results})
-    common.write_json(out / "metrics.json", content)
-    common.write_text(out / "report.html", anchor_report.report(content))
-    print("\n".join([*headline(content), f"report: {out / 'report.html'}"]))
+def _law(each: Mapping[str, Any]) -> Drawing:
+    return over_lam(
+        each["rows"],
+        {
+            "gradient": ("−g / lam", "grey"),
+            "linearised": ("−(H + lam)⁻¹ g", "vermillion"),
+            "identity": ("exact, on the path", "blue"),
+        },
+        title=f"{each['model']}, {each['forget']}",
+        words="relative error of the step",
+    )
 
+
+EXPERIMENT = Experiment(
+    module="experiments.famr.anchor_limits",
+    flags=Flags,
+    small=SMALL,
+    measure=measure,
+    claims=claims,
+    page=page,
+    headline=headline,
+)
 
 if __name__ == "__main__":
-    common.main(Flags, run)
+    main(EXPERIMENT)

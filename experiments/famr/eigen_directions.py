@@ -1,6 +1,7 @@
 """A network's runs beside its stationary point, along eigenvectors of the forget Hessian."""
 
 import functools
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,20 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from experiments.gap_softmax import cosine
-from experiments.workbench import Case, Workbench, make_optimizer
+from experiments.famr.over_lam import over_lam
+from experiments.famr.steps import cosine
 from famr_jax import losses, minimise, unlearn
+from famr_jax.cli.bench import Bench
+from famr_jax.cli.flags import make_optimizer
 from famr_jax.curvature import Hessian, eigenvalues, linearized
+from famr_jax.forget import ForgetSet
 from famr_jax.methods import famr
 from famr_jax.methods.famr import AnchoredUniform
+from famr_jax.report import Column, Drawing, Grid, Section, Table, Text, number
 from famr_jax.types import Context, Pair, Params
 
 CONVERGED_TO, CONVERGED_STEPS = 1e-3, 1000
+TONES = {"sgd, mean": "vermillion", "sgd, sum": "purple", "adam, mean": "green"}
 
 
 def compare(
-    bench: Workbench,
-    case: Case,
+    bench: Bench,
+    gone: ForgetSet,
     original: Params,
     *,
     lam: float,
@@ -30,57 +36,60 @@ def compare(
     epochs: int,
     num_vectors: int,
 ) -> dict[str, Any]:
-    """One forget set: FAMR by plain descent in both forms and by Adam, each split by eigenvalue."""
-    book = lambda what, function: bench.clock.show(f"{what} {case.name}", function)  # noqa: E731
-    forget, apply_fn = bench.train[np.flatnonzero(case.mask)], bench.model.apply
-    flat = lambda params: np.asarray(ravel_pytree(params)[0], np.float64)  # noqa: E731
-    anchor, m = flat(original), len(forget)
+    """Runs FAMR by plain descent in both forms and by Adam, and splits each step by eigenvalue."""
+    apply_fn, forget, size = bench.model.apply, bench.train[gone.mask], bench.flags.batch_size
     curvature = Hessian(_uniform_of(apply_fn), original, forget)
     top, low = (
-        book(
-            f"{which} eigenvalues",
-            lambda w=which: eigenvalues(
-                curvature, original, k=num_vectors, which=w, key=bench.key("unlearn again")
+        bench.clock.show(
+            f"{which} eigenvalues {gone.name}",
+            partial(
+                eigenvalues,
+                curvature,
+                original,
+                k=num_vectors,
+                which=which,
+                key=bench.keys.unlearn_again,
             ),
         )
         for which in ("largest", "smallest")
     )
     values = np.concatenate([top.values, low.values]).astype(np.float64)
     vectors = np.concatenate([top.vectors, low.vectors]).astype(np.float64)
-    gradient = partial(_gradient, forget=forget, anchor=original)
-    slope = flat(gradient(AnchoredUniform(apply_fn, 0.0), original))
+    anchor, m = _flat(original), len(forget)
+    slope = _flat(_gradient(AnchoredUniform(apply_fn, 0.0), original, forget, original))
+    rest = slope - vectors.T @ (vectors @ slope)
 
-    forms = {"sgd, mean": ("sgd", 1.0), "sgd, sum": ("sgd", float(m)), "adam, mean": ("adam", 1.0)}
     runs, stationary = {}, {}
-    for name, (optimizer, weight) in forms.items():
+    for name in TONES:
+        optimizer, form = name.split(", ")
+        weight = {"mean": 1.0, "sum": float(m)}[form]
+        dynamics = Dynamics(lr, weight, lam, num_steps=epochs * -(-m // size))
         transform = make_optimizer(optimizer, lr)
         method = famr(apply_fn, lam=lam, forget_weight=weight, optimizer=transform)
-        sizes = {"epochs": epochs, "batch_size": bench.flags.batch_size}
-        done = unlearn.run(method, original, forget, **sizes, key=bench.key("unlearn"))
-        if weight not in stationary:
-            settings = {"tol": CONVERGED_TO, "max_steps": CONVERGED_STEPS}
-            stationary[weight] = minimise.minimise(
+        done = unlearn.run(
+            method, original, forget, epochs=epochs, batch_size=size, key=bench.keys.unlearn
+        )
+        if form not in stationary:
+            stationary[form] = minimise.minimise(
                 method.objective,
                 original,
                 Context(original),
                 Pair(forget, None),
-                key=bench.key("unlearn"),
-                **settings,
+                key=bench.keys.unlearn,
+                tol=CONVERGED_TO,
+                max_steps=CONVERGED_STEPS,
             )
-        found = stationary[weight]
-        step, goal = flat(done.params) - anchor, flat(found.params) - anchor
-        num_steps = epochs * -(-m // bench.flags.batch_size)
-        dynamics = Dynamics(lr, weight, lam, num_steps)
-        rest = slope - vectors.T @ (vectors @ slope)
+        found = stationary[form]
+        step, goal = _flat(done.params) - anchor, _flat(found.params) - anchor
         bulk = np.asarray(_in_bulk(curvature, original, rest, vectors, dynamics), np.float64)
-        norms = [
-            float(np.linalg.norm(flat(gradient(method.objective, params))))
+        at_anchor, at_end = (
+            float(np.linalg.norm(_flat(_gradient(method.objective, params, forget, original))))
             for params in (original, done.params)
-        ]
+        )
         runs[name] = {
-            "num_steps": num_steps,
-            "grad_at_anchor": norms[0],
-            "grad_at_end": norms[1],
+            "num_steps": dynamics.num_steps,
+            "grad_at_anchor": at_anchor,
+            "grad_at_end": at_end,
             "moved": float(np.linalg.norm(step)),
             "stationary": float(np.linalg.norm(goal)),
             "stationary_converged": bool(found.converged),
@@ -89,7 +98,7 @@ def compare(
             "groups": groups(values, vectors, slope, step, goal, dynamics, bulk),
         }
     return {
-        "forget": case.spec,
+        "forget": gone.spec,
         "num_forget": m,
         "lambda_max": float(top.values[0]),
         "lambda_min": float(low.values[0]),
@@ -131,7 +140,7 @@ def groups(
     dynamics: Dynamics,
     bulk: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """The step by eigenvalue: octaves of positive ones, the negative ones, the bulk between them.
+    """Splits a step by eigenvalue: octaves of positive ones, the negative ones, and the bulk.
 
     `covered` is the step's share of the way to the converged point; `of_linearised` that to the
     linearised one, beside what it should be, `predicted`, where that point is a minimum. `over` is
@@ -199,4 +208,86 @@ def _in_bulk(matvec, like, slope, vectors, dynamics):
 
 @functools.cache
 def _uniform_of(apply_fn):
-    return lambda params, data: losses.uniform_kl(apply_fn(params, data.x))
+    """The forget loss of each example, as curvature wants it; one object a model."""
+
+    def loss(params, data):
+        return losses.uniform_kl(apply_fn(params, data.x))
+
+    return loss
+
+
+def _flat(params):
+    return np.asarray(ravel_pytree(params)[0], np.float64)
+
+
+def section(case: Mapping[str, Any], model: Mapping[str, Any]) -> Section:
+    """What the page shows of one forget set."""
+    runs = case["runs"]
+    left = {name: run["grad_at_end"] / run["grad_at_anchor"] for name, run in runs.items()}
+    return Section(
+        f"{model['name']}, {case['forget']}",
+        [
+            Text(
+                "The forget Hessian at the trained weights reaches from "
+                f"{number(case['lambda_min'])} to {number(case['lambda_max'])}; "
+                f"{number(case['gradient_below'], 'share')} % of the squared gradient lies along "
+                "its lowest eigenvectors that were computed."
+            ),
+            Table(
+                [{"run": name, "left": left[name]} | run for name, run in runs.items()],
+                {
+                    "run": None,
+                    "num_steps": "steps",
+                    "moved": None,
+                    "stationary": "to stationary",
+                    "covered": _percent("of the way, %", "covered"),
+                    "cos": "cosine",
+                    "left": "gradient left",
+                },
+            ),
+            Grid([_shares(run, name) for name, run in runs.items()], width=440),
+            *(_groups(run, name) for name, run in runs.items()),
+        ],
+    )
+
+
+def _percent(title: str, name: str) -> Column:
+    """Shares in per cent, to three digits: they span orders of magnitude."""
+    return Column(title, of=lambda row: 100 * row[name] if name in row else None)
+
+
+def _shares(run: Mapping[str, Any], name: str) -> Drawing:
+    positive = [g for g in run["groups"] if "predicted" in g and g["kind"] == "positive"][::-1]
+    rows = [group | {"middle": (group["from"] * group["to"]) ** 0.5} for group in positive]
+    return over_lam(
+        rows,
+        {"predicted": ("descent predicts", "blue"), "of_linearised": ("measured", TONES[name])},
+        title=name,
+        words="share of the way to the linearised point",
+        log_y=False,
+        x="middle",
+        x_words="eigenvalue of the forget Hessian (an octave each)",
+    )
+
+
+def _groups(run: Mapping[str, Any], name: str) -> Table:
+    rows = [
+        {"range": f"{number(g['from'])} to {number(g['to'])}" if "from" in g else "between"} | g
+        for g in run["groups"]
+    ]
+    return Table(
+        rows,
+        {
+            "kind": "",
+            "range": "eigenvalues",
+            "count": "number",
+            "of_gradient": _percent("of |g|², %", "of_gradient"),
+            "of_way": _percent("of the way², %", "of_way"),
+            "covered": _percent("covered, %", "covered"),
+            "predicted": _percent("linearised: predicted, %", "predicted"),
+            "of_linearised": _percent("measured, %", "of_linearised"),
+            "over": "over quadratic model",
+        },
+        caption=f"{name}. Covered: share of the way to the converged stationary point. Linearised: "
+        "share of the way to −(H + lam)⁻¹ g, which is no minimum along negative eigenvalues.",
+    )

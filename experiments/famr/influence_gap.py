@@ -4,7 +4,7 @@ Claim: as lam goes to 0, FAMR's end point goes to w*, the influence (retraining)
 (H + lam I)(end - anchor) = -sum over the forget set of grad l (FAMR, arXiv 2506.14515). Softmax
 regression in float64, where all of it is exact, and the demo's ViT beside oracles from its start.
 
-    python -m experiments.influence_gap
+    python -m experiments.famr.influence_gap
 
 Seven minutes on two busy CPU cores. Expect (softmax: distance to w* in units of the original's, of
 the influence and Newton steps, of a step with the paper's sign, of FAMR at the least lam and at its
@@ -16,30 +16,27 @@ best lam; ViT: KL(oracle || model) on forget and test images, of 8 oracles; null
     ViT random:0.05  original 0.14 0.16 step 0.17 0.16 FAMR 2.20 2.17 best 0.13 0.16 null 0.13 0.15
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 
-from experiments import common, gap_network, gap_report, gap_softmax, workbench
-from experiments.workbench import Case, Workbench, make_optimizer
+from experiments.famr import FAMR, gap_of_network, gap_of_softmax
+from experiments.harness.results import Page
+from experiments.harness.run import Experiment, main
+from famr_jax.cli.bench import Bench
+from famr_jax.cli.flags import Ascending, BenchFlags, Count, Positive, make_optimizer
+from famr_jax.forget import ForgetSet
 from famr_jax.statistics import ORACLES_FOR_A_VERDICT
-from famr_jax.types import Params, check_count, check_number
+from famr_jax.store import console
+from famr_jax.types import Params
 
-SOURCE = "FAMR (arXiv 2506.14515)"
-GOES = "As lam goes to 0, FAMR's end point goes to the influence (retraining) estimate."
-IDENTITY = (
-    "FAMR's step obeys the influence identity (H + lam I)(params - anchor) = -sum over the forget "
-    "set of grad l."
-)
-BOUND = (
-    "The outputs of FAMR and of the influence estimate differ by at most a constant times their "
-    "distance, which is O(lam / lambda_min^2)."
-)
 ARRIVED, OBEYED, SMALL_LAM = 0.05, 0.05, 1e-4
 CONTROLS = 3
+Strengths = Annotated[tuple[Positive, ...], Ascending(2)]
 
 
 @dataclass(frozen=True)
@@ -48,17 +45,17 @@ class Flags:
 
     forget: tuple[str, ...] = ("class:3", "random:0.05")
     """What to forget, one case each."""
-    lams: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)
+    lams: Strengths = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)
     """FAMR's anchor strengths, mean form, ascending; the paper's sum over T has |T| times these."""
-    l2: float = 1e-2
+    l2: Positive = 1e-2
     """Ridge of the softmax regression's training objective."""
-    dampings: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    dampings: Annotated[tuple[Positive, ...], Ascending()] = (0.01, 0.03, 0.1, 0.3, 1.0)
     """Of the Gauss-Newton step: the network was trained without a ridge that would name one."""
-    epochs: int = 10
+    epochs: Count = 10
     """Epochs of FAMR, for the rows that are not converged."""
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     """Step of those, by Adam."""
-    bench: workbench.Flags = field(default_factory=lambda: workbench.Flags(oracles=9))
+    bench: BenchFlags = field(default_factory=lambda: BenchFlags(oracles=9))
 
 
 SMALL = Flags(
@@ -66,63 +63,85 @@ SMALL = Flags(
     lams=(1e-5, 0.1, 10.0),
     dampings=(0.1, 1.0),
     epochs=2,
-    bench=workbench.Flags(classes=3, model="mlp_4", train_epochs=4, batch_size=64, oracles=3),
+    bench=BenchFlags(classes=3, model="mlp_4", train_epochs=4, batch_size=64, oracles=3),
 )
 """The configuration that the test suite runs."""
 
 
-def softmax(flags: Flags, bench: Workbench, cases: list[Case]) -> dict[str, Any]:
-    """The exact part: every case on the bench's data."""
+def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
+    """Measures both parts on every forget set."""
+    cases = bench.forget_sets(flags.forget)
+    original = bench.original()
+    return {
+        **bench.describe(original),
+        "softmax": softmax(flags, bench, cases),
+        "network": network(flags, bench, cases, original.params),
+    }
+
+
+def softmax(flags: Flags, bench: Bench, cases: Sequence[ForgetSet]) -> dict[str, Any]:
+    """The exact part, on the bench's data."""
+    fit, compare, show = gap_of_softmax.fit, gap_of_softmax.compare, bench.clock.show
+    num_classes, l2 = bench.dataset.num_classes, flags.l2
     with jax.enable_x64(True):
-        shape = {"num_classes": bench.dataset.num_classes, "l2": flags.l2}
-        trained = bench.clock.show(
-            "softmax", lambda: gap_softmax.train(bench.train, bench.test, **shape)
+        trained = show(
+            "softmax", partial(fit, bench.train, bench.test, num_classes=num_classes, l2=l2)
         )
         compared = [
-            bench.clock.show(
-                f"softmax {case.name}", lambda c=case: gap_softmax.compare(trained, c, flags.lams)
-            )
-            for case in cases
+            show(f"softmax {gone.name}", partial(compare, trained, gone, flags.lams))
+            for gone in cases
         ]
     return {"l2": flags.l2, "cases": compared}
 
 
-def network(flags: Flags, bench: Workbench, cases: list[Case], original: Params) -> dict[str, Any]:
-    """The bench's model: every case beside its oracles."""
+def network(
+    flags: Flags, bench: Bench, cases: Sequence[ForgetSet], original: Params
+) -> dict[str, Any]:
+    """The bench's model beside its oracles, and controls retrained on everything."""
     few = replace(bench, flags=replace(bench.flags, oracles=CONTROLS))
-    nothing = Case("nothing", (), np.zeros(len(bench.train), bool), 0)
+    nothing = ForgetSet("nothing", np.zeros(len(bench.train), bool))
     controls = few.oracles(nothing, same_start=True)
-    settings = {"lams": flags.lams, "dampings": flags.dampings, "epochs": flags.epochs}
-    settings["optimizer"] = make_optimizer("adam", flags.lr)
     compared = []
-    for case in cases:
-        oracles = bench.oracles(case, same_start=True)
-        with common.console.status(f"measuring {case.name}"):
-            compared.append(gap_network.compare(bench, case, original, oracles, **settings))
+    for gone in cases:
+        oracles = bench.oracles(gone, same_start=True)
+        with console.status(f"measuring {gone.name}"):
+            compared.append(
+                gap_of_network.compare(
+                    bench,
+                    gone,
+                    original,
+                    oracles,
+                    lams=flags.lams,
+                    dampings=flags.dampings,
+                    optimizer=make_optimizer("adam", flags.lr),
+                    epochs=flags.epochs,
+                )
+            )
     return {
         "model": bench.model.name,
         "epochs": flags.epochs,
-        "wandering": gap_network.wandering(original, controls),
+        "wandering": gap_of_network.wandering(original, controls),
         "cases": compared,
     }
 
 
-def claims(results: dict[str, Any]) -> list[dict[str, str]]:
+def claims(results: Mapping[str, Any], flags: Mapping[str, Any]) -> list[dict[str, str]]:
     """The paper's sentences, judged by thresholds fixed here."""
+    del flags
     exact, found = results["softmax"], results["network"]
     data = results["dataset"]["name"]
     where = f"softmax regression on {data} (float64, exact, l2 {exact['l2']:g}):"
     return [
-        common.claim(GOES, SOURCE, *_goes_exactly(exact["cases"], where)),
-        common.claim(GOES, SOURCE, *_goes(found["cases"], f"{found['model']} on {data}:")),
-        common.claim(IDENTITY, SOURCE, *_identity(exact["cases"], where)),
-        common.claim(BOUND, SOURCE, *_bound(exact["cases"], where)),
+        FAMR.judge("limit", *_goes_exactly(exact["cases"], where)),
+        FAMR.judge("limit", *_goes(found["cases"], f"{found['model']} on {data}:")),
+        FAMR.judge("identity", *_identity(exact["cases"], where)),
+        FAMR.judge("outputs", *_bound(exact["cases"], where)),
     ]
 
 
 def _goes_exactly(cases, where):
     """Arrived: within 5 % of the way at the smallest lam. Fails if a larger lam is nearer to w*."""
-    distances = [[row["to_retrained"]["n"] for row in case["famr"]] for case in cases]
+    distances = [[_away(row) for row in case["famr"]] for case in cases]
     lam = cases[0]["famr"][0]["lam"]
     known = lam <= SMALL_LAM and _exact(cases)
     arrived = [values[0] <= ARRIVED for values in distances]
@@ -131,12 +150,16 @@ def _goes_exactly(cases, where):
     parts = [
         f"{case['forget']} (N={case['num_forget']}) {values[0]:.3g}, least "
         f"{min(values):.3g}; a Newton step on the retained data "
-        f"{case['points']['newton']['to_retrained']['n']:.2g}; of the way to the nearest weights "
+        f"{_away(case['points']['newton']):.2g}; of the way to the nearest weights "
         f"with uniform outputs on the forget set {case['famr'][0]['to_limit']:.1%} is left"
         for case, values in zip(cases, distances, strict=True)
     ]
     words = f"{where} distance to w* over the original's at lam {lam:g}: {'; '.join(parts)}."
     return verdict if known else "not resolved", words
+
+
+def _away(row):
+    return row["to_retrained"]["n"]
 
 
 def _exact(cases):
@@ -182,7 +205,7 @@ def _identity(cases, where):
         as_influence.append(least["training"] <= OBEYED)
         as_forget.append(least["forget"] <= OBEYED)
         points = case["points"]
-        plus, minus = (points[name]["to_retrained"]["n"] for name in ("influence", "paper's sign"))
+        plus, minus = (_away(points[name]) for name in ("influence", "paper's sign"))
         parts.append(
             f"{case['forget']}: with l and H of the training loss the residual is at least "
             f"{least['training']:.2g} of the right side at any lam (cosine "
@@ -199,79 +222,77 @@ def _identity(cases, where):
 def _bound(cases, where):
     """Refuted where distance over lam |g| / lambda_min^2 grows without end as lam falls."""
     over = [case["bound"]["over"] for case in cases]
-    lams = [row["lam"] for row in cases[0]["famr"]]
-    grows = [values[0] / values[-1] for values in over]
+    least, *_, most = (row["lam"] for row in cases[0]["famr"])
     # A bounded quotient would stay; one over lam grows as fast as lam falls.
-    unbounded = [growth > (lams[-1] / lams[0]) ** 0.5 and values[0] > 1
-                 for growth, values in zip(grows, over, strict=True)]  # fmt: skip
+    unbounded = [
+        values[0] / values[-1] > (most / least) ** 0.5 and values[0] > 1 for values in over
+    ]
     verdict = "fails" if all(unbounded) else "holds" if not any(unbounded) else "mixed"
     parts = [
-        f"{case['forget']} {values[0]:.3g} at lam {lams[0]:g} and {values[-1]:.1g} at lam "
-        f"{lams[-1]:g}"
+        f"{case['forget']} {values[0]:.3g} at lam {least:g} and {values[-1]:.1g} at lam {most:g}"
         for case, values in zip(cases, over, strict=True)
     ]
     words = f"{where} distance over lam |g| / lambda_min^2, lambda_min that of the training "
     return verdict if _exact(cases) else "not resolved", f"{words}objective: {'; '.join(parts)}."
 
 
-def headline(content: dict[str, Any]) -> list[str]:
+def headline(content: Mapping[str, Any]) -> list[str]:
     """Two lines a case, for the docstring: weights in the exact part, outputs in the other."""
     results, lines = content["results"], []
     for case in results["softmax"]["cases"]:
-        to = lambda row: f"{row['to_retrained']['n']:.2f}"  # noqa: E731
-        points, rows = case["points"], case["famr"]
+        rows, points = case["famr"], case["points"]
+        least = min(rows, key=_away)
         named = {"influence": "influence", "newton": "Newton", "paper's sign": "sign"}
-        parts = [f"{name} {to(points[key])}" for key, name in named.items()]
-        least = min(rows, key=lambda row: row["to_retrained"]["n"])
-        parts.append(f"FAMR {to(rows[0])} ({rows[0]['lam']:g})")
-        parts.append(f"least {to(least)} ({least['lam']:g})")
+        parts = [f"{name} {_away(points[key]):.2f}" for key, name in named.items()]
+        parts.append(f"FAMR {_away(rows[0]):.2f} ({rows[0]['lam']:g})")
+        parts.append(f"least {_away(least):.2f} ({least['lam']:g})")
         lines.append(f"softmax {case['forget']}  " + " ".join(parts))
     for case in results["network"]["cases"]:
-        kl = lambda row: f"{row['kl_forget']:.2f} {row['kl_test']:.2f}"  # noqa: E731
-        best, first = case["best"], case["famr"]["converged"][0]
-        parts = [f"original {kl(case['original'])}", f"step {kl(best['one step'])}"]
-        parts += [f"FAMR {kl(first)}", f"best {kl(best['famr, converged'])}"]
-        lines.append(f"ViT {case['forget']}  {' '.join(parts)} null {kl(case['null'])}")
+        best = case["best"]
+        rows = {
+            "original": case["original"],
+            "step": best["one step"],
+            "FAMR": case["famr"]["converged"][0],
+            "best": best["famr, converged"],
+            "null": case["null"],
+        }
+        parts = [
+            f"{name} {row['kl_forget']:.2f} {row['kl_test']:.2f}" for name, row in rows.items()
+        ]
+        lines.append(f"ViT {case['forget']}  {' '.join(parts)}")
     return lines
 
 
+def page(content: Mapping[str, Any]) -> Page:
+    """Both parts, a section a forget set."""
+    exact, found = content["results"]["softmax"], content["results"]["network"]
+    return Page(
+        "FAMR, one-step removal and retraining",
+        "FAMR's theory says that its end point goes to the retrained model as the anchor weakens. "
+        "It sees the forget set alone, so it goes to the nearest model that is uniform there.",
+        [
+            *(gap_of_softmax.section(case, exact["l2"]) for case in exact["cases"]),
+            *(gap_of_network.section(case, found) for case in found["cases"]),
+        ],
+    )
+
+
 def check(flags: Flags) -> None:
-    """Refuses what cannot be run, before anything is."""
-    for name, least in {"lams": 2, "dampings": 1}.items():
-        values = getattr(flags, name)
-        if len(values) < least or list(values) != sorted(set(values)):
-            raise ValueError(f"`{name}` must be ascending, at least {least}, got {values}.")
-        for value in values:
-            check_number(name, value, above=0)
-    check_number("l2", flags.l2, above=0)
-    check_count("epochs", flags.epochs)
-    make_optimizer("adam", flags.lr)
+    """Refuses a run without an oracle that chooses and two that judge."""
     if flags.bench.oracles < 3:
         raise ValueError(f"`oracles` must be >= 3, one of them chooses, got {flags.bench.oracles}.")
 
 
-def run(flags: Flags) -> None:
-    """The whole experiment: writes metrics.json and report.html."""
-    check(flags)
-    with common.console.status("loading data"):
-        bench = workbench.open_workbench(flags.bench)
-    cases = workbench.parse_cases(flags.forget, bench.dataset, seed=flags.bench.seed)
-    out = common.usable_directory("out", flags.bench.out or Path("runs/influence_gap"))
-    common.usable_directory("cache", flags.bench.cache)
-    config = common.describe("influence_gap", flags)
-    original = bench.original()
-    results = {
-        **bench.describe(original),
-        "softmax": softmax(flags, bench, cases),
-        "network": network(flags, bench, cases, original.params),
-    }
-    results = common.plain(results)
-    config["seconds"] = bench.clock.seconds()
-    content = common.plain({"claims": claims(results), "config": config, "results": results})
-    common.write_json(out / "metrics.json", content)
-    common.write_text(out / "report.html", gap_report.report(content))
-    print("\n".join([*headline(content), f"report: {out / 'report.html'}"]))
-
+EXPERIMENT = Experiment(
+    module="experiments.famr.influence_gap",
+    flags=Flags,
+    small=SMALL,
+    measure=measure,
+    claims=claims,
+    page=page,
+    headline=headline,
+    check=check,
+)
 
 if __name__ == "__main__":
-    common.main(Flags, run)
+    main(EXPERIMENT)
