@@ -161,10 +161,9 @@ def study(flags: Flags, bench: Bench, division: Division) -> dict[str, Any]:
         Measure("all classes", "share", "probed", partial(probe, classes=None, seed=seed)),
     )
     find = bench.evaluator(gone, measures=probes, more=division.sets)
-    originals = trained["original"].params
+    originals, oracles = (reached.params for reached in trained.values())
     end, curves = show(f"famr {name}", lambda: forgetting(flags, bench, originals, evaluate))
-    weights = {"original": originals, "famr": end, "oracle": trained["oracle"].params}
-    every = {role: loop.members(weights[role]) for role in ROLES}
+    every = dict(zip(ROLES, map(loop.members, (originals, end, oracles)), strict=True))
     return {
         "model": name,
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(every["original"][0])),
@@ -254,8 +253,8 @@ def claims(results: Mapping[str, Any], flags: Mapping[str, Any]) -> list[dict[st
         reached = all(rows[name]["reached"] for name in names)
         if not reached:
             words += f" Not every model reached {flags['target']:.0%} on held-out images."
-        sign = statistics.sign(found) if reached else 0
-        made.append(FAMR.judge("size", ("not resolved", "fails", "holds")[sign], words))
+        verdict = ("not resolved", "fails", "holds")[statistics.sign(found) if reached else 0]
+        made.append(FAMR.judge("size", verdict, words))
     return made
 
 
