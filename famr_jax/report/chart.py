@@ -208,6 +208,8 @@ def _lines(
     for (name, dash), points in grouped.items():
         heights = plot.finite([row.get(y) for row in points])
         half = plot.finite([row.get(spread) if spread else None for row in points])
+        belt = [heights - half, heights + half]
+        low, high = np.clip(belt, 0, 1) if up.unit == "share" else belt
         end = name if label is None else points[-1].get(label)
         found.append(
             _Line(
@@ -216,8 +218,8 @@ def _lines(
                 "" if end is None else str(end),
                 across.place([row.get(x) for row in points]),
                 up.place(heights),
-                up.place(heights - half, floor=True),
-                up.place(heights + half, floor=True),
+                up.place(low, floor=True),
+                up.place(high, floor=True),
             )
         )
     return found
@@ -275,6 +277,7 @@ def _range(
 ) -> tuple[float, float]:
     """Ends of the vertical axis: those wanted, or all that is drawn with a little room."""
     seen = [line.y for line in drawn] + [[at for at, *_ in levels]]
+    seen += [line.high for line in drawn] + [line.low for line in drawn if not scale.log]
     seen += [[low, high] for low, high, _ in bands] + [scale.place([mark.y for mark in marks])]
     known = np.concatenate([*seen, []])
     known = known[np.isfinite(known)]
