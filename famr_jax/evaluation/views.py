@@ -163,7 +163,9 @@ def sampled_parts(
     retain: int,
     seed: int,
 ) -> dict[str, Part]:
-    """The sets of a case, each in memory on its own, to measure between epochs at little cost.
+    """The sets of a case, each on its own, to measure between epochs at little cost.
+
+    The forget set and the drawn retained images are in memory, test images where their split is.
 
     Args:
         train: The training set.
@@ -179,10 +181,10 @@ def sampled_parts(
     found = {
         "forget": _in_memory(train, np.flatnonzero(gone.mask)),
         "retain": _in_memory(train, kept),
-        "test": _in_memory(test, np.flatnonzero(~lost)),
+        "test": Part(test[np.flatnonzero(~lost)]),
     }
     if gone.classes:
-        found["test_forgotten"] = _in_memory(test, np.flatnonzero(lost))
+        found["test_forgotten"] = Part(test[np.flatnonzero(lost)])
     return found
 
 
