@@ -75,19 +75,18 @@ class View:
         return self.part(name).take(self._of_split(name))
 
     def each(self, function: Callable, name: str) -> np.ndarray:
-        """`function(logits, labels)` of every example of a set, `[n]`, float64."""
+        """`function(logits, labels)` of every example of a set, `[n]`, in its own dtype."""
         part = self.part(name)
         at = (function, id(part.images))
         if at not in self._values:
             # Of the whole split, the part after: one shape, hence one compilation, for all parts.
             labels = np.asarray(part.images.labels)
-            values = function(self._of_split(name), labels)
-            self._values[at] = np.asarray(values, np.float64)
+            self._values[at] = np.asarray(function(self._of_split(name), labels))
         return part.take(self._values[at])
 
     def mean(self, function: Callable, name: str) -> float:
-        """The mean of `function(logits, labels)` over a set."""
-        return float(self.each(function, name).mean())
+        """The mean of `function(logits, labels)` over a set, taken in float64."""
+        return float(self.each(function, name).mean(dtype=np.float64))
 
     def divergence(self, function: Callable, others: Sequence["View"], name: str) -> float:
         """The mean of `function(other logits, logits)` over a set and over other models.
