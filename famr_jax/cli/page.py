@@ -73,7 +73,7 @@ def headings(cases: Sequence[Case]) -> list[str]:
     titles = [str(case.get("title") or "A case") for case in cases]
     folded = [title.strip().casefold() for title in titles]
     return [
-        title if folded.count(own) == 1 else f"{title} ({case.get('forget')})"
+        title if folded.count(own) == 1 else f"{title} ({case.get('forget', 'unnamed')})"
         for case, title, own in zip(cases, titles, folded, strict=True)
     ]
 
