@@ -22,11 +22,14 @@ and 42 minutes on a busy machine. Expect (training images, %; original, FAMR, me
 from functools import partial
 
 from experiments.famr import main_job
+from experiments.famr.main_job import headline
 from famr_jax.cli import forget
 from famr_jax.cli import run as command
+from famr_jax.cli.forget import Flags
 
-headline = main_job.headline
+__all__ = ["Flags", "headline", "run"]
+
 run = partial(forget.run, judge=main_job.claims, program="python -m experiments.class_forgetting")
 
 if __name__ == "__main__":
-    command.main(forget.Flags, run, description=__doc__)
+    command.main(Flags, run, description=__doc__)

@@ -21,12 +21,13 @@ Not run from a weight file at that size yet. From random weights, in 5 minutes o
 
 from functools import partial
 
+from famr_jax.cli import finetune
 from famr_jax.cli import run as command
-from famr_jax.cli.finetune import SMALL as SMALL
-from famr_jax.cli.finetune import Flags, headline, run
+from famr_jax.cli.finetune import Flags, headline
 
-headline = headline
-run = partial(run, program="python -m experiments.finetune")
+__all__ = ["Flags", "headline", "run"]
+
+run = partial(finetune.run, program="python -m experiments.finetune")
 
 if __name__ == "__main__":
     command.main(Flags, run, description=__doc__)

@@ -334,10 +334,9 @@ def test_names_are_escaped_and_never_formulas(metrics):
 
 def test_classes_of_one_name_have_their_own_bars(metrics):
     metrics["results"]["dataset"]["class_names"][5:9:3] = ["crane", "crane"]
-    shown = text_of(document(metrics))
-    assert "crane [5]" in document(metrics)
-    assert "crane [8]" in document(metrics)
-    assert "crane (" in shown
+    shown = document(metrics)
+    assert "crane [5]" in shown
+    assert "crane [8]" in shown
 
 
 def test_the_input_is_left_alone(metrics):
@@ -373,7 +372,7 @@ def test_each_part_of_a_case_may_be_absent_or_none(metrics):
         trial = copy.deepcopy(metrics)
         trial["results"]["cases"][0].pop(name)
         trial["results"]["cases"][1][name] = None
-        assert document(trial).endswith("</html>\n"), name
+        assert page(trial, [None, None]).blocks, name
 
 
 def test_absent_numbers_are_en_dashes(metrics):
