@@ -78,14 +78,14 @@ def plain(value: Any) -> Any:
 
 
 def usable_directory(name: str, path: Path) -> Path:
-    """Makes a directory and tries to write into it, before anything is computed.
+    """Tries to write into a directory, or where it would be made, and leaves nothing there.
 
     Raises:
         ValueError: It cannot be made or written to.
     """
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        with tempfile.TemporaryFile(dir=there):
             return path
     except OSError as error:
         raise ValueError(

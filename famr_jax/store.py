@@ -158,7 +158,7 @@ class Store:
                 `[width]`, and all of the state has that axis; of width 1 one int, and no axis.
             advance: `(rows, state, start) -> iterator` of `(epoch, state, info)`, as in `fit`.
             epochs: Where the iterator ends.
-            width: Members a program; `member_width()` suits the device.
+            width: Members a program; `loop.member_width()` suits the device.
             sources: As in `fit`.
 
         Raises:
@@ -308,17 +308,6 @@ class _Phase(NamedTuple):
 def _is_column(node: Any) -> bool:
     """Whether it is a number of all members, as the log has it."""
     return isinstance(node, list)
-
-
-def member_width() -> int:
-    """Members a program that suit the device: `vmap` gains nothing on a CPU."""
-    return 1 if jax.default_backend() == "cpu" else 8
-
-
-def members(stacked: Any) -> list[Any]:
-    """The trees that one with a leading member axis holds."""
-    count = len(jax.tree.leaves(stacked)[0])
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
 
 
 def fingerprint(params: Any) -> str:

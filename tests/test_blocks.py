@@ -262,6 +262,7 @@ def test_numbers_of_any_kind_never_crash(value):
     blocks = [
         Table(rows),
         Tiles([Tile("T", value, "share", [Strip(value, value, [value], [value, value])])]),
+        Table([{"s": Strip(value, band=(0.0, 1.0), top=top)} for top in (value, None)]),
         Images([Image(None, "", [Bar("b", value, "blue")])]),
         *charts(many),
         *charts([value] * 4),

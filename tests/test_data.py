@@ -403,6 +403,21 @@ def test_tfds_refuses_one_class_and_kept_classes_without_images(tmp_path):
         load("three", data_dir=tmp_path, classes=2)
 
 
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [(io.BytesIO(b"no image"), "cannot identify"), (png(np.zeros((2, 2), np.uint16)), "not 8-bit")],
+)
+def test_tfds_names_a_record_that_is_no_image(tmp_path, on, broken, why):
+    broken.seek(0)
+    prepare(
+        tmp_path, {"train": [EXAMPLES[0] | {"image": broken}], "test": EXAMPLES}, label=TWO, **GREY
+    )
+    rule = f"record 0 of `train` of `toy` must be a readable 8-bit image, got .*{why}"
+    with pytest.raises(ValueError, match=rule):
+        load("toy", data_dir=tmp_path, stream=on)
+
+
 def test_tfds_refuses_another_file_format(tmp_path):
     prepared = prepare(tmp_path, EXAMPLES, label=TWO, **GREY)
     info = Path(prepared.data_path) / "dataset_info.json"

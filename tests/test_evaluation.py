@@ -68,7 +68,7 @@ def test_measures_of_a_class_by_hand():
         kl = np.mean([(q * np.log(q / p)).sum(1)[rows].mean() for q in others])
         assert row[name] == pytest.approx(kl, rel=1e-5)
     assert row["n"] | {"uniform_kl": 3} == {
-        **{name: 3 for name in ("for_acc", "entropy", "uniform_kl", "kl_forget")},
+        **dict.fromkeys(("for_acc", "entropy", "uniform_kl", "kl_forget"), 3),
         **{"ret_acc": 5, "for_acc_test": 1, "test_acc": 3, "kl_test": 3},
     }
     assert set(row["absent"]) == {"svc_attack", "loss_attack"}
@@ -102,7 +102,8 @@ def test_a_bare_function_has_no_features():
         "norm", "", "forget", lambda view, oracles: view.features("forget", "twice").sum()
     )
     found = evaluator(CLASS, measures=[row])(MODEL)
-    assert found["norm"] == pytest.approx(2 * float(MODEL["logits"][np.asarray(CLASS.mask.nonzero()[0])].sum()), rel=1e-5)  # fmt: skip
+    logits = np.asarray(MODEL["logits"])[np.flatnonzero(CLASS.mask)]
+    assert found["norm"] == pytest.approx(2 * logits.sum(), rel=1e-5)
     bare = Evaluator(Table.apply, *SPLITS, CLASS, measures=[row])(MODEL)
     assert bare == {"n": {}, "absent": {"norm": "the model has no `features`"}}
     other = row._replace(function=lambda view, oracles: view.features("forget", "a").sum())
@@ -205,5 +206,5 @@ def test_refuses_another_mask_and_two_measures_of_one_name():
     measure = evaluation.named("for_acc") * 2
     with pytest.raises(ValueError, match="must have different names, got for_acc, for_acc"):
         evaluator(CLASS, measures=measure)
-    with pytest.raises(ValueError, match="`measure` must be one of for_acc, .*, got 'b'"):
+    with pytest.raises(ValueError, match=r"`measure` must be one of for_acc, .*, got 'b'"):
         evaluation.named("b")

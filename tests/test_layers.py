@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {
-    **dict.fromkeys(("types", "mesh", "files"), 0),
-    **dict.fromkeys(("losses", "targets", "forget", "loop", "checkpoint", "provenance"), 1),
+    **dict.fromkeys(("types", "mesh", "files", "provenance"), 0),
+    **dict.fromkeys(("losses", "targets", "forget", "loop", "checkpoint"), 1),
     **dict.fromkeys(("models", "data", "report"), 1),
     **dict.fromkeys(("train", "unlearn", "minimise", "metrics", "statistics"), 2),
     **dict.fromkeys(("curvature", "store", "kronecker"), 2),
@@ -136,6 +136,26 @@ import sys, famr_jax, {", ".join(sorted(light))}
 heavy = {{"sklearn", "matplotlib", "tensorflow", "tensorflow_datasets", "orbax", "safetensors"}}
 heavy &= set(sys.modules)
 sys.exit(f"loaded {{heavy}}" if heavy else 0)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_library_takes_no_time():
+    code = """
+import time
+import jax, flax, optax
+start = time.perf_counter()
+import famr_jax as fj
+seconds = time.perf_counter() - start
+assert seconds < 0.3, seconds
+assert fj.methods.BY_NAME["famr"] is fj.methods.famr
+assert "evaluation" in dir(fj)
+try:
+    fj.nothing_of_this_name
+except AttributeError as error:
+    assert "no attribute 'nothing_of_this_name'" in str(error)
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments import class_forgetting, ledger
+from experiments import class_forgetting
+from experiments.harness import ledger
+from experiments.harness.results import read_results
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ledger.read_results()
+RESULTS = read_results()
 FORGETTING = {name: r for name, r in RESULTS.items() if name.startswith("class_forgetting")}
 
 
@@ -18,11 +20,13 @@ def test_ledger_is_not_stale():
 
 def test_ledger_refuses_unknown_claims_and_verdicts():
     entry = {"claim": "no paper says so", "source": "nowhere", "verdict": "holds", "words": ""}
-    result = {"claims": [entry], "config": {"command": ""}}
+    config = {"experiment": "class_forgetting", "command": "python -m experiments.x"}
+    result = {"claims": [entry], "config": config}
     with pytest.raises(ValueError, match="must be in the ledger"):
         ledger.ledger({"x": result})
-    paper = ledger.PAPERS[0]
-    entry |= {"claim": paper.claims[0], "source": paper.source, "verdict": "perhaps"}
+    paper = ledger.papers()[0]
+    sentence = next(iter(paper.claims.values()))
+    entry |= {"claim": sentence, "source": paper.source, "verdict": "perhaps"}
     with pytest.raises(ValueError, match="verdict"):
         ledger.ledger({"x": result})
 
@@ -53,7 +57,7 @@ def test_findings_in_the_readme_are_headlines_of_the_results():
         line
         for name, result in RESULTS.items()
         if name.partition("-")[0] in modules
-        for line in import_module(f"experiments.{name.partition('-')[0]}").headline(result)
+        for line in import_module(ledger.module_of(name.partition("-")[0])).headline(result)
     }
     assert lines
     assert set(lines) <= written

@@ -52,92 +52,33 @@ eigenvalue and recompute residuals; hessian-eigenthings does neither (its false 
 JSON). A cold solve on the ViT traces two loops over the product and reads them back.
 """
 
-import os
-import pickle
-import re
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 
-from experiments import common
 from experiments.benchmarks import curvature_ours as ours
 from experiments.benchmarks import curvature_peers as peers
+from experiments.benchmarks.curvature_processes import cold, memory
+from experiments.benchmarks.curvature_tasks import TASKS, Task
 from experiments.benchmarks.curvature_truth import TOLERANCE, Truth, faults, make_problems
+from experiments.benchmarks.timing import interleave, only_cpu, ready, write
+from famr_jax.cli.run import main
+from famr_jax.store import Clock, console
 from famr_jax.types import check_count
 
 RIGHT = {"product": 1e-4, "top": TOLERANCE, "density": 0.02, "inverse": TOLERANCE}
 """Largest error of a result that counts as right; the errors are those of `Truth`."""
 
+SECONDS = {"wall": time.perf_counter, "process": time.process_time}
+
 STEPS = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
 """What a peer that does not stop by itself is given, until its result is right."""
-
-
-class Task(NamedTuple):
-    """One row of the comparison.
-
-    Attributes:
-        name: As in the JSON.
-        problem: Which network and data.
-        kind: What its error is: a key of `RIGHT`.
-        ours: Runners of ours, by label: a task of `curvature_ours`.
-        theirs: Runners of the peers, by label: a task of `curvature_peers` and a peer.
-        goals: By label of ours, how many times as fast as the best right peer it shall be.
-    """
-
-    name: str
-    problem: str
-    kind: str
-    ours: Mapping[str, str]
-    theirs: Mapping[str, tuple[str, str]]
-    goals: Mapping[str, float]
-
-
-def _each(task: str, *names: str) -> dict[str, tuple[str, str]]:
-    return {name: (task, name) for name in names}
-
-
-GRAPH_KEPT = {f"{peer}, graph kept": ("product", peer) for peer in ("PyHessian", "dattri")}
-TASKS = (
-    Task(
-        "product, ViT", "ViT", "product", {"ours": "product"},
-        GRAPH_KEPT | _each("fresh product", "PyHessian", "hessian-eigenthings", "curvlinops"),
-        {"ours": 1.0},
-    ),
-    Task(
-        "product in a loop of 10, ViT", "ViT", "product", {"ours": "loop"},
-        _each("loop", "PyHessian", "dattri"), {"ours": 2.0},
-    ),
-    Task(
-        "top-10, ViT of 100", "ViT of 100", "top", {"ours": "top"},
-        _each("top", "hessian-eigenthings", "SciPy"), {"ours": 3.0},
-    ),
-    Task(
-        "top-10, MLP", "MLP", "top", {"ours": "top"},
-        _each("top", "hessian-eigenthings", "SciPy"), {"ours": 3.0},
-    ),
-    Task(
-        "density, MLP", "MLP", "density", {"ours": "density"},
-        _each("density", "hessian-eigenthings", "PyHessian"), {"ours": 7.0},
-    ),
-    Task(
-        "damped inverse, MLP", "MLP", "inverse", {"ours": "inverse"},
-        _each("inverse", "curvlinops", "dattri", "SciPy"), {"ours": 5.0},
-    ),
-    Task(
-        "damped inverse, ViT of 100", "ViT of 100", "inverse", {"ours": "inverse"},
-        _each("inverse", "curvlinops", "dattri", "SciPy"), {"ours": 5.0},
-    ),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -178,12 +119,11 @@ def run(flags: Flags) -> None:
     started = time.perf_counter()
     for name in ("size", "epochs", "k", "steps", "probes", "repeats"):
         check_count(name, getattr(flags, name))
-    if jax.default_backend() != "cpu":
-        raise ValueError(f"`JAX_PLATFORMS` must be cpu, got {jax.default_backend()}.")
+    only_cpu()
     absent = peers.missing()
     for sentence in absent.values():
-        common.console.print(sentence, style="yellow", markup=False)
-    clock = common.Clock()
+        console.print(sentence, style="yellow", markup=False)
+    clock = Clock()
     problems = clock.show("training", lambda: make_problems(flags))
     truths = {name: Truth(problem, "torch" not in absent) for name, problem in problems.items()}
     tasks = {}
@@ -198,17 +138,19 @@ def run(flags: Flags) -> None:
         "tasks": tasks,
         "products": clock.show("gradients", lambda: gradients(problems["ViT"], flags.repeats)),
         "faults": clock.show("faults", lambda: faults(problems["MLP"], truths["MLP"], absent)),
-        "memory": clock.show("memory", lambda: memory(problems["ViT"], flags)),
+        "memory": clock.show("memory", lambda: memory(problems["ViT"], flags.flat)),
     }
-    config = common.describe("benchmarks.curvature", flags)
-    config["environment"]["versions"] |= peers.versions(absent)
-    config["environment"]["load_average"] = os.getloadavg()
     total, compiling = time.perf_counter() - started, clock.seconds()["compile"]
-    config["seconds"] = clock.seconds() | {"run": total - compiling}
-    result = common.plain({"config": config, "results": results})
-    common.write_json(flags.out, result)
-    for line in headline(result):
-        print(line)
+    result = write(
+        "curvature",
+        flags,
+        results,
+        seconds=clock.seconds() | {"run": total - compiling},
+        environment={},
+        versions=peers.versions(absent),
+        path=flags.out,
+    )
+    print("\n".join(headline(result)))
 
 
 def measure(
@@ -241,11 +183,15 @@ def measure(
         error = truth.error(kind, value, from_peer=False)
         told[label] = {"error": error, "products": products}
     with warnings.catch_warnings(action="ignore"):
-        timed = interleave(runners, flags.repeats)
+        timed = interleave(_ready(runners), flags.repeats, SECONDS)
     for label, seconds in timed.items():
         right = bool(told[label]["error"] <= RIGHT[task.kind])
         told[label] |= {"right": right, **seconds}
     return {"runners": told, "speed": speeds(task, told)}
+
+
+def _ready(runners):
+    return {name: partial(ready, run) for name, run in runners.items()}
 
 
 def _steps(kind, peer, k):
@@ -253,24 +199,6 @@ def _steps(kind, peer, k):
     if (kind, peer) == ("top", "hessian-eigenthings"):
         return [steps for steps in STEPS if steps >= k]
     return STEPS if (kind, peer) == ("inverse", "dattri") else (None,)
-
-
-def interleave(runners: Mapping[str, Callable], repeats: int) -> dict[str, Any]:
-    """Best and median wall and process seconds, all runners in turn in every round."""
-    taken = {label: {"wall": [], "process": []} for label in runners}
-    for _ in range(repeats):
-        for label, run in runners.items():
-            begun = time.perf_counter(), time.process_time()
-            jax.block_until_ready(run())
-            taken[label]["wall"].append(time.perf_counter() - begun[0])
-            taken[label]["process"].append(time.process_time() - begun[1])
-    return {
-        label: {
-            clock: {"best": min(each), "median": float(np.median(each)), "n": len(each)}
-            for clock, each in clocks.items()
-        }
-        for label, clocks in taken.items()
-    }
 
 
 def speeds(task: Task, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,55 +213,6 @@ def speeds(task: Task, told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def cold(tasks: dict[str, Any], problems: Mapping[str, Any], repeats: int) -> None:
-    """Adds to each task the seconds of fresh processes: the best right peer's, and ours.
-
-    From the start of the process to its result; ours with JAX's cache on disk warm.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        cache = {"JAX_COMPILATION_CACHE_DIR": directory}
-        cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        for task in TASKS:
-            label, kind = next(iter(task.ours.items()))
-            runners = {label: ("curvature_ours", kind)}
-            if best := tasks[task.name]["speed"].get(label, {}).get("peer"):
-                runners = {best: ("curvature_peers", *task.theirs[best])} | runners
-            problem = Path(directory) / "problem"
-            steps = tasks[task.name]["runners"].get(best, {}).get("steps")
-            problem.write_bytes(pickle.dumps(problems[task.problem] | {"max_steps": steps}))
-            first = fresh(runners[label], problem, cache)
-            rounds = [
-                {name: fresh(words, problem, cache) for name, words in runners.items()}
-                for _ in range(repeats)
-            ]
-            found = {
-                name: min((each[name] for each in rounds), key=lambda used: used["wall"])
-                for name in runners
-            }
-            found[label]["wall, nothing compiled"] = first["wall"]
-            tasks[task.name]["cold"] = found
-
-
-def fresh(words: tuple[str, ...], problem: Path, variables: Mapping[str, str]) -> dict[str, float]:
-    """Wall seconds to the result of a new process, its processor seconds and peak memory."""
-    module, *rest = words
-    command = [sys.executable, "-m", f"experiments.benchmarks.{module}", str(problem), *rest]
-    begun = time.perf_counter()
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, env={**os.environ, **variables}) as child:
-        line = child.stdout.readline()
-        wall = time.perf_counter() - begun
-        # Not `ru_maxrss`: that of a child is never less than its parent's.
-        peak = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{child.pid}/status").read_text())
-        child.stdin.close()
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    if line.strip() != b"ready" or child.returncode:
-        raise RuntimeError(f"`{' '.join(command)}` must print ready, got {line!r}.")
-    process = used.ru_utime + used.ru_stime
-    return {"wall": wall, "process": process, "peak_mb": int(peak[1]) / 1024 if peak else None}
-
-
 def gradients(problem: dict[str, Any], repeats: int) -> dict[str, Any]:
     """What a product costs, alone and each further one in a loop, in gradients."""
     runners = {
@@ -344,27 +223,16 @@ def gradients(problem: dict[str, Any], repeats: int) -> dict[str, Any]:
     }
     for run in runners.values():
         jax.block_until_ready(run())
-    wall = {name: each["wall"]["best"] for name, each in interleave(runners, repeats).items()}
+    wall = {
+        name: each["wall"]["best"]
+        for name, each in interleave(_ready(runners), repeats, SECONDS).items()
+    }
     wall["further product"] = (wall["loop of 11"] - wall["loop of 1"]) / 10
     costs = {"flops": ours.flops(problem), "wall": wall}
     return costs | {
         f"{name} / gradient": {cost: each[name] / each["gradient"] for cost, each in costs.items()}
         for name in ("product", "further product")
     }
-
-
-def memory(problem: dict[str, Any], flags: Flags) -> dict[str, Any]:
-    """Peak of a process that takes one product in micro-batches, by the number of examples."""
-    found = {}
-    with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "problem"
-        for size in flags.flat:
-            rows = np.arange(size) % len(problem["labels"])
-            larger = problem | {"x": problem["x"][rows], "labels": problem["labels"][rows]}
-            file.write_bytes(pickle.dumps(larger))
-            used = fresh(("curvature_ours", "product"), file, {})
-            found[size] = {"peak_mb": used["peak_mb"], "xla_mb": ours.working_memory(larger) / 1e6}
-    return found
 
 
 def headline(result: Mapping[str, Any]) -> list[str]:
@@ -397,4 +265,4 @@ def headline(result: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    common.main(Flags, run)
+    main(Flags, run, description=__doc__)

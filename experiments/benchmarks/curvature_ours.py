@@ -114,7 +114,9 @@ def gradient(problem: dict[str, Any]) -> Callable[[], tuple[Any, int]]:
 
 def _gradient(matvec):
     def sum_of_batch(batch, weight):
-        total = lambda params: jnp.vdot(weight, matvec.loss_fn(params, batch))  # noqa: E731
+        def total(params):
+            return jnp.vdot(weight, matvec.loss_fn(params, batch))
+
         return jax.grad(total)(matvec.params)
 
     return mean_of(sum_of_batch, matvec.data, matvec.batch_size)

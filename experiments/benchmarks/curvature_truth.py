@@ -62,7 +62,10 @@ class Truth:
 
     def __init__(self, problem: Mapping[str, Any], with_torch: bool):
         self.problem = problem
-        cast = lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf  # noqa: E731
+
+        def cast(leaf):
+            return leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
+
         arrays = {name: problem[name] for name in ("params", "x", "labels", "v")}
         double = {**problem, **jax.tree.map(cast, arrays)}
         flat, unravel = ravel_pytree(problem["params"])

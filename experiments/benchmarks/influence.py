@@ -22,11 +22,11 @@ shared machine: five runs of earlier states of the code, kept nowhere, gave 2.8 
 holds that of lambda_min too, which no peer tells.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,10 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from experiments import common
 from experiments.benchmarks import influence_peers as peers
-from experiments.benchmarks.step import interleave
+from experiments.benchmarks.timing import interleave, write
 from famr_jax import data, losses, models
+from famr_jax.cli.run import main
 from famr_jax.influence import influence
 from famr_jax.minimise import minimise
 from famr_jax.types import Batch, Context, Pair, Params, check_count, check_number
@@ -86,15 +86,17 @@ def run(flags: Flags) -> None:
     for name in flags.models:
         model = models.create(name, num_classes=10, image_shape=digits.image_shape)
         results[name] = measure(torch, model, train, queries, flags)
-    config = common.describe("benchmarks.influence", flags)
-    for package in ("torch", "dattri", "kronfluence"):
-        config["environment"]["versions"][package] = common.metadata.version(package)
-    config["environment"]["load_average"] = os.getloadavg()
     compiling = sum(result["first_call_seconds"] for result in results.values())
-    config["seconds"] = {"run": time.perf_counter() - started - compiling, "compile": compiling}
-    common.write_json(flags.out, {"config": config, "results": results})
-    for line in headline(common.plain(results)):
-        print(line)
+    content = write(
+        "influence",
+        flags,
+        results,
+        seconds={"run": time.perf_counter() - started - compiling, "compile": compiling},
+        environment={},
+        versions={name: metadata.version(name) for name in ("torch", "dattri", "kronfluence")},
+        path=flags.out,
+    )
+    print("\n".join(headline(content["results"])))
 
 
 def trained(model: models.Model, train: Batch, l2: float) -> tuple[Params, Callable]:
@@ -113,21 +115,38 @@ def trained(model: models.Model, train: Batch, l2: float) -> tuple[Params, Calla
 
     flat, unravel = ravel_pytree(model.init(jax.random.key(0)))
     start = unravel(flat + 0.1 * jax.random.normal(jax.random.key(1), flat.shape))
-    settings = {"tol": 1e-5, "max_steps": 3000, "key": jax.random.key(2)}
-    return minimise(objective, start, Context(start), Pair(train, None), **settings).params, loss_fn
+    found = minimise(
+        objective,
+        start,
+        Context(start),
+        Pair(train, None),
+        key=jax.random.key(2),
+        tol=1e-5,
+        max_steps=3000,
+    )
+    return found.params, loss_fn
 
 
 def measure(torch: Any, model: models.Model, train: Batch, queries: Batch, flags: Flags):
     """One model: errors of all methods, their times in turns, and ratios to ours."""
     params, loss_fn = trained(model, train, flags.l2)
-    settings = {"l2": flags.l2, "normaliser": "n", "tol": flags.tol, "key": jax.random.key(3)}
-    ours = partial(influence, loss_fn, params, train, queries, **settings)
+    ours = partial(
+        influence,
+        loss_fn,
+        params,
+        train,
+        queries,
+        l2=flags.l2,
+        normaliser="n",
+        tol=flags.tol,
+        key=jax.random.key(3),
+    )
     begun = time.perf_counter()
     answer = jax.block_until_ready(ours())
     cold = time.perf_counter() - begun
 
     sides = peers.torch_data(torch, train), peers.torch_data(torch, queries)
-    net = lambda: peers.torch_mlp(torch, params)  # noqa: E731
+    net = partial(peers.torch_mlp, torch, params)
     calls = {
         "ours": lambda: len(train) * np.asarray(ours().values),
         "dattri explicit": peers.by_dattri(torch, net(), *sides, flags.l2),
@@ -182,4 +201,4 @@ def headline(results: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    common.main(Flags, run)
+    main(Flags, run, description=__doc__)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from famr_jax.minimise import double
 from famr_jax.types import Batch, Params
 
 CHUNK = 256
@@ -59,10 +60,10 @@ def by_dattri(torch: Any, net: Any, train: Any, queries: Any, l2: float) -> Call
     task = AttributionTask(loss, net, net.state_dict())
     attributor = attributors.IFAttributorExplicit(task, regularization=l2)
     # Whole sets as one batch: it forms the matrix anew for each batch, and adds their inverses.
-    whole = lambda sets: torch.utils.data.DataLoader(  # noqa: E731
-        torch.utils.data.TensorDataset(*sets), batch_size=len(sets[0])
-    )
-    loaders = whole(train), whole(queries)
+    loaders = [
+        torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*sets), batch_size=len(sets[0]))
+        for sets in (train, queries)
+    ]
 
     def scores():
         with contextlib.redirect_stderr(io.StringIO()):
@@ -133,7 +134,10 @@ def by_hand(torch: Any, net: Any, train: Any, queries: Any, l2: float) -> Callab
 
     each = torch.func.vmap(gradient, in_dims=(None, 0, 0))
     whole = torch.func.grad(lambda vector: loss(vector, *train))
-    product = lambda v: torch.func.jvp(whole, (flat,), (v,))[1]  # noqa: E731
+
+    def product(v):
+        return torch.func.jvp(whole, (flat,), (v,))[1]
+
     products = torch.func.vmap(product, chunk_size=CHUNK)
 
     def scores():
@@ -151,17 +155,21 @@ def reference(loss_fn: Callable, params: Params, train: Batch, queries: Batch, l
     from jax.flatten_util import ravel_pytree
 
     with jax.enable_x64(True):
-        wide = lambda leaf: leaf if leaf.dtype == np.int32 else np.asarray(leaf, np.float64)  # noqa: E731
-        params, train, queries = jax.tree.map(wide, (params, train, queries))
+        params, train, queries = double((params, train, queries))
         flat, unravel = ravel_pytree(params)
         slope = jax.grad(lambda vector, batch: loss_fn(unravel(vector), batch).mean())
-        one = lambda vector, example: slope(vector, jax.tree.map(lambda a: a[None], example))  # noqa: E731
+
+        def one(vector, example):
+            return slope(vector, jax.tree.map(lambda a: a[None], example))
+
         each = jax.jit(jax.vmap(one, in_axes=(None, 0)))
         asked, learnt = (np.asarray(each(flat, batch)) for batch in (queries, train))
 
         @jax.jit
         def hessian(vector, batch, eye):
-            product = lambda v: jax.jvp(lambda at: slope(at, batch), (vector,), (v,))[1]  # noqa: E731
+            def product(v):
+                return jax.jvp(lambda at: slope(at, batch), (vector,), (v,))[1]
+
             return jax.lax.map(product, eye, batch_size=CHUNK)  # all columns at once take 18 GB
 
         eye = np.eye(flat.size)

@@ -30,6 +30,7 @@ does not fit.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments import common
 from experiments.benchmarks.collectives import traffic
+from experiments.benchmarks.timing import write
 from famr_jax import curvature, losses, mesh, models, train
+from famr_jax.cli.run import main
 from famr_jax.methods import famr
+from famr_jax.store import console
 from famr_jax.types import Batch, Pair, check_count
 
 DEVICES = 8
@@ -104,10 +107,8 @@ def run(flags: Flags) -> None:
     for name, grid in grids.items():
         with jax.set_mesh(grid):
             found[name] = measure(model, flags.batch_size)
-        common.console.print(name, f"{time.perf_counter() - started:.0f} s", highlight=False)
+        console.print(name, f"{time.perf_counter() - started:.0f} s", highlight=False)
     alone = found[flags.meshes[0]]
-    config = common.describe("benchmarks.scaling", flags)
-    config["seconds"] = {"run": 0.0, "compile": time.perf_counter() - started}
     results = {
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
         "programs": {
@@ -115,8 +116,15 @@ def run(flags: Flags) -> None:
             for program in PROGRAMS
         },
     }
-    content = common.plain({"config": config, "results": results})
-    common.write_json(flags.out, content)
+    content = write(
+        "scaling",
+        flags,
+        results,
+        seconds={"run": 0.0, "compile": time.perf_counter() - started},
+        environment={},
+        versions={},
+        path=flags.out,
+    )
     print("\n".join(headline(content)))
 
 
@@ -142,14 +150,16 @@ def programs(model: models.Model, batch_size: int) -> dict[str, tuple[Callable, 
     rows = batch_size * dict(grid.shape)["data"]
 
     def placed(tree, layouts):
-        place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)  # noqa: E731
+        def place(leaf, at):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
+
         return jax.tree.map(place, tree, layouts)
 
     def shapes(function):
         tree = jax.eval_shape(function)
         return placed(tree, mesh.layout(tree))
 
-    init = lambda: model.init(jax.random.key(0))  # noqa: E731
+    init = partial(model.init, jax.random.key(0))
     spread = NamedSharding(grid, PartitionSpec("data"))
     x = jax.ShapeDtypeStruct((rows, *model.image_shape), jnp.float32, sharding=spread)
     batch = Batch(x, jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=spread))
@@ -205,4 +215,4 @@ def headline(content: Mapping[str, Any]) -> list[str]:
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES)
-    common.main(Flags, run)
+    main(Flags, run, description=__doc__)

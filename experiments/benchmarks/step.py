@@ -27,23 +27,21 @@ cache on disk; a first compilation took 38-79 s under load.
 """
 
 import os
-import resource
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
 
-from experiments import common
+from experiments.benchmarks.linen_vit import curvature_products, perturbed
+from experiments.benchmarks.timing import interleave, only_cpu, write
 from experiments.benchmarks.torch_vit import (
     CALL_STEPS,
     LAM,
@@ -57,19 +55,15 @@ from experiments.benchmarks.torch_vit import (
     torch_vit,
 )
 from famr_jax import loop, losses, models, train
+from famr_jax.cli.run import main
 from famr_jax.methods import famr
+from famr_jax.store import console
 from famr_jax.types import Batch, Context, Pair, Params, check_count
 
 SCAN_STEPS = 10
 TOLERANCE = 1e-4
 CASES = ("train", "unlearn")
 OURS, PEERS = ("jax call", "jax scan"), ("torch eager", "torch compile")
-
-CLOCKS = {
-    "wall_ms": lambda: 1e3 * time.perf_counter(),
-    "process_ms": lambda: 1e3 * time.process_time(),  # over all threads
-    "page_faults": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt,
-}
 
 
 @dataclass(frozen=True)
@@ -101,8 +95,7 @@ def run(flags: Flags) -> None:
     torch = import_torch()
     for name in ("batch_size", "repeats"):
         check_count(name, getattr(flags, name))
-    if jax.default_backend() != "cpu":
-        raise ValueError(f"`JAX_PLATFORMS` must be cpu, got {jax.default_backend()}.")
+    only_cpu()
     shape = (flags.image_size, flags.image_size, 3)
     model = models.create(flags.model, num_classes=flags.num_classes, image_shape=shape)
     if not flags.model.startswith("vit_"):
@@ -135,13 +128,7 @@ def run(flags: Flags) -> None:
     times = interleave(runners, flags.repeats)
     times |= interleave(products, flags.repeats)
 
-    config = common.describe("benchmarks.step", flags)
-    config["environment"]["versions"]["torch"] = torch.__version__
-    config["environment"]["torch_threads"] = torch.get_num_threads()
-    config["environment"]["cores_allowed"] = len(os.sched_getaffinity(0))
-    config["environment"]["load_average"] = os.getloadavg()
     compiling = sum(compile_seconds.values())
-    config["seconds"] = {"run": time.perf_counter() - started - compiling, "compile": compiling}
     results = {
         "agreement": agreement,
         "per_step": times,
@@ -149,21 +136,24 @@ def run(flags: Flags) -> None:
         "ratios": ratios(times),
         "flops": flops,
     }
-    common.write_json(flags.out, {"config": config, "results": results})
+    write(
+        "step",
+        flags,
+        results,
+        seconds={"run": time.perf_counter() - started - compiling, "compile": compiling},
+        environment={
+            "torch_threads": torch.get_num_threads(),
+            "cores_allowed": len(os.sched_getaffinity(0)),
+        },
+        versions={"torch": torch.__version__},
+        path=flags.out,
+    )
     for name, clocks in times.items():
         best = [f"{clock} {each['best']:.0f}" for clock, each in clocks.items()]
-        common.console.print(f"{name:<22}", *best, highlight=False)
+        console.print(f"{name:<22}", *best, highlight=False)
     for name, ratio in results["ratios"].items():
         best = f"best {ratio['best']:.2f} median {ratio['median']:.2f}"
-        common.console.print(f"{name:<38}", best, highlight=False)
-
-
-def perturbed(params: Params, key: Array) -> Params:
-    """Weights moved off their start, where the head is zero and hides every gradient below it."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    moved = [x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, moved)
+        console.print(f"{name:<38}", best, highlight=False)
 
 
 def jax_steps(case: str, model: models.Model, params: Params, batch: Batch, epoch: Batch):
@@ -180,8 +170,7 @@ def jax_steps(case: str, model: models.Model, params: Params, batch: Batch, epoc
     def step(learner, state, sets, key):
         return learner.step(state, sets, key)
 
-    sizes = {"num_steps": SCAN_STEPS, "batch_size": len(batch)}
-    whole = partial(loop.run_epoch, **sizes)
+    whole = partial(loop.run_epoch, num_steps=SCAN_STEPS, batch_size=len(batch))
 
     def maker(function, sets, num_steps, calls):
         def make():
@@ -235,82 +224,6 @@ def compare(torch: Any, model: models.Model, params: Params, batch: Batch) -> di
     return found
 
 
-class LinenViT(nn.Module):
-    """The same architecture from Linen's parts, tokens on their own axis."""
-
-    like: models.Model
-
-    @nn.compact
-    def __call__(self, x):
-        dim, depth, heads = self.like.module.variant
-        patch, n = self.like.module.patch, x.shape[0]
-        x = nn.Conv(dim, (patch, patch), (patch, patch))(x).reshape(n, -1, dim)
-        x = x + self.param("position", nn.initializers.normal(dim**-0.5), x.shape[1:])
-        for _ in range(depth):
-            x = x + nn.MultiHeadDotProductAttention(heads)(nn.LayerNorm()(x))
-            x = x + nn.Dense(dim)(nn.gelu(nn.Dense(4 * dim)(nn.LayerNorm()(x))))
-        return nn.Dense(self.like.num_classes)(nn.LayerNorm()(x).mean(1))
-
-
-def curvature_products(model: models.Model, params: Params, batch: Batch, key: Array):
-    """A gradient and an HVP (`jvp` of `grad`) of our blocks and of Linen's, and their FLOPs."""
-    linen = LinenViT(model)
-    init_key, move_key, tangent_key = jax.random.split(key, 3)
-    linen_params = perturbed(linen.init(init_key, batch.x[:1])["params"], move_key)
-    applies = {
-        "lean": (model.apply, params),
-        "linen": (lambda params, x: linen.apply({"params": params}, x), linen_params),
-    }
-    timed, flops = {}, {}
-    for name, (apply_fn, point) in applies.items():
-
-        def gradient(params, batch, apply_fn=apply_fn):
-            scalar = lambda p: jnp.mean(losses.cross_entropy(apply_fn(p, batch.x), batch.labels))  # noqa: E731
-            return jax.grad(scalar)(params)
-
-        def hvp(params, tangent, batch, gradient=gradient):
-            return jax.jvp(lambda p: gradient(p, batch), (params,), (tangent,))[1]
-
-        tangent = perturbed(jax.tree.map(jnp.zeros_like, point), tangent_key)
-        for kind, function, args in (
-            ("gradient", gradient, (point, batch)),
-            ("HVP", hvp, (point, tangent, batch)),
-        ):
-            compiled = jax.jit(function).lower(*args).compile()
-            flops[f"{name} {kind}"] = compiled.cost_analysis()["flops"]
-            timed[f"{name} {kind}"] = partial(_call, compiled, args)
-            timed[f"{name} {kind}"]()
-    for name in applies:
-        flops[f"{name} HVP / gradient"] = flops[f"{name} HVP"] / flops[f"{name} gradient"]
-    return timed, flops
-
-
-def _call(compiled, args):
-    jax.block_until_ready(compiled(*args))
-    return 1
-
-
-def interleave(runners: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, Any]:
-    """What a step of each runner takes, by every clock, all runners in turn in every round.
-
-    A runner returns how many steps it made.
-    """
-    taken = {name: {clock: [] for clock in CLOCKS} for name in runners}
-    for _ in range(repeats):
-        for name, step in runners.items():
-            begun = {clock: read() for clock, read in CLOCKS.items()}
-            num_steps = step()
-            for clock, read in CLOCKS.items():
-                taken[name][clock].append((read() - begun[clock]) / num_steps)
-    return {
-        name: {
-            clock: {"best": min(each), "median": float(np.median(each)), "n": len(each)}
-            for clock, each in clocks.items()
-        }
-        for name, clocks in taken.items()
-    }
-
-
 def ratios(times: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Time of ours / theirs by case, and HVP / gradient; below 1 we are faster."""
     pairs = {
@@ -337,4 +250,4 @@ def ratios(times: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    common.main(Flags, run)
+    main(Flags, run, description=__doc__)

@@ -10,9 +10,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from famr_jax.files import write_text
-
 from experiments.harness.results import VERDICTS, Paper, read_results
+from famr_jax.files import write_text
 
 EXPERIMENTS = Path(__file__).parents[1]
 LEDGER = EXPERIMENTS / "CLAIMS.md"
@@ -68,11 +67,16 @@ def ledger(results: dict[str, dict[str, Any]]) -> str:
 
 def command(config: dict[str, Any]) -> str:
     """The command that makes a result anew, by the place that its experiment has today."""
-    name, words = config["experiment"], config["command"].split()
-    if not (EXPERIMENTS / f"{name}.py").exists():
-        (path,) = EXPERIMENTS.glob(f"*/{name}.py")
-        words[2] = f"experiments.{path.parent.name}.{name}"
+    words, module = config["command"].split(), module_of(config["experiment"])
+    if module.count(".") > 1:
+        words[2] = module
     return " ".join(words)
+
+
+def module_of(name: str) -> str:
+    """The module of an experiment by its name, in whatever folder it lies."""
+    found = [*EXPERIMENTS.glob(f"{name}.py"), *EXPERIMENTS.glob(f"*/{name}.py")]
+    return ".".join(found[0].relative_to(EXPERIMENTS.parent).with_suffix("").parts)
 
 
 def _row(*cells: str) -> str:

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from famr_jax.files import plain, usable_directory, write_json
-from famr_jax.store import Clock, console
-
 from experiments.harness.results import Page, blocks
 from famr_jax import report
 from famr_jax.cli import flags as cli_flags
@@ -16,6 +13,8 @@ from famr_jax.cli.bench import Bench
 from famr_jax.cli.opening import open_bench
 from famr_jax.cli.record import describe
 from famr_jax.cli.run import main as run_command
+from famr_jax.files import plain, usable_directory, write_json
+from famr_jax.store import Clock, console
 
 
 class Bare(NamedTuple):

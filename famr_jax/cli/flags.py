@@ -65,6 +65,18 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """The words that a flag may be."""
+
+    words: tuple[str, ...]
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises a `ValueError` unless the value is one of them."""
+        if value not in self.words:
+            raise ValueError(f"`{name}` must be one of {', '.join(self.words)}, got {value!r}.")
+
+
+@dataclass(frozen=True)
 class Ascending:
     """What a tuple must be: of at least `length` different values in ascending order."""
 
@@ -87,6 +99,8 @@ Share = Annotated[float, Within(0, 1, open=True)]
 """A flag's type: a number between zero and one, both excluded."""
 Seed = Annotated[int, Within(0, 2**32)]
 """A flag's type: a number that a PRNG key can be made of."""
+Optimizer = Annotated[str, OneOf(tuple(OPTIMIZERS))]
+"""A flag's type: the name of an optimizer, as `make_optimizer` takes it."""
 
 
 def check(flags: Any) -> None:
@@ -125,8 +139,7 @@ def make_optimizer(name: str, lr: float) -> optax.GradientTransformation:
     Raises:
         ValueError: Unknown name, or `lr` not positive.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, got {name!r}.")
+    OneOf(tuple(OPTIMIZERS)).check("optimizer", name)
     check_number("lr", lr, above=0)
     return OPTIMIZERS[name](lr)
 

@@ -90,7 +90,6 @@ def condition(
     exact = dim <= num_steps * num_probes
     if exact:
         check_memory(dim, like)
-        # Product by product: a `vmap` of them would round otherwise and take their memory at once.
         spectrum = jnp.linalg.eigvalsh(matrix_of(matvec, like, at_once=1).array)
         floor = 2 * ROUNDING * eps * jnp.max(jnp.abs(spectrum))
         ends = Estimate(spectrum[0], floor), Estimate(spectrum[-1], floor)

@@ -61,7 +61,9 @@ def _matrix_of(matvec, like, *, at_once):
         image = product(unravel(jax.nn.one_hot(i, flat.size, dtype=flat.dtype)))
         return ravel_pytree(image)[0].astype(flat.dtype)
 
-    array = jax.lax.map(row, jnp.arange(flat.size), batch_size=min(at_once, flat.size))
+    # A `vmap` of one row rounds otherwise than the row.
+    batch_size = min(at_once, flat.size) if at_once > 1 else None
+    array = jax.lax.map(row, jnp.arange(flat.size), batch_size=batch_size)
     return Matrix((array + array.T) / 2)
 
 

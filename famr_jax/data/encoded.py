@@ -15,6 +15,9 @@ from PIL import Image
 from famr_jax.data.dataset import Split
 from famr_jax.data.stream import OnDisk, pieces, read_ahead
 
+CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+"""How many channels there are in the modes of Pillow that images are decoded to."""
+
 
 class Example(NamedTuple):
     """One labelled image as it is stored.
@@ -34,65 +37,86 @@ class Encoded(NamedTuple):
     """The examples of one split, each with its image encoded.
 
     Attributes:
+        title: What to call the split in an error.
         count: How many rows there are.
         read: `read(rows) -> examples`.
         where: `where(row)`, what to call an example in an error.
     """
 
+    title: str
     count: int
     read: Callable[[Sequence[int]], list[Example]]
     where: Callable[[int], str]
 
 
-class Facts(NamedTuple):
-    """What an encoded image tells without being decoded.
-
-    Attributes:
-        digest: A hash of its bytes, 16 of them.
-        shape: Height and width.
-        grey: Whether it has one channel and every pixel is opaque.
-    """
+class _Facts(NamedTuple):
+    """The hash of an encoded image, and its sides and whether it is grey by its header."""
 
     digest: bytes
     shape: tuple[int, int]
     grey: bool
 
 
-class Form(NamedTuple):
-    """What images are decoded to.
-
-    Attributes:
-        mode: Pillow's name of the channels.
-        size: Side of the squares that come out; None leaves images as they are.
-    """
-
-    mode: str
-    size: int | None
-
-
-class Found(NamedTuple):
-    """The examples of a split that were not left out, in order.
-
-    Attributes:
-        rows: Where each is stored, `[n]`.
-        labels: Class indices, `[n]`, int32.
-        seen: What was made of each image: `Facts`, or pixels.
-    """
+class _Found(NamedTuple):
+    """Rows and labels of the examples that are kept, in order, and what was made of each image."""
 
     rows: np.ndarray
     labels: np.ndarray
     seen: list[Any]
 
 
-CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+def load(
+    name: str,
+    splits: Sequence[Encoded],
+    *,
+    num_classes: int,
+    mode: str | None,
+    size: int | None,
+    stream: bool,
+) -> list[Split | OnDisk]:
+    """The splits of a data set, each image decoded now or, from a stream, when it is asked for.
 
-
-def scan(split: Encoded, look: Callable[[Image.Image, bytes], Any]) -> Found:
-    """Passes once over a split, with `look(picture, encoded)` of each image, by several threads.
+    Args:
+        name: The data set's, for errors.
+        splits: Their encoded examples.
+        num_classes: How many classes are kept, for errors.
+        mode: Pillow's name of the channels. None where nothing is declared: grey if every image
+            is, else RGB, and a `size` is forgotten if all images have one that is no larger.
+        size: Side of the squares that images become; None where they must have one size.
+        stream: Leave the images on disk.
 
     Raises:
-        ValueError: An example that is not a readable 8-bit image, by its name.
+        ValueError: A split without an example, images of several sizes, or one that is not a
+            readable 8-bit image.
     """
+    decode = mode is not None and not stream
+    look = partial(_pixels, mode, size) if decode else _facts
+    found = [_scan(split, look) for split in splits]
+    for split, part in zip(splits, found, strict=True):
+        if not part.seen:
+            rule = f"must hold images of the {num_classes} classes"
+            raise ValueError(f"{split.title} {rule}, got none.")
+    first = found[0].seen[0]
+    if mode is None:
+        facts = [fact for part in found for fact in part.seen]
+        mode = "L" if all(fact.grey for fact in facts) else "RGB"
+        if max(first.shape) <= (size or 0) and len({fact.shape for fact in facts}) == 1:
+            size = None
+    if size is None:
+        _check_one_size(name, splits, found)
+    if decode:
+        return [Split(np.stack(part.seen), part.labels) for part in found]
+    shape = (*(first.shape if size is None else (size, size)), CHANNELS[mode])
+    sets = []
+    for split, part in zip(splits, found, strict=True):
+        digests = np.frombuffer(b"".join(fact.digest for fact in part.seen), np.uint8)
+        read = partial(_decoded, split, mode, size)
+        sets.append(OnDisk(read, shape, part.labels, digests.reshape(-1, 16), part.rows))
+    return sets if stream else [Split(each.pixels(), each.labels) for each in sets]
+
+
+def _scan(split: Encoded, look: Callable[[Image.Image, bytes], Any]) -> _Found:
+    """Passes once over a split, with `look(picture, encoded)` of each image, by several threads."""
 
     def piece(rows):
         return [
@@ -106,16 +130,15 @@ def scan(split: Encoded, look: Callable[[Image.Image, bytes], Any]) -> Found:
         found.sort(key=operator.itemgetter(2))
     rows = np.array([row for row, *_ in found], np.int64)
     labels = np.array([label for _, label, *_ in found], np.int32)
-    return Found(rows, labels, [seen for *_, seen in found])
+    return _Found(rows, labels, [seen for *_, seen in found])
 
 
-def facts(picture: Image.Image, encoded: bytes) -> Facts:
-    """The hash, size and greyness of an image that is not decoded for it."""
+def _facts(picture: Image.Image, encoded: bytes) -> _Facts:
     grey = picture.mode in ("1", "L") and "transparency" not in picture.info
-    return Facts(hashlib.blake2b(encoded, digest_size=16).digest(), picture.size[::-1], grey)
+    return _Facts(hashlib.blake2b(encoded, digest_size=16).digest(), picture.size[::-1], grey)
 
 
-def pixels(form: Form, picture: Image.Image, _encoded: bytes) -> np.ndarray:
+def _pixels(mode: str, size: int | None, picture: Image.Image, _encoded: bytes) -> np.ndarray:
     """The decoded image, uint8 `[height, width, channels]`.
 
     With a size, the largest square in the middle, resized by Pillow's bicubic filter: what resizing
@@ -123,54 +146,34 @@ def pixels(form: Form, picture: Image.Image, _encoded: bytes) -> np.ndarray:
     """
     if "transparency" in picture.info:
         picture = picture.convert("RGBA")
-    if picture.mode != form.mode:
-        picture = picture.convert(form.mode)
-    if form.size is not None:
+    if picture.mode != mode:
+        picture = picture.convert(mode)
+    if size is not None:
         side = min(picture.size)
         left, top = ((length - side) / 2 for length in picture.size)
         box = (left, top, left + side, top + side)
-        picture = picture.resize((form.size, form.size), Image.Resampling.BICUBIC, box)
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC, box)
     array = np.asarray(picture)
     return array if array.ndim == 3 else array[..., None]
 
 
-def check_one_size(name: str, splits: Sequence[Encoded], found: Sequence[Found]) -> None:
-    """Raises a `ValueError` that names two images, unless all of all splits have one size."""
-    first = found[0].seen[0].shape[:2]
+def _check_one_size(name: str, splits: Sequence[Encoded], found: Sequence[_Found]) -> None:
+    height, width = found[0].seen[0].shape[:2]
     for split, part in zip(splits, found, strict=True):
         for row, seen in zip(part.rows, part.seen, strict=True):
-            if seen.shape[:2] != first:
-                height, width = seen.shape[:2]
+            if seen.shape[:2] != (height, width):
                 raise ValueError(
-                    f"images of `{name}` must have one size (height x width), got "
-                    f"{first[0]}x{first[1]} in {splits[0].where(found[0].rows[0])} and "
-                    f"{height}x{width} in {split.where(row)}; an image size (`image_size`, "
-                    "`--image-size`) makes squares of them."
+                    f"images of `{name}` must have one size (height x width), got {height}x{width} "
+                    f"in {splits[0].where(found[0].rows[0])} and {seen.shape[0]}x{seen.shape[1]} "
+                    f"in {split.where(row)}; an image size (`image_size`, `--image-size`) makes "
+                    "squares of them."
                 )
 
 
-def in_memory(found: Found) -> Split:
-    """The split of a scan that made pixels of its images."""
-    return Split(np.stack(found.seen), found.labels)
-
-
-def on_disk(split: Encoded, found: Found, form: Form) -> OnDisk:
-    """The split of a scan that made `Facts` of its images, which are decoded when asked for."""
-    sides = found.seen[0].shape if form.size is None else (form.size, form.size)
-    digests = np.frombuffer(b"".join(seen.digest for seen in found.seen), np.uint8)
-    return OnDisk(
-        partial(_decoded, split, form),
-        (*sides, CHANNELS[form.mode]),
-        found.labels,
-        digests.reshape(-1, 16),
-        found.rows,
-    )
-
-
-def _decoded(split: Encoded, form: Form, row: int) -> np.ndarray:
+def _decoded(split: Encoded, mode: str, size: int | None, row: int) -> np.ndarray:
     with _named(split.where(row)):
         [example] = split.read([int(row)])
-    return _opened(split.where(row), example.image, partial(pixels, form))
+    return _opened(split.where(row), example.image, partial(_pixels, mode, size))
 
 
 def _opened(where: str, image: bytes | Path, look: Callable[[Image.Image, bytes], Any]) -> Any:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from famr_jax.data import encoded
-from famr_jax.data.dataset import Dataset, Split, kept_classes
+from famr_jax.data.dataset import Dataset, kept_classes
 from famr_jax.data.encoded import Encoded, Example
 
 _TEST_NAMES = ("test", "val", "validation")
@@ -45,19 +45,10 @@ def load_folder(
     ids = ids[: kept_classes(classes, len(ids))]
     names = _readable_names(root / "classes.txt", ids)
     splits = [_files(directory, ids) for directory in directories]
-    found = [encoded.scan(split, encoded.facts) for split in splits]
-    facts = [fact for part in found for fact in part.seen]
     name = f"folder:{root.resolve().name}"
-    if len({fact.shape for fact in facts}) == 1 and max(facts[0].shape) <= (image_size or 0):
-        image_size = None
-    if image_size is None:
-        encoded.check_one_size(name, splits, found)
-    form = encoded.Form("L" if all(fact.grey for fact in facts) else "RGB", image_size)
-    train, test = (
-        encoded.on_disk(split, part, form) for split, part in zip(splits, found, strict=True)
+    train, test = encoded.load(
+        name, splits, num_classes=len(ids), mode=None, size=image_size, stream=stream
     )
-    if not stream:
-        train, test = (Split(split.pixels(), split.labels) for split in (train, test))
     return Dataset(name, train, test, names, mirrored=True)
 
 
@@ -107,4 +98,4 @@ def _files(directory: Path, ids: list[str]) -> Encoded:
     def read(rows):
         return [examples[row] for row in rows]
 
-    return Encoded(len(examples), read, lambda row: f"`{examples[row].image}`")
+    return Encoded(str(directory), len(examples), read, lambda row: f"`{examples[row].image}`")

@@ -4,7 +4,6 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,28 +139,22 @@ def read(
     *sides, channels = builder.info.features[image].shape
     if None not in sides and max(sides) <= (image_size or 0):
         image_size = None
-    form = encoded.Form(_MODES[channels], image_size)
     splits = list(builder.info.splits)
     used = [split for split in ("train", "test", "validation") if split in splits]
     sources = {split: _records(builder, name, split) for split in used}
-    labelled = [split for split in used if sources[split][0][label] >= 0]
+    labelled = [split for split in used if sources[split][0][label] >= 0][:2]
     if len(labelled) < 2 or labelled[0] != "train":
         raise ValueError(f"`{name}` must have splits train and test or validation, got {splits}.")
-    sets = [
-        _encoded(sources[split], f"`{split}` of `{name}`", image, label, wanted)
-        for split in labelled[:2]
-    ]
-    look = encoded.facts if stream else partial(encoded.pixels, form)
-    found = [encoded.scan(each, look) for each in sets]
-    for split, part in zip(labelled, found, strict=False):
-        if not part.seen:
-            rule = f"must hold images of the {len(wanted)} classes"
-            raise ValueError(f"`{split}` of `{name}` {rule}, got none.")
-    if image_size is None:
-        encoded.check_one_size(name, sets, found)
-    train, test = (
-        encoded.on_disk(each, part, form) if stream else encoded.in_memory(part)
-        for each, part in zip(sets, found, strict=True)
+    train, test = encoded.load(
+        name,
+        [
+            _encoded(sources[split], f"`{split}` of `{name}`", image, label, wanted)
+            for split in labelled
+        ],
+        num_classes=len(wanted),
+        mode=_MODES[channels],
+        size=image_size,
+        stream=stream,
     )
     base = name.partition(":")[0]
     return Dataset(
@@ -218,4 +211,4 @@ def _encoded(
             for record in records.__getitems__(rows)
         ]
 
-    return Encoded(len(records), read, lambda row: f"record {row} of {title}")
+    return Encoded(title, len(records), read, lambda row: f"record {row} of {title}")

@@ -50,7 +50,7 @@ class Strip:
         original: A circle, the model before.
         oracles: Ticks.
         band: What is shaded, cut to the line.
-        top: The right end of the line.
+        top: The right end of the line; by None the largest of the numbers.
         name: What the discs are, for a reader who cannot see it.
     """
 
@@ -58,7 +58,7 @@ class Strip:
     original: float | None = None
     oracles: Sequence[float | None] = ()
     band: Sequence[float | None] | None = None
-    top: float = 1.0
+    top: float | None = 1.0
     name: str = "the method"
 
 

@@ -96,7 +96,7 @@ def lines(
     levels: Sequence[Sequence[Any]] = (),
     marks: Sequence[Mark] = (),
     fit_bands: bool = True,
-    x_band: Sequence[float | None] | None = None,
+    x_band: Sequence[Any] | None = None,
     x_levels: Sequence[Sequence[Any]] = (),
     x_regions: Sequence[tuple[float, float, str]] = (),
     x_ticks: Sequence[tuple[float, str]] | None = None,
@@ -120,8 +120,8 @@ def lines(
     - `x`, `y`, `by`: columns of the two axes and of the names of the lines.
     - `title`, `words`, `x_words`, `caption`: what is drawn, both axes and the text below in words.
     - `unit`, `x_unit`: of y and x; shares and points are drawn in per cent.
-    - `band`, `x_band`: two ends, None is open, between which is shaded; `band` may be several
-      (low, high, colour), to which the axis reaches if `fit_bands`.
+    - `band`, `x_band`: two ends between which is shaded, None is open, or several such bands as
+      (low, high, colour); the vertical axis reaches to their ends if `fit_bands`.
     - `levels`, `x_levels`: dotted lines, each (place, name) or (place, name, colour).
     - `marks`, `x_regions`: further points, and (left, right, words) between dotted upright lines.
     - `spread`, `dash`, `label`: columns of the half-width of a shaded belt, of what has its own
@@ -140,9 +140,10 @@ def lines(
     low, high = _range(drawn, levels, bands if fit_bands else [], marks, up, y_range)
     low -= 0.1 * (high - low) * bool(x_regions)  # room for their words
     panel.set_ylim(low, high)
-    panel.set_xlim(_ends([line.x for line in drawn], marks, across, pad=_is_path(drawn)))
+    pad = bool(marks) or _is_path(drawn)
+    panel.set_xlim(_ends([line.x for line in drawn], marks, across, pad=pad))
     panel.set_autoscale_on(False)
-    _shade(panel, bands, across.place(possible(x_band or (), x_unit)))
+    _shade(panel, bands, _bands(x_band, across))
     ends = []
     for at, name, tone in levels:
         panel.axhline(at, color=colour(tone), linewidth=1.6, linestyle=DOTTED)
@@ -228,31 +229,40 @@ def _level(level: Sequence[Any], scale: Scale) -> tuple[float, str, str]:
 
 
 def _bands(
-    band: Sequence[Any] | None, scale: Scale, drawn: Sequence[_Line]
+    band: Sequence[Any] | None, scale: Scale, drawn: Sequence[_Line] = ()
 ) -> list[tuple[float, float, str]]:
-    """The bands at their places; what is a share stops at 0 and 1, what is never below 0 at 0."""
+    """The bands at their places; shares stop at 0 and 1, and at 0 where no line goes below."""
     if band is None:
         return []
     several = band if any(isinstance(each, Sequence) for each in band) else [band]
+    positive = bool(drawn) and all(np.nanmin(line.y, initial=0) >= 0 for line in drawn)
     found = []
     for low, high, *tone in several:
-        low, high = possible((low, high), scale.unit)
-        bottom, top = scale.place([low, high])
-        if not scale.log and all(np.nanmin(line.y, initial=0) >= 0 for line in drawn):
-            bottom = max(bottom, 0.0) if np.isfinite(bottom) else bottom
-        if np.isfinite(bottom) or np.isfinite(top):
-            found.append((bottom, top, tone[0] if tone else "blue"))
+        low, high = scale.place(possible((low, high), scale.unit))
+        if positive and not scale.log:
+            low = max(low, 0.0) if np.isfinite(low) else low
+        if np.isfinite(low) or np.isfinite(high):
+            found.append((low, high, tone[0] if tone else "blue"))
     return found
 
 
-def _shade(panel: "Axes", bands: Sequence[tuple[float, float, str]], x_band: np.ndarray) -> None:
-    """Shade the bands and an upright one, up to the edge of the panel where they are open."""
-    for bottom, top, tone in bands:
-        ends = np.where(np.isnan([bottom, top]), panel.get_ylim(), [bottom, top])
-        panel.axhspan(*ends, facecolor=colour(tone), alpha=0.17, linewidth=0)
-    if x_band.size:
-        ends = np.where(np.isnan(x_band), panel.get_xlim(), x_band)
-        panel.axvspan(*ends, facecolor=colour("blue"), alpha=0.12, linewidth=0)
+def _shade(
+    panel: "Axes",
+    bands: Sequence[tuple[float, float, str]],
+    x_bands: Sequence[tuple[float, float, str]],
+) -> None:
+    """Shade the bands, and the upright ones, up to the edge of the panel where they are open."""
+    for each, ends, span in (
+        (bands, panel.get_ylim(), panel.axhspan),
+        (x_bands, panel.get_xlim(), panel.axvspan),
+    ):
+        for low, high, tone in each:
+            span(
+                *np.where(np.isnan([low, high]), ends, [low, high]),
+                facecolor=colour(tone),
+                alpha=0.15,
+                linewidth=0,
+            )
 
 
 def _range(

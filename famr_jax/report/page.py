@@ -43,7 +43,7 @@ def render(title: str, blocks: Sequence[Block], *, lead: str | None = None) -> s
     Raises:
         ValueError: Two headings of the page are the same.
     """
-    placed = _placed(blocks, 1, {title.strip().casefold(): title}, set())
+    placed = _placed(blocks, 1, {title.strip().casefold()}, set())
     document = _environment().get_template("page.html.j2")
     return document.render(title=title, lead=lead, blocks=placed, colours=COLOURS)
 
@@ -75,9 +75,7 @@ class Placed:
     blocks: Sequence[Any]
 
 
-def _placed(
-    blocks: Sequence[Block], level: int, seen: dict[str, str], anchors: set[str]
-) -> list[Any]:
+def _placed(blocks: Sequence[Block], level: int, seen: set[str], anchors: set[str]) -> list[Any]:
     """The blocks with every section among them at its place, in the order of reading."""
     found = []
     for block in blocks:
@@ -85,7 +83,7 @@ def _placed(
             name = block.title.strip().casefold()
             if name in seen:
                 raise ValueError(f"`title` must be unique on the page, got {block.title!r} twice.")
-            seen[name] = block.title
+            seen.add(name)
             stem = re.sub(r"[^a-z0-9]+", "-", name).strip("-") or "part"
             anchor = next(a for a in _numbered(stem) if a not in anchors)
             anchors.add(anchor)
@@ -238,20 +236,24 @@ def _is_badge(badge: Any, inner: Any) -> bool:
 def _strip(strip: Strip) -> dict[str, Any]:
     """Positions on a line of 140 pixels, rounded as they are written."""
 
-    def places(values: Any) -> list[str]:
+    def known(values: Any) -> np.ndarray:
         several = isinstance(values, list | tuple | np.ndarray)
-        known = finite(values if several else [values])
-        at = 6 + 128 * np.clip(known[np.isfinite(known)] / strip.top, 0, 1)
-        return [f"{x:.1f}" for x in at]
+        found = finite(values if several else [values])
+        return found[np.isfinite(found)]
 
-    band = finite(strip.band)
-    low, high = 6 + 128 * np.clip(band / strip.top, 0, 1) if band.size == 2 else (np.nan, np.nan)
+    drawn = [known(values) for values in (strip.value, strip.original, strip.oracles)]
+    band, top = known(strip.band), known(strip.top).max(initial=0)
+    top = top or np.concatenate(drawn).max(initial=0) or 1.0
+    value, original, oracles = (
+        [f"{x:.1f}" for x in 6 + 128 * np.clip(values / top, 0, 1)] for values in drawn
+    )
+    low, high = 6 + 128 * np.clip(band / top, 0, 1) if band.size == 2 else (0.0, 0.0)
     return {
-        "band": (f"{low:.1f}", f"{max(high - low, 1):.1f}") if np.isfinite(low + high) else None,
-        "oracles": places(strip.oracles),
-        "original": places(strip.original),
-        "value": places(strip.value),
-        "alt": f"Original, {strip.name} and oracles on a line from 0 to {strip.top:.3g}",
+        "band": (f"{low:.1f}", f"{max(high - low, 1):.1f}") if band.size == 2 else None,
+        "oracles": oracles,
+        "original": original,
+        "value": value,
+        "alt": f"Original, {strip.name} and oracles on a line from 0 to {top:.3g}",
     }
 
 
