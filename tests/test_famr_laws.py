@@ -130,7 +130,7 @@ def test_gradient_descent_below_its_largest_step_reaches_the_same_end(exact, log
 def test_minimise_says_when_it_did_not_arrive(exact, logistic, x64):
     params = to_float64(drawn(logistic.init))
     objective = AnchoredUniform(logistic.apply, 0.1)
-    stop = partial(minimise, objective, params, params, exact.pair, key=KEY, tol=1e-10)
+    stop = partial(minimise, objective, params, Context(params), exact.pair, key=KEY, tol=1e-10)
     found = stop(max_steps=2)
     assert not found.converged
     assert found.num_steps == 2

@@ -73,7 +73,7 @@ def test_an_objective_in_batches_is_the_objective(model, params, forget, batch_s
     moved = jax.tree.map(lambda leaf: leaf + 0.1, params)
     both = jax.jit(
         lambda objective: jax.value_and_grad(objective, has_aux=True)(
-            moved, params, Pair(forget, None), KEY
+            moved, Context(params), Pair(forget, None), KEY
         )
     )
     jax.tree.map(
