@@ -10,8 +10,8 @@ door to `famr_jax.cli.forget`, with the claims of `experiments.famr.main_job`.
 Three minutes on two CPU cores; CIFAR-100 and Tiny-ImageNet, by the commands in CLAIMS.md, took 72
 and 42 minutes on a busy machine. Expect (training images, %; original, FAMR, mean oracle):
 
-    digits  class:3  For-Acc 95.9 8.9 0.0  Ret-Acc 98.5 80.2 98.4
-    digits  random:0.05  For-Acc 95.8 83.3 94.0  Ret-Acc 98.4 91.6 97.8
+    digits  class:3  For-Acc 95.9 8.9 0.0  Ret-Acc 98.5 80.2 98.5
+    digits  random:0.05  For-Acc 95.8 83.3 94.4  Ret-Acc 98.4 91.6 98.1
     cifar100  class:3  For-Acc 49.2 2.6 0.0  Ret-Acc 61.3 44.8 62.5
     cifar100  random:0.05  For-Acc 60.6 25.2 48.4  Ret-Acc 60.7 29.2 58.9
     folder:fashion_mnist_5000  class:3  For-Acc 81.4 13.6 0.0  Ret-Acc 76.3 50.6 77.3
