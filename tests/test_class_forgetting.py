@@ -13,9 +13,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import class_forgetting, common, ledger, workbench
-from experiments.class_forgetting import SMALL
+from experiments import class_forgetting
+from experiments.famr import FAMR, main_job
+from famr_jax import __main__ as commands
 from famr_jax import checkpoint
+from famr_jax.cli import forget
+from famr_jax.cli.diagnosis import line
+from famr_jax.cli.forget import SMALL
+from famr_jax.cli.opening import open_bench
+from famr_jax.store import NonFiniteError, Store
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,12 +45,17 @@ def done(tmp_path_factory):
     """One SMALL run: its flags and its JSON."""
     chosen = flags(tmp_path_factory.mktemp("run"))
     class_forgetting.run(chosen)
-    return chosen, json.loads((chosen.bench.out / "metrics.json").read_text())
+    return chosen, read(chosen)
+
+
+def read(chosen):
+    """The JSON that a run left."""
+    return json.loads((chosen.bench.out / "metrics.json").read_text())
 
 
 def load(chosen, role):
     """The weights a run kept, and the bench they belong to."""
-    bench = workbench.open_workbench(chosen.bench)
+    bench = open_bench(chosen.bench)
     like = jax.eval_shape(bench.model.init, jax.random.key(0))
     return bench, checkpoint.load(chosen.bench.out / "checkpoints" / role, like).tree
 
@@ -57,14 +68,14 @@ def test_metrics_agree_with_the_checkpoints_evaluated_afresh(done, case, model):
     name = spec.replace(":", "-")
     role = {"original": "original", "famr": f"{name}/famr", "oracle": f"{name}/oracle_0"}[model]
     bench, params = load(chosen, role)
-    (parsed,) = workbench.parse_cases([spec], bench.dataset, seed=chosen.bench.seed)
-    assert parsed.mask.sum() == content["results"]["cases"][case]["num_forget"]
-    for metric, mask in (("For-Acc (train)", parsed.mask), ("Ret-Acc (train)", ~parsed.mask)):
-        logits = np.asarray(bench.model.apply(params, bench.train.x[np.flatnonzero(mask)]))
+    (gone,) = bench.forget_sets([spec])
+    found = content["results"]["cases"][case]
+    assert gone.mask.sum() == found["num_forget"]
+    row = next(row for row in found["models"] if row["model"] == model)
+    for measure, mask in (("for_acc", gone.mask), ("ret_acc", ~gone.mask)):
+        logits = np.asarray(bench.model.apply(params, bench.train.x[mask]))
         labels = bench.dataset.train.labels[mask]
-        rows = {row["metric"]: row for row in content["results"]["cases"][case]["rows"]}
-        told = rows[metric]["oracle"]["values"][0] if model == "oracle" else rows[metric][model]
-        assert np.mean(logits.argmax(1) == labels) == pytest.approx(told, abs=1e-5)
+        assert np.mean(logits.argmax(1) == labels) == pytest.approx(row[measure], abs=1e-5)
 
 
 def test_content_is_complete_and_judged(done):
@@ -92,10 +103,10 @@ def test_content_is_complete_and_judged(done):
 
 def test_unlearning_curve_ends_where_the_table_says(done):
     for case in done[1]["results"]["cases"]:
-        rows = {row["metric"]: row for row in case["rows"]}
-        for curve, metric in (("for_acc", "For-Acc (train)"), ("entropy", "Entropy")):
-            assert case["epochs"][curve][0] == pytest.approx(rows[metric]["original"], abs=1e-5)
-            assert case["epochs"][curve][-1] == pytest.approx(rows[metric]["famr"], abs=1e-5)
+        for measure in ("for_acc", "entropy"):
+            row, curve = line(case, measure), case["epochs"][measure]
+            assert curve[0] == pytest.approx(row["original"], abs=1e-5)
+            assert curve[-1] == pytest.approx(row["value"], abs=1e-5)
 
 
 def test_stationary_point_is_reached_by_going_on_and_not_by_the_run(done):
@@ -107,9 +118,9 @@ def test_stationary_point_is_reached_by_going_on_and_not_by_the_run(done):
 
 def test_resume_of_a_finished_run_trains_nothing(done, monkeypatch):
     chosen, content = done
-    monkeypatch.setattr(common.Store, "_run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Store, "_run", lambda *_: pytest.fail("trained again"))
     class_forgetting.run(replace(chosen, bench=replace(chosen.bench, resume=True)))
-    again = json.loads((chosen.bench.out / "metrics.json").read_text())
+    again = read(chosen)
     assert again["results"] == content["results"]
 
 
@@ -118,22 +129,18 @@ def test_original_checkpoint_skips_training(done, tmp_path):
     original = chosen.bench.out / "checkpoints" / "original"
     other = flags(tmp_path, forget=("random:0.05",), bench={"original": original})
     class_forgetting.run(other)
-    again = json.loads((other.bench.out / "metrics.json").read_text())
+    again = read(other)
     assert "original" not in again["config"]["seconds"]["phases"]
-    first, second = (
-        content["results"]["cases"][1]["rows"][0],
-        again["results"]["cases"][0]["rows"][0],
-    )
-    assert first["original"] == second["original"]
-    assert first["famr"] == second["famr"]
+    (first, second) = (run["results"]["cases"][-1]["models"] for run in (content, again))
+    assert first == second
 
 
 def test_run_that_turns_non_finite_says_so_and_exits_1(tmp_path, done):
     original = done[0].bench.out / "checkpoints" / "original"
     chosen = flags(tmp_path, lr=1e38, optimizer="sgd", bench={"original": original})
-    with pytest.raises(common.NonFiniteError, match=r"famr class-3: not finite in epoch 1"):
+    with pytest.raises(NonFiniteError, match=r"famr class-3: not finite in epoch 1"):
         class_forgetting.run(chosen)
-    content = json.loads((chosen.bench.out / "metrics.json").read_text())
+    content = read(chosen)
     assert content["results"] == {"finite": False, "phase": "famr class-3", "epoch": 1}
     assert not (chosen.bench.out / "report.html").exists()
     assert checkpoint.latest_epoch(original) == 0
@@ -188,7 +195,7 @@ def test_place_that_cannot_be_written_is_refused_before_training(tmp_path, name)
 
 
 def test_new_run_leaves_nothing_of_an_older_one(tmp_path):
-    bench = workbench.open_workbench(flags(tmp_path).bench)
+    bench = open_bench(flags(tmp_path).bench)
     params = bench.model.init(jax.random.key(0))
     for role in ("original", "class-5/famr"):
         bench.keep(role, params, {})
@@ -203,7 +210,7 @@ def test_new_run_leaves_nothing_of_an_older_one(tmp_path):
 CASE = {
     "kind": "class",
     "forget": "class:3",
-    "method": {**class_forgetting.PAPER, "optimizer": "adam"},
+    "method": {**main_job.PAPER, "name": "famr", "optimizer": "adam"},
     "targets": {"chance": 0.1},
     "stationarity": {"at_anchor": 0.0, "end": 0.0},
     "normalisation": [
@@ -222,26 +229,26 @@ CASE = {
     ],
 )
 def test_claims_are_judged_by_what_was_forgotten_and_kept(forgotten, retained, verdicts):
-    oracle = {"mean": 0.0, "n": 3}
+    common = {"model": "famr", "oracle": 0.0, "oracles": 3, "n": 9}
     rows = [
-        {"metric": "For-Acc (train)", "original": 0.9, "famr": forgotten, "oracle": oracle, "n": 9},
-        {"metric": "Ret-Acc (train)", "original": 0.96, "famr": retained, "oracle": oracle, "n": 9},
+        {"measure": "for_acc", "original": 0.9, "value": forgotten, **common},
+        {"measure": "ret_acc", "original": 0.96, "value": retained, **common},
     ]
-    found = class_forgetting.claims({**CASE, "rows": rows}, "a model on data")
+    found = main_job.claims_of({**CASE, "rows": rows}, "a model on data")
     assert [entry["verdict"] for entry in found] == [*verdicts, "mixed", "holds"]
     assert all(entry["words"].startswith("a model on data, class:3:") for entry in found)
-    known = {claim for paper in ledger.PAPERS for claim in paper.claims}
-    assert {entry["claim"] for entry in found} <= known
+    assert {entry["claim"] for entry in found} <= set(FAMR.claims.values())
     other = {**CASE, "rows": rows, "method": {**CASE["method"], "lam": 1.0}}
-    assert class_forgetting.claims(other, "") == []
+    assert main_job.claims_of(other, "") == []
 
 
 def command(chosen, *, resume):
     """The command line of a SMALL run that saves after every epoch."""
     program = (
-        "import dataclasses, pathlib, sys; from experiments import class_forgetting, common\n"
-        "common.SECONDS_BETWEEN_SAVES = 0\n"
-        "out, cache, data_dir, resume = sys.argv[1:]; small = class_forgetting.SMALL\n"
+        "import dataclasses, pathlib, sys; from experiments import class_forgetting\n"
+        "from famr_jax import store; from famr_jax.cli.forget import SMALL as small\n"
+        "store.SECONDS_BETWEEN_SAVES = 0\n"
+        "out, cache, data_dir, resume = sys.argv[1:]\n"
         "bench = dataclasses.replace(small.bench, out=pathlib.Path(out), cache=pathlib.Path(cache),"
         " data_dir=pathlib.Path(data_dir), resume=resume == 'yes')\n"
         "class_forgetting.run(dataclasses.replace(small, bench=bench))\n"
@@ -271,13 +278,33 @@ def test_killed_at_several_points_it_resumes_to_the_same_bits(done, tmp_path):
         _, found = load(chosen, role)
         for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
             np.testing.assert_array_equal(a, b)
-    again = json.loads((chosen.bench.out / "metrics.json").read_text())
+    again = read(chosen)
     assert again["results"] == content["results"]
 
 
-def test_command_line_exits_2_on_bad_input_with_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["class_forgetting", "--lam", "-1"])
+def test_command_line_exits_2_on_bad_input_with_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
-        common.main(class_forgetting.Flags, class_forgetting.run)
+        commands.main(["forget", "--lam", "-1"])
     assert stop.value.code == 2
     assert "`lam` must be finite and >= 0, got -1.0." in capsys.readouterr().err
+
+
+def test_the_library_runs_the_same_job_without_the_claims(done, monkeypatch):
+    monkeypatch.setattr(Store, "_run", lambda *_: pytest.fail("trained again"))
+    chosen, content = done
+    again = forget.run(replace(chosen, bench=replace(chosen.bench, resume=True)))
+    assert again["config"]["experiment"] == "forget"
+    assert again["config"]["command"].startswith("python -m famr_jax forget --epochs 3")
+    assert again["claims"] == []
+    assert again["results"] == content["results"]
+
+
+def test_unknown_commands_are_told_which_there_are(capsys):
+    with pytest.raises(SystemExit) as stop:
+        commands.main(["forgive"])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert all(name in told for name in commands.COMMANDS)
+    with pytest.raises(SystemExit):
+        commands.main(["prepare"])
+    assert "prepare [-h]" in capsys.readouterr().err

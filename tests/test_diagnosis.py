@@ -1,11 +1,12 @@
+"""Diagnosis of an unlearning run: every sign, by its number and in its words."""
+
 import json
 import math
 
 import pytest
-from test_report import LOG_C, every_leaf, fake_metrics
+from test_page_of_forgetting import LOG_C, every_leaf, fake_metrics
 
-from famr_jax.report import diagnose
-from famr_jax.report.diagnosis import CHECKS
+from famr_jax.cli.diagnosis import CHECKS, diagnose
 
 
 @pytest.fixture
@@ -22,8 +23,13 @@ def answer(case, sign):
     return next(entry for entry in diagnose(case) if entry["sign"] == sign)
 
 
+def set_oracle(case, measure, **columns):
+    """Leaves the row of one measure only, with nothing but what retrained models say of it."""
+    case["rows"] = [{"measure": measure, "model": "famr", **columns}]
+
+
 def set_end(case, for_acc, entropy):
-    case["rows"] = []
+    case["rows"] = [{k: v for k, v in row.items() if k != "value"} for row in case["rows"]]
     case["epochs"]["for_acc"][-1] = for_acc
     case["epochs"]["entropy"][-1] = entropy
 
@@ -42,7 +48,7 @@ def test_diagnosis_retained_accuracy(case):
 
 
 def test_diagnosis_trusts_the_row_over_the_end_of_the_curve(case):
-    case["rows"] = [{"metric": "Ret-Acc (train)", "original": 0.98, "famr": 0.97}]
+    set_oracle(case, "ret_acc", original=0.98, value=0.97)
     case["epochs"]["ret_acc"] = [0.99, 0.62]
     assert "98.0 % to 97.0 %" in answer(case, "Ret-Acc fell")["words"]
 
@@ -63,7 +69,7 @@ def test_diagnosis_still_above_chance(case):
 
 
 def test_diagnosis_of_samples_aims_at_the_oracle_not_at_chance(sample):
-    sample["targets"] |= {"oracle_for_acc": 0.9, "oracle_for_acc_band": None}
+    set_oracle(sample, "for_acc", oracle=0.9)
     set_end(sample, 0.99, 0.2)
     assert answer(sample, "Still above chance")["found"] is True
     set_end(sample, 0.89, 0.4)
@@ -72,7 +78,7 @@ def test_diagnosis_of_samples_aims_at_the_oracle_not_at_chance(sample):
     assert "already there" in there["words"]
     set_end(sample, 0.6, 0.4)
     assert "is below it" in answer(sample, "Still above chance")["words"]
-    sample["targets"]["oracle_for_acc_band"] = [0.5, 1.0]
+    set_oracle(sample, "for_acc", oracle=0.9, band=[0.5, 1.0])
     assert "already there" in answer(sample, "Still above chance")["words"]
 
 
@@ -112,7 +118,7 @@ def test_diagnosis_entropy_plateau(case, sample):
     case["epochs"]["entropy"] = [0.1, 2.29, 2.29, 2.29, 2.29]
     assert answer(case, "Entropy plateau")["found"] is False
     sample["epochs"]["entropy"] = [0.1, 0.3, 0.3, 0.3, 0.3]
-    sample["targets"]["oracle_entropy"] = 0.29
+    set_oracle(sample, "entropy", oracle=0.29)
     assert answer(sample, "Entropy plateau")["found"] is False
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +12,13 @@ import numpy as np
 import pytest
 from conftest import assert_same, drawn
 
-from experiments import common, finetune, ledger, workbench
-from experiments.finetune import SMALL
-from famr_jax import checkpoint, models
+from experiments import finetune as door
+from experiments.harness.results import read_results
+from famr_jax import checkpoint, models, store
+from famr_jax.cli import finetune
+from famr_jax.cli.bench import Start
+from famr_jax.cli.finetune import SMALL
+from famr_jax.cli.opening import open_bench
 from famr_jax.models import pretrained
 
 DATA = []
@@ -37,7 +42,7 @@ def read(chosen):
 def saved(chosen):
     """The checkpoint as another experiment takes it."""
     original = chosen.bench.out / "checkpoints" / "original"
-    return workbench.open_workbench(replace(chosen.bench, original=original))
+    return open_bench(replace(chosen.bench, original=original))
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +88,8 @@ def test_its_checkpoint_is_refused_at_another_image_size(done):
 
 def test_weights_of_a_file_get_a_new_head_and_new_positions(file, tmp_path):
     directory, model, params = file
-    begun = workbench.open_workbench(flags(tmp_path, weights=str(directory)).bench).begin()
-    bench = workbench.open_workbench(flags(tmp_path).bench)
+    begun = open_bench(flags(tmp_path, weights=str(directory)).bench).begin()
+    bench = open_bench(flags(tmp_path).bench)
     _, wanted = pretrained.resize(model, params, bench.model.image_shape)
     assert not jnp.any(begun["head"]["kernel"])
     assert begun["head"]["kernel"].shape == (32, 3)
@@ -116,7 +121,7 @@ MLP = {"model": "mlp_8", "train_epochs": 4}
 
 
 def test_stopped_between_epochs_it_resumes_to_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(store, "SECONDS_BETWEEN_SAVES", 0)
     whole = flags(tmp_path / "whole", **MLP)
     finetune.run(whole)
 
@@ -140,7 +145,7 @@ def test_stopped_between_epochs_it_resumes_to_the_same_bits(tmp_path, monkeypatc
     assert_same(saved(chosen).given, saved(whole).given)
     assert read(chosen)["results"] == read(whole)["results"]
 
-    monkeypatch.setattr(common.Store, "_run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(store.Store, "_run", lambda *_: pytest.fail("trained again"))
     finetune.run(chosen)
     assert read(chosen)["results"] == read(whole)["results"]
 
@@ -148,7 +153,7 @@ def test_stopped_between_epochs_it_resumes_to_the_same_bits(tmp_path, monkeypatc
 def test_run_that_turns_non_finite_says_so(tmp_path):
     plain = {"dtype": "float32", "ema": None, "accumulate": 1, "train_lr": 1e38}
     chosen = flags(tmp_path, **MLP | plain)
-    with pytest.raises(common.NonFiniteError, match="finetune: not finite in epoch"):
+    with pytest.raises(store.NonFiniteError, match="finetune: not finite in epoch"):
         finetune.run(chosen)
     assert read(chosen)["results"]["finite"] is False
     assert not (chosen.bench.out / "report.html").exists()
@@ -184,24 +189,27 @@ def test_weights_of_another_model_are_refused(file, tmp_path):
         finetune.run(chosen)
 
 
-RECORDED = {name: r for name, r in ledger.read_results().items() if name.startswith("finetune")}
+RECORDED = {name: r for name, r in read_results().items() if name.startswith("finetune")}
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_docstring_is_its_result(name):
     for line in finetune.headline(RECORDED[name]):
-        assert line in finetune.__doc__
+        assert line in door.__doc__
 
 
 def test_the_key_of_the_store_knows_all_that_makes_the_weights(tmp_path):
-    bench, found = workbench.open_workbench(flags(tmp_path, **MLP).bench), set()
-    fit = lambda name, config, *_, **__: found.add(bench.store.directory(name, config))  # noqa: E731
+    bench, found = open_bench(flags(tmp_path, **MLP).bench), set()
+
+    def fit(name, config, *_, epochs, sources, **__):
+        found.add(bench.store.directory(name, config, epochs=epochs, sources=sources))
+
     watched = replace(bench, store=SimpleNamespace(fit=fit))
     changes = [{}, {"accumulate": 1}, {"ema": None}, {"ema": 0.5}, {"dtype": "float32"}]
     for change in changes:
         replace(watched, flags=replace(bench.flags, **change)).original()
     for start in ("one file", "another"):
-        replace(watched, start=workbench.Start(bench.begin(), start)).original()
+        replace(watched, start=Start(bench.begin(), start)).original()
     assert len(found) == len(changes) + 2
 
 
@@ -209,11 +217,10 @@ def test_oracles_start_where_the_original_did(file, tmp_path):
     """With a step of next to nothing, they are the file's weights, whatever their seed."""
     still = {"train_epochs": 1, "train_lr": 1e-12, "ema": None, "dtype": "float32", "oracles": 2}
     chosen = flags(tmp_path, weights=str(file[0]), **still)
-    bench = workbench.open_workbench(chosen.bench)
-    (case,) = workbench.parse_cases(["class:0"], bench.dataset, seed=0)
-    for params in bench.oracles(case):
-        close = lambda got, wanted: np.testing.assert_allclose(got, wanted, atol=1e-9)  # noqa: E731
-        jax.tree.map(close, params, bench.begin())
+    bench = open_bench(chosen.bench)
+    (gone,) = bench.forget_sets(["class:0"])
+    for params in bench.oracles(gone):
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-9), params, bench.begin())
 
 
 def test_from_disk_it_trains_the_same(tmp_path):

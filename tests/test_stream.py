@@ -17,8 +17,10 @@ from PIL import Image
 from test_folder import write_folder
 from test_loop import Seen, Writer, run
 
-from experiments import case, class_forgetting, workbench
 from famr_jax import data, mesh, metrics, models, unlearn
+from famr_jax.cli import forget
+from famr_jax.cli.flags import BenchFlags
+from famr_jax.cli.opening import open_bench
 from famr_jax.data import stream
 from famr_jax.data.stream import OnDisk, read_ahead
 from famr_jax.methods import descent_ascent
@@ -342,7 +344,7 @@ def test_an_epoch_from_disk_does_not_retrace(on_disk, model, params):
 
 def small_job(root, tmp_path, *, stream):
     """The flags of the smallest main job on the photographs of many sizes."""
-    return workbench.Flags(
+    return BenchFlags(
         dataset=f"folder:{root}",
         image_size=7,
         stream=stream,
@@ -357,25 +359,26 @@ def small_job(root, tmp_path, *, stream):
 
 def test_an_experiment_that_needs_memory_says_so(root, tmp_path):
     with pytest.raises(ValueError, match="`stream` must be off"):
-        workbench.open_workbench(small_job(root, tmp_path, stream=True))
+        open_bench(small_job(root, tmp_path, stream=True))
 
 
-def test_the_workbench_trains_and_evaluates_from_disk(tmp_path):
+def test_the_bench_trains_and_evaluates_from_disk(tmp_path):
     root, made = write_uneven(tmp_path / "set"), []
     for on in (False, True):
-        bench = workbench.open_workbench(small_job(root, tmp_path, stream=on), streams=True)
+        bench = open_bench(small_job(root, tmp_path, stream=on), streams=True)
         assert (bench.model.image_shape, bench.dataset.image_shape) == ((7, 7, 3), (8, 8, 3))
-        [shown] = workbench.parse_cases(["class:1"], bench.dataset, seed=0)
+        [gone] = bench.forget_sets(["class:1"])
         weights = bench.original().params
-        logits = case.outputs(bench.model.apply, weights, bench.train, bench.test)
-        made.append((weights, logits, bench.in_memory(shown.mask)))
+        view = bench.evaluator(gone).view(weights)
+        logits = [view.logits(name) for name in ("forget", "retain", "test")]
+        made.append((weights, logits, bench.in_memory(gone.mask)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *made)
 
 
 @pytest.mark.slow
 def test_the_main_job_runs_from_disk(tmp_path):
     bench = small_job(write_uneven(tmp_path / "set"), tmp_path, stream=True)
-    class_forgetting.run(class_forgetting.Flags(forget=("class:1",), epochs=1, bench=bench))
+    forget.run(forget.Flags(forget=("class:1",), epochs=1, bench=bench))
     content = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert content["results"]["finite"]
     assert content["config"]["flags"]["stream"]

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
-from famr_jax.files import plain
+from famr_jax.files import plain, write_json
 from famr_jax.report import Facts, Grid, Section, Table, Text, lines, number
+from famr_jax.store import NonFiniteError
 
 PLACES = ("out", "cache", "resume")
 PACKAGES = (
@@ -64,6 +65,17 @@ def describe(experiment: str, program: str, flags: Any) -> dict[str, Any]:
             words += [f"--{name.replace('_', '-')}", *(str(plain(part)) for part in parts)]
     config = {"experiment": experiment, "command": " ".join(words), "flags": given}
     return config | {"environment": environment()}
+
+
+@contextlib.contextmanager
+def of_failures(out: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """What is run within leaves a JSON that says where it turned non-finite, if it did."""
+    try:
+        yield
+    except NonFiniteError as error:
+        results = {"finite": False, "phase": error.phase, "epoch": error.epoch}
+        write_json(out / "metrics.json", {"config": config, "results": results})
+        raise
 
 
 def _without_directories(value: Any, name: str = "") -> Any:

@@ -20,6 +20,11 @@ class Evaluator:
 
     `evaluator(params)` gives a row: a number by each measure's name, `"n"` with the sizes of their
     sets, and `"absent"` with the reason for each measure that could not be taken.
+
+    Attributes:
+        sets: The sets by name.
+        trained: The view of the original, or None.
+        oracles: The views of the oracles; what was computed of a view is kept.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Evaluator:
             raise ValueError(f"`measures` must have different names, got {', '.join(names)}.")
         self.model, self.original, self.measures = model, original, tuple(measures)
         self.sets = dict(parts(train, test, gone) if sets is None else sets)
+        self.trained = None if original is None else self.view(original)
         self.oracles = [self.view(params) for params in oracles]
 
     def view(self, params: Params) -> View:
@@ -70,8 +76,8 @@ class Evaluator:
     def references(self) -> list[dict[str, Any]]:
         """The rows of the original, if it is given, and of every oracle beside the others."""
         rows = []
-        if self.original is not None:
-            rows.append({"model": "original"} | self(self.original))
+        if self.trained is not None:
+            rows.append({"model": "original"} | self(self.trained))
         for member, oracle in enumerate(self.oracles):
             others = [other for other in self.oracles if other is not oracle]
             rows.append({"model": "oracle", "member": member} | self._row(oracle, others))

@@ -75,19 +75,18 @@ class View:
         return self.part(name).take(self._of_split(name))
 
     def each(self, function: Callable, name: str) -> np.ndarray:
-        """`function(logits, labels)` of every example of a set, `[n]`, float64."""
+        """`function(logits, labels)` of every example of a set, `[n]`, in its own dtype."""
         part = self.part(name)
         at = (function, id(part.images))
         if at not in self._values:
             # Of the whole split, the part after: one shape, hence one compilation, for all parts.
             labels = np.asarray(part.images.labels)
-            values = function(self._of_split(name), labels)
-            self._values[at] = np.asarray(values, np.float64)
+            self._values[at] = np.asarray(function(self._of_split(name), labels))
         return part.take(self._values[at])
 
     def mean(self, function: Callable, name: str) -> float:
-        """The mean of `function(logits, labels)` over a set."""
-        return float(self.each(function, name).mean())
+        """The mean of `function(logits, labels)` over a set, taken in float64."""
+        return float(self.each(function, name).mean(dtype=np.float64))
 
     def divergence(self, function: Callable, others: Sequence["View"], name: str) -> float:
         """The mean of `function(other logits, logits)` over a set and over other models.
@@ -163,7 +162,9 @@ def sampled_parts(
     retain: int,
     seed: int,
 ) -> dict[str, Part]:
-    """The sets of a case, each in memory on its own, to measure between epochs at little cost.
+    """The sets of a case, each on its own, to measure between epochs at little cost.
+
+    The forget set and the drawn retained images are in memory, test images where their split is.
 
     Args:
         train: The training set.
@@ -179,10 +180,10 @@ def sampled_parts(
     found = {
         "forget": _in_memory(train, np.flatnonzero(gone.mask)),
         "retain": _in_memory(train, kept),
-        "test": _in_memory(test, np.flatnonzero(~lost)),
+        "test": Part(test[np.flatnonzero(~lost)]),
     }
     if gone.classes:
-        found["test_forgotten"] = _in_memory(test, np.flatnonzero(lost))
+        found["test_forgotten"] = Part(test[np.flatnonzero(lost)])
     return found
 
 

@@ -1,33 +1,32 @@
+"""The page of the main job: every number is there, whatever the numbers and names are."""
+
 import copy
 import itertools
 import json
 import math
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from famr_jax.report import diagnose, forgetting, plot
-from famr_jax.report import elements as page
+from famr_jax import report
+from famr_jax.cli.diagnosis import diagnose
+from famr_jax.cli.page import page
 
 CLASSES = 10
 LOG_C = math.log(CLASSES)
 EPOCHS = 10
 
 
-def _row(metric, what, unit, n, original, famr, oracles, *, headline=False):
+def _row(measure, title, what, unit, n, original, value, oracles):
     mean = float(np.mean(oracles))
     half = 4.303 * float(np.std(oracles, ddof=1)) * math.sqrt(1 + 1 / len(oracles))
-    band = [mean - half, mean + half]
-    gap = {"original": abs(original - mean), "famr": abs(famr - mean)}
-    oracle = {"values": list(oracles), "mean": mean, "band": band, "n": len(oracles)}
-    null = float(np.mean([abs(a - b) for a, b in itertools.combinations(oracles, 2)]))
     return {
-        **{"metric": metric, "what": what, "unit": unit, "n": n, "original": original},
-        **{"famr": famr, "oracle": oracle, "null": null, "gap": gap, "headline": headline},
-        "verdict": "too few oracles",
+        **{"measure": measure, "title": title, "model": "famr", "unit": unit, "value": value},
+        **{"n": n, "original": original, "oracle": mean, "oracles": len(oracles)},
+        **{"gap": abs(value - mean), "band": [mean - half, mean + half]},
+        "null": float(np.mean([abs(a - b) for a, b in itertools.combinations(oracles, 2)])),
+        **{"original_gap": abs(original - mean), "verdict": "too few oracles", "what": what},
     }
 
 
@@ -37,7 +36,7 @@ def _path(start, end, rate, generator):
 
 
 def fake_case(kind, generator):
-    """One case as experiments/class_forgetting.py writes it, with made-up but plausible numbers."""
+    """One case as famr_jax/cli/forget.py writes it, with made-up but plausible numbers."""
     by_class = kind == "class"
     size = 142 if by_class else 72
     end = (0.056, 0.62, 2.21) if by_class else (0.61, 0.83, 1.61)
@@ -50,38 +49,45 @@ def fake_case(kind, generator):
     anchor_term = np.array([0.02, 0.09, 0.16, 0.22, 0.26, 0.29, 0.31, 0.325, 0.335, 0.34])
     if not by_class:
         forget_term, anchor_term = 1.3 * forget_term, 0.7 * anchor_term
-    rows = [
-        _row("For-Acc (train)", "Accuracy on the forgotten training images.", "share", size,
-             start[0], paths[0][-1], oracle[0], headline=True),
-        _row("Ret-Acc (train)", "Accuracy on the retained training images.", "share", 1437 - size,
-             start[1], paths[1][-1], oracle[1], headline=True),
-        _row("Ret-Acc (test)", "Accuracy on test images of the retained classes.", "share", 323,
-             0.961, paths[1][-1] - 0.02, [0.957, 0.948, 0.963], headline=True),
-        _row("Entropy (forget)", "Mean entropy of the predictions on the forgotten images.",
-             "nats", size, start[2], paths[2][-1], oracle[2], headline=True),
-        _row("KL to oracle (test)", "KL(oracle || model) on the test images.", "nats", 360,
-             0.42, 0.61, [0.05, 0.06, 0.07]),
-        _row("Loss attack (AUC)", "How well the loss tells forgotten from test images.", "share",
-             size, 0.61, 0.38, [0.49, 0.52, 0.5]),
-    ]  # fmt: skip
+    known = {
+        "for_acc": ("For-Acc (train)", "Accuracy on the forgotten training images.", "share", size,
+                    start[0], paths[0][-1], oracle[0]),
+        "ret_acc": ("Ret-Acc (train)", "Accuracy on the retained training images.", "share",
+                    1437 - size, start[1], paths[1][-1], oracle[1]),
+        "test_acc": ("Test-Acc", "Accuracy on test images of the retained classes.", "share", 323,
+                     0.961, paths[1][-1] - 0.02, [0.957, 0.948, 0.963]),
+        "entropy": ("Entropy", "Mean entropy of the predictions on the forgotten images.", "nats",
+                    size, start[2], paths[2][-1], oracle[2]),
+        "kl_test": ("KL to oracle (test)", "KL(oracle || model) on the test images.", "nats", 360,
+                    0.42, 0.61, [0.05, 0.06, 0.07]),
+        "loss_attack": ("Loss attack", "How well the loss tells forgotten from test images.",
+                        "share", size, 0.61, 0.38, [0.49, 0.52, 0.5]),
+    }  # fmt: skip
+    rows = [_row(name, *entries) for name, entries in known.items()]
+    absent = {"title": "SVC attack", "model": "famr", "unit": "share", "absent": "there is none"}
+    rows.append({"measure": "svc_attack", **absent})
+    values = {name: entries[-1] for name, entries in known.items()}
+    models = [{"model": "original"} | {name: entries[-3] for name, entries in known.items()}]
+    models += [
+        {"model": "oracle", "member": i} | {name: each[i] for name, each in values.items()}
+        for i in range(3)
+    ]
     targets = {"chance": 1 / CLASSES, "max_entropy": LOG_C}
-    for name, values in zip(("for_acc", "ret_acc", "entropy"), oracle, strict=True):
-        row = _row("", "", "", 1, 0.0, 0.0, values)
-        targets |= {f"oracle_{name}": row["oracle"]["mean"]}
-        targets |= {f"oracle_{name}_band": row["oracle"]["band"]}
     confusion = None
     if by_class:
         seeds = generator.dirichlet([0.1, 2, 0.3, 0.001, 0.2, 4, 0.1, 1, 6, 3], 3)
-        confusion = {
+        three = {
             "original": [0, 0, 0, 0.944, 0, 0.028, 0, 0, 0.014, 0.014],
             "famr": [0.02, 0.05, 0.11, 0.055, 0.015, 0.28, 0, 0.07, 0.3, 0.1],
             "oracle": seeds.mean(0).tolist(),
-            "oracle_values": seeds.tolist(),
-            "n": 36,
         }
+        found = [{"model": model, "shares": shares} for model, shares in three.items()]
+        found[-1]["members"] = seeds.tolist()
+        confusion = {"n": 36, "rows": found}
     grid = {
         "indices": list(range(3, 75, 6)),
         "labels": [3] * 12 if by_class else [*range(10), 1, 2],
+        "rows": [],
     }
     for model, sharpness in (("original", 40), ("famr", 1.2), ("oracle", 6)):
         p = generator.dirichlet(np.ones(CLASSES) / sharpness, 12)
@@ -89,12 +95,13 @@ def fake_case(kind, generator):
             p[i] = (
                 p[i] * 0.05 + 0.95 * (np.arange(CLASSES) == label) if model == "original" else p[i]
             )
-        grid[model] = [[int(q.argmax()), float(q.max())] for q in p]
+        told = {"predicted": p.argmax(1).tolist(), "confidence": p.max(1).tolist()}
+        grid["rows"].append({"model": model, **told})
     histograms = None
     if not by_class:
-        histograms = {"edges": np.linspace(0, 1, 21).tolist()}
+        histograms = {"edges": np.linspace(0, 1, 21).tolist(), "rows": []}
         for model, skew in (("original", 9), ("famr", 1.5), ("oracle", 7)):
-            histograms[model] = {
+            parts = {
                 part: (
                     np.histogram(generator.beta(skew - d, 0.8, 400), 20, (0, 1))[0] / 400
                 ).tolist()
@@ -104,6 +111,7 @@ def fake_case(kind, generator):
                     ("test", 0.6),
                 )
             }
+            histograms["rows"].append({"model": model, **parts})
     ends = {"for_acc": 0.1, "ret_acc": 0.55, "entropy": 2.29}
     forms = [
         {"form": "mean", "optimizer": "sgd", "lr": 1e-4, "L": 1450.0, "obeys": True},
@@ -114,6 +122,7 @@ def fake_case(kind, generator):
         "forget": "class:3" if by_class else "random:0.05",
         "kind": kind,
         "title": "Forgetting class 3" if by_class else "Forgetting 5 % random samples",
+        "classes": [3] if by_class else [],
         **{"num_forget": size, "num_retain": 1437 - size, "num_test": 360, "duplicates_taken": 0},
         "num_forget_test": 36 if by_class else 0,
         "method": {
@@ -121,7 +130,7 @@ def fake_case(kind, generator):
             "optimizer": "adam",
             "why": "Adam, since plain SGD at this step covers under 1 % of the way in 10 epochs.",
         },
-        "rows": rows,
+        **{"models": models, "rows": rows},
         "epochs": {
             **dict(zip(("for_acc", "ret_acc", "entropy"), paths, strict=True)),
             "objective": (forget_term + 0.1 * anchor_term).tolist(),
@@ -167,6 +176,7 @@ def fake_metrics():
             }
         ],
         "config": {
+            "command": "python -m famr_jax forget",
             "flags": {
                 "dataset": "digits",
                 "model": "vit_mu/4",
@@ -217,56 +227,92 @@ def metrics():
     return fake_metrics()
 
 
+def document(content, *images):
+    """The whole page, with these images or none."""
+    title, lead, blocks = page(content, [*images, *[None] * (2 - len(images))])
+    return report.render(title, blocks, lead=lead)
+
+
 def text_of(document):
     return re.sub(r"<style>.*?</style>|<[^>]*>", "", document, flags=re.S)
 
 
-def test_the_report_refers_to_nothing_outside_itself(metrics):
-    document = forgetting(metrics, [fake_images(), fake_images()])
-    assert document.startswith("<!doctype html>")
-    assert not re.findall(r"https?://|<script|<link|@import|<style type", document)
-    assert set(re.findall(r'src="([^"]{0,14})', document)) == {"data:image/png"}
-    assert document.count("data:image/png;base64,") == 24
-    assert all(target in document for target in re.findall(r'(?<=href="#)[\w-]+', document))
-    ids = re.findall(r' id="([^"]*)"', document)
-    assert len(ids) == len(set(ids))
+def test_the_page_refers_to_nothing_outside_itself(metrics):
+    shown = document(metrics, fake_images(), fake_images())
+    assert not re.findall(r"https?://|<script|<link|@import|<style type", shown)
+    assert shown.count("data:image/png;base64,") == 24
+    assert all(f'id="{target}"' in shown for target in re.findall(r'(?<=href="#)[\w-]+', shown))
 
 
 def test_headline_numbers_stand_in_the_summary_with_the_oracle_beside_them(metrics):
-    shown = text_of(forgetting(metrics, [None, None]).split("The numbers</h2>")[0])
+    shown = text_of(document(metrics).split("The numbers</h2>")[0])
     for case in metrics["results"]["cases"]:
         assert case["title"] in shown
-        for row in (row for row in case["rows"] if row["headline"]):
-            assert row["metric"] in shown
-            for value in (row["famr"], row["original"], row["oracle"]["mean"]):
-                assert page.number(value, row["unit"]) in shown
+        for row in case["rows"][:4]:
+            assert row["title"] in shown
+            for name in ("value", "original", "oracle"):
+                assert report.number(row[name], row["unit"]) in shown
     assert "Three oracles draw a picture; a verdict needs 8." in shown
 
 
+PARTS = {
+    **dict.fromkeys(("Where do its images go?",), ("class:3",)),
+    **dict.fromkeys(("Confidence in the true label",), ("random:0.05",)),
+    **dict.fromkeys(
+        ("Every measure", "Epoch by epoch", "Forgotten images", "The objective's terms", "Seeds",
+         "Sum or mean", "How far from the stationary point?", "Diagnosis"),
+        ("class:3", "random:0.05"),
+    ),
+}  # fmt: skip
+
+
 def test_every_row_and_every_part_is_there(metrics):
-    document = forgetting(metrics, [None, None])
-    shown = text_of(document)
-    for heading in ("Epoch by epoch", "Where do its images go?", "Forgotten images", "Seeds",
-                    "The objective's two terms", "Confidence in the true label", "Sum or mean",
-                    "How far from the stationary point?", "Diagnosis", "Claims", "Configuration",
-                    "Environment", "Seconds", "Exact duplicates"):  # fmt: skip
-        assert heading.replace("'", "&#x27;") in shown, heading
+    whole = document(metrics)
+    shown = text_of(whole).replace("&#39;", "'")
+    for words, specs in PARTS.items():
+        for spec in specs:
+            assert shown.count(f"{words}, {spec}") == 2, words  # in the contents and its place
+    for heading in ("Claims", "Configuration", "Environment", "Seconds", "Exact duplicates"):
+        assert f"{heading}</h" in whole
     for case in metrics["results"]["cases"]:
-        for row in case["rows"]:
-            for name in ("original", "famr"):
-                assert page.number(row["gap"][name], row["unit"]) in shown
-            assert page.number(row["null"], row["unit"]) in shown
-            assert page.interval(row["oracle"]["band"], row["unit"]) in shown
+        for row in case["rows"][:-1]:
+            for name in ("gap", "original_gap", "null"):
+                assert report.number(row[name], row["unit"]) in shown
+            assert report.interval(row["band"], row["unit"]) in shown
         for entry in case["diagnosis"]:
-            assert page.html(entry["words"]) in document
+            assert entry["words"] in shown
+            assert entry["advice"] in shown
+    assert shown.count("Not measured: SVC attack, as there is none.") == 2
+
+
+def test_a_method_is_called_by_its_own_name(metrics):
+    for case in metrics["results"]["cases"]:
+        case["method"]["name"] = "gradient_ascent"
+        parts = [case[name]["rows"] for name in ("confusion", "grid", "histograms") if case[name]]
+        for row in itertools.chain(case["rows"], case["models"], *parts):
+            row["model"] = row["model"].replace("famr", "gradient_ascent")
+    told = copy.deepcopy(metrics)
+    told["claims"] = []
+    for case in told["results"]["cases"]:
+        case["normalisation"] = case["diagnosis"] = None
+    shown = text_of(document(told))
+    assert "gradient ascent now recognises" in shown
+    assert "FAMR" not in shown
+
+
+def test_two_cases_of_one_title_are_told_apart(metrics):
+    for case in metrics["results"]["cases"]:
+        case["title"] = "Forgetting crane"
+    shown = text_of(document(metrics))
+    for spec in ("class:3", "random:0.05"):
+        assert f"Forgetting crane ({spec}) in detail" in shown
 
 
 def test_eight_oracles_carry_a_verdict(metrics):
     for case in metrics["results"]["cases"]:
-        for row in case["rows"]:
-            row["oracle"]["n"] = 8
-            row["verdict"] = "outside band"
-    shown = text_of(forgetting(metrics, [None, None]))
+        for row in case["rows"][:-1]:
+            row |= {"oracles": 8, "verdict": "outside band"}
+    shown = text_of(document(metrics))
     assert "a verdict needs" not in shown
     assert shown.count("outside band") == 12
 
@@ -274,39 +320,28 @@ def test_eight_oracles_carry_a_verdict(metrics):
 def test_names_are_escaped_and_never_formulas(metrics):
     name = "<b>$x_1$ & 'quoted'"
     metrics["results"]["dataset"]["class_names"][5] = name
+    metrics["results"]["dataset"]["class_names"][8] = "手写数字"
     metrics["results"]["dataset"]["name"] = "<script>alert(1)</script>"
     metrics["config"]["flags"]["out"] = "<i>"
     metrics["results"]["cases"][0]["title"] = "<b>bold</b>"
-    document = forgetting(metrics, [fake_images(), fake_images()])
-    assert "<b>$x" not in document
-    assert "<script" not in document
-    assert "<b>bold" not in document
-    assert "&lt;b&gt;$x_1$ &amp; 'quoted'" in document
+    shown = document(metrics, fake_images(), fake_images())
+    assert "<b>$x" not in shown
+    assert "<script" not in shown
+    assert "<b>bold" not in shown
+    assert "&lt;b&gt;$x_1$ &amp; " in shown
+    assert "手写数字" in shown
 
 
-def test_a_name_without_a_glyph_is_left_to_the_browser(metrics):
-    metrics["results"]["dataset"]["class_names"][8] = "手写数字"
-    assert "手写数字" in forgetting(metrics, [None, None])
-
-
-def test_the_same_input_gives_the_same_bytes(metrics):
-    pictures = [fake_images(), None]
-    assert forgetting(metrics, pictures) == forgetting(copy.deepcopy(metrics), pictures)
-
-
-def test_matplotlib_waits_for_the_first_figure_and_pyplot_is_never_loaded():
-    code = (
-        "import sys, famr_jax.report as r; assert 'matplotlib' not in sys.modules; "
-        "case = {'epochs': {'for_acc': [1.0, 0.5]}}; "
-        "r.forgetting({'results': {'cases': [case]}}, []); "
-        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_classes_of_one_name_have_their_own_bars(metrics):
+    metrics["results"]["dataset"]["class_names"][5:9:3] = ["crane", "crane"]
+    shown = document(metrics)
+    assert "crane [5]" in shown
+    assert "crane [8]" in shown
 
 
 def test_the_input_is_left_alone(metrics):
     before = copy.deepcopy(metrics)
-    forgetting(metrics, [fake_images(), fake_images()])
+    document(metrics, fake_images(), fake_images())
     assert metrics == before
 
 
@@ -324,7 +359,7 @@ def test_numbers_of_any_kind_never_crash(metrics, bad):
         return bad if isinstance(value, float) else value
 
     metrics["results"]["cases"] = every_leaf(metrics["results"]["cases"], replace)
-    shown = text_of(forgetting(metrics, [None, None]))
+    shown = text_of(document(metrics))
     if bad is None:
         assert "nan" not in shown
         assert "after" in shown
@@ -337,58 +372,19 @@ def test_each_part_of_a_case_may_be_absent_or_none(metrics):
         trial = copy.deepcopy(metrics)
         trial["results"]["cases"][0].pop(name)
         trial["results"]["cases"][1][name] = None
-        assert forgetting(trial, [None, None]).endswith("</html>\n"), name
+        assert page(trial, [None, None]).blocks, name
 
 
-def test_absent_numbers_are_en_dashes():
-    bare = {"results": {"cases": [{"rows": [{"metric": "For-Acc (train)"}]}]}}
-    document = forgetting(bare, [])
-    assert document.count("–") > 10
-    assert not re.search(r"\bNone\b|\bnan\b", text_of(document))
-    assert forgetting({}, []).endswith("</html>\n")
+def test_absent_numbers_are_en_dashes(metrics):
+    metrics["results"]["cases"] = [{"rows": [{"measure": "for_acc"}]}, {}]
+    metrics["results"]["cases"][1]["forget"] = "random:0.5"
+    shown = document(metrics)
+    assert shown.count("–") > 10
+    assert not re.search(r"\bNone\b|\bnan\b", text_of(shown))
 
 
 def test_images_that_do_not_fit_the_grid_are_refused(metrics):
     with pytest.raises(ValueError, match=r"`images` must hold the grid's 12 images, got 3\."):
-        forgetting(metrics, [fake_images(3), None])
+        document(metrics, fake_images(3))
     with pytest.raises(ValueError, match="`pixels` must be uint8"):
-        forgetting(metrics, [fake_images() / 255, None])
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "printed"),
-    [
-        (0.0556, "share", "5.6"),
-        (-0.0001, "share", "0.0"),
-        (-0.25, "share", "−25.0"),
-        (2.30259, "nats", "2.303"),
-        (1234567, "", "1\u202f234\u202f567"),
-        (1e-4, "", "0.0001"),
-        (4.86e-6, "", "4.86·10⁻⁶"),
-        (205_900.0, "", "206\u202f000"),
-        (-1e300, "", "−1·10³⁰⁰"),
-        (None, "share", "–"),
-        (math.nan, "nats", "not finite"),
-    ],
-)
-def test_number(value, unit, printed):
-    assert page.number(value, unit) == printed
-
-
-def test_table_refuses_a_ragged_row():
-    with pytest.raises(ValueError, match=r"`row` must have 2 cells, got 1\."):
-        page.table(("a", "b"), [("x",)])
-
-
-def test_labels_at_line_ends_do_not_touch():
-    _, panel = plot.axes("t", "u")
-    panel.set_ylim(0, 1)
-    plot.label_ends(panel, [(0.0, "a", "ink"), (0.01, "b", "blue"), (math.nan, "c", "grey")])
-    plot.label_ends(panel, [(1.0, "d", "ink"), (0.99, "e", "blue"), (0.98, "f", "grey")])
-    heights = {t.get_text(): t.get_position()[1] for t in panel.texts}
-    gap = 15 / 166
-    assert heights["b"] - heights["a"] == pytest.approx(gap)
-    assert heights["d"] - heights["e"] == pytest.approx(gap)
-    assert heights["e"] - heights["f"] == pytest.approx(gap)
-    assert heights["d"] == pytest.approx(1.0)
-    assert "c" not in heights
+        document(metrics, fake_images() / 255)

@@ -1,0 +1,81 @@
+"""What the main job, `famr_jax.cli.forget`, says of the claims of FAMR's paper."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.famr import FAMR
+from experiments.harness.results import setting
+from famr_jax.cli.diagnosis import line
+from famr_jax.cli.study import CONVERGED_TO
+
+PAPER = {"lam": 0.1, "lr": 1e-4, "epochs": 10}
+
+
+def claims(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The paper's claims that the class cases test, judged by thresholds fixed here."""
+    where = setting(results)
+    return [claim for case in results["cases"] for claim in claims_of(case, where)]
+
+
+def claims_of(case: Mapping[str, Any], setting: str) -> list[dict[str, str]]:
+    """The claims that one class case tests, only at the paper's lam, lr and epochs.
+
+    Keeping is judged of a model that forgot: one that did nothing keeps everything.
+
+    Args:
+        case: One entry of the JSON's cases.
+        setting: Names the model and data in the words.
+    """
+    method = case["method"]
+    at_papers = all(method[name] == value for name, value in PAPER.items())
+    if case["kind"] != "class" or not at_papers:
+        return []
+    forgotten, retained = line(case, "for_acc"), line(case, "ret_acc")
+    drop = retained["original"] - retained["value"]
+    forgot = forgotten["value"] <= 2 * case["targets"]["chance"]
+    forms = {form["form"]: form for form in case["normalisation"] if form["optimizer"] == "sgd"}
+    obeys = [forms[form]["obeys"] for form in ("mean", "sum")]
+    stationary = case["stationarity"]
+    still = stationary["end"] <= CONVERGED_TO * stationary["at_anchor"]
+    where = f"{setting}, {case['forget']}:"
+    return [
+        FAMR.judge(
+            "forgets",
+            "holds" if forgotten["value"] <= 0.021 else "fails",
+            f"{where} For-Acc {forgotten['original']:.1%} before, {forgotten['value']:.1%} after; "
+            f"oracles {forgotten['oracle']:.1%} (n={forgotten['oracles']}, N={forgotten['n']} "
+            "images).",
+        ),
+        FAMR.judge(
+            "keeps",
+            "fails" if drop > 0.04 else "holds" if forgot else "not testable here",
+            f"{where} Ret-Acc {retained['original']:.1%} before and {retained['value']:.1%} after; "
+            f"oracles {retained['oracle']:.1%} (n={retained['oracles']}, N={retained['n']} "
+            "images).",
+        ),
+        FAMR.judge(
+            "step",
+            "holds" if all(obeys) else "mixed" if any(obeys) else "fails",
+            f"{where} with L at the anchor the limit is {forms['mean']['limit']:.1e} in the mean "
+            f"form and {forms['sum']['limit']:.1e} in the sum form, the one that the paper writes.",
+        ),
+        FAMR.judge(
+            "stationary",
+            "holds" if still else "fails",
+            f"{where} the gradient norm is {stationary['end']:.3g} after {method['epochs']} epochs "
+            f"of {method['optimizer']}, and {stationary['at_anchor']:.3g} at the anchor.",
+        ),
+    ]
+
+
+def headline(content: Mapping[str, Any]) -> list[str]:
+    """One line a case, for docstrings and README: before, after and the oracles, in per cent."""
+    lines = []
+    for case in content["results"]["cases"]:
+        parts = [content["results"]["dataset"]["name"], case["forget"]]
+        for measure, name in (("for_acc", "For-Acc"), ("ret_acc", "Ret-Acc")):
+            row = line(case, measure)
+            values = (row["original"], row["value"], row["oracle"])
+            parts.append(" ".join([name, *(f"{100 * value:.1f}" for value in values)]))
+        lines.append("  ".join(parts))
+    return lines

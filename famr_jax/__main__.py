@@ -1,0 +1,43 @@
+"""`python -m famr_jax COMMAND ...`: forget is the main job; finetune, prepare come before it."""
+
+import sys
+from collections.abc import Sequence
+
+
+def forget(words: Sequence[str]) -> None:
+    """Trains, unlearns, retrains the oracles, compares, and writes a report."""
+    from famr_jax.cli import forget, run
+
+    run.main(forget.Flags, forget.run, description=forget.__doc__, args=list(words))
+
+
+def finetune(words: Sequence[str]) -> None:
+    """Trains a classifier, from weights of a file or fresh ones, for others to forget."""
+    from famr_jax.cli import finetune, run
+
+    run.main(finetune.Flags, finetune.run, description=finetune.__doc__, args=list(words))
+
+
+def prepare(words: Sequence[str]) -> None:
+    """Downloads and prepares a data set of TFDS, once."""
+    from famr_jax.data.__main__ import main
+
+    main(["prepare", *words])
+
+
+COMMANDS = {"forget": forget, "finetune": finetune, "prepare": prepare}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs the command that the first word names; exits 2 with the list of them if none is."""
+    name, *others = [*(sys.argv[1:] if words is None else words), ""]
+    if name in COMMANDS:
+        COMMANDS[name](others[:-1])
+        return
+    told = (f"  {name:<10}{command.__doc__}" for name, command in COMMANDS.items())
+    print("usage: python -m famr_jax COMMAND ...", *told, sep="\n", file=sys.stderr)
+    raise SystemExit(0 if name in ("-h", "--help") else 2)
+
+
+if __name__ == "__main__":
+    main()

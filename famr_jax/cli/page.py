@@ -1,0 +1,192 @@
+"""The page of the main job: what its JSON holds, in blocks of `famr_jax.report`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from famr_jax.cli.details import Case, details, headed, label, legend, method_of, top_of
+from famr_jax.cli.diagnosis import before_after, diagnose, oracle
+from famr_jax.cli.record import made
+from famr_jax.report import (
+    Badge,
+    Badges,
+    Cell,
+    Claims,
+    Section,
+    Strip,
+    Table,
+    Text,
+    Tile,
+    Tiles,
+    number,
+)
+from famr_jax.statistics import ORACLES_FOR_A_VERDICT
+
+COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven")
+HEADLINES = 4
+"""Rows that are shown as tiles, the first ones."""
+
+
+class Page(NamedTuple):
+    """A title, a leading paragraph, and blocks."""
+
+    title: str
+    lead: str
+    blocks: list[Any]
+
+
+def page(content: Mapping[str, Any], images: Sequence[np.ndarray | None]) -> Page:
+    """The page of a run.
+
+    Args:
+        content: The whole JSON. A number that is None or absent is printed as an en dash; a part of
+            a case that is None or absent is left out.
+        images: For each case the forgotten images of its grid, uint8 `[k, h, w, c]` in the order
+            of the grid's indices, or None.
+
+    Raises:
+        ValueError: A grid has another number of images than of indices.
+    """
+    results = content["results"]
+    dataset, cases = results["dataset"], results["cases"]
+    names = [str(name) for name in dataset["class_names"]]
+    titles = headings(cases)
+    few = Text(_oracle_sentence(cases), kind="note")
+    claims = content["claims"]
+    blocks = [
+        *(summary(case, title) for case, title in zip(cases, titles, strict=True)),
+        few,
+        *([Section("Claims", [Claims(claims)])] if claims else []),
+        Section("The numbers", [*(legend(case) for case in cases[:1]), *map(numbers, cases)]),
+        *(
+            Section(f"{title} in detail", details(case, names, shown))
+            for case, title, shown in zip(cases, titles, images, strict=True)
+        ),
+        *made(content),
+    ]
+    return Page(f"Machine unlearning on {dataset['name']}", _setting(results), blocks)
+
+
+def headings(cases: Sequence[Case]) -> list[str]:
+    """The title of each case, with its forget set in words where two have the same title."""
+    titles = [str(case.get("title") or "A case") for case in cases]
+    folded = [title.strip().casefold() for title in titles]
+    return [
+        title if folded.count(own) == 1 else f"{title} ({case.get('forget', 'unnamed')})"
+        for case, title, own in zip(cases, titles, folded, strict=True)
+    ]
+
+
+def _setting(results: Mapping[str, Any]) -> str:
+    dataset, model = results["dataset"], results["model"]
+    shape = " × ".join(str(side) for side in dataset["image_shape"])
+    methods = dict.fromkeys(label(method_of(case)) for case in results["cases"])
+    return (
+        f"{model['name']} ({number(model['num_params'])} weights), "
+        f"{number(dataset['num_classes'])} classes, images of {shape}, "
+        f"{number(dataset['num_train'])} for training and {number(dataset['num_test'])} for "
+        f"testing. {' and '.join(methods)}, which sees the forgotten images only, beside models "
+        "retrained without them (the oracles)."
+    )
+
+
+def _oracles(cases: Sequence[Case]) -> int:
+    rows = [row for case in cases for row in case.get("rows") or ()]
+    return max((row.get("oracles") or 0 for row in rows), default=0)
+
+
+def _oracle_sentence(cases: Sequence[Case]) -> str:
+    count = _oracles(cases)
+    if count >= ORACLES_FOR_A_VERDICT:
+        return f"{count} oracles: bands are 95 % prediction intervals of one more oracle."
+    several = f"oracle{'s' * (count != 1)} {'draws' if count == 1 else 'draw'}"
+    return f"{COUNTS[count]} {several} a picture; a verdict needs {ORACLES_FOR_A_VERDICT}."
+
+
+def _rows(case: Case) -> list[Mapping[str, Any]]:
+    """The lines of the case's method that hold a number."""
+    rows = [row for row in case.get("rows") or () if "absent" not in row]
+    return [row for row in rows if row.get("model") == method_of(case)]
+
+
+def summary(case: Case, title: str) -> Section:
+    """What came of a case: a sentence, headline numbers, signs that were found."""
+    tiles = []
+    for row in _rows(case)[:HEADLINES]:
+        unit = row.get("unit", "")
+        below = (
+            Cell(f"oracle {number(row.get('oracle'), unit)}", colour="blue"),
+            Cell(f"original {number(row.get('original'), unit)}", colour="grey"),
+            _strip(case, row),
+        )
+        tiles.append(Tile(row.get("title", ""), row.get("value"), unit, below, "vermillion"))
+    entries = [entry for entry in case.get("diagnosis") or diagnose(case) if entry["found"]]
+    signs = [Badge(e["sign"], "bad" if e["advice"] else "good") for e in entries]
+    blocks = [Text(_sentence(case)), Tiles(tiles), Badges("Signs found:", signs)]
+    return Section(title, blocks, panel=True)
+
+
+def _sentence(case: Case) -> str:
+    def told(measure: str, of: str) -> str:
+        values = (*before_after(case, measure), oracle(case, measure))
+        before, after, retrained = (f"{number(value, 'share')}\u202f%" for value in values)
+        return f"{after} of the {of} (before: {before}; retrained models: {retrained})"
+
+    forget = told("for_acc", f"{number(case.get('num_forget'))} forgotten training images")
+    retain = told("ret_acc", f"{number(case.get('num_retain'))} retained ones")
+    return f"{label(method_of(case))} now recognises {forget}, and {retain}."
+
+
+def _strip(case: Case, row: Mapping[str, Any]) -> Strip:
+    measure, unit = row.get("measure"), row.get("unit")
+    models = case.get("models") or ()
+    ticks = [model.get(measure) for model in models if model.get("model") == "oracle"]
+    value, original = row.get("value"), row.get("original")
+    top = top_of(case, unit, value, original, *ticks)
+    return Strip(value, original, ticks, row.get("band"), top, label(method_of(case)))
+
+
+def numbers(case: Case) -> Section:
+    """The table of one case: every measure beside the oracles' band, null and gap."""
+    count, name = _oracles([case]), label(method_of(case))
+    units = {"share": ", %", "nats": ", nats"}
+    rows = []
+    for row in _rows(case):
+        fewer = row.get("oracles") not in (None, count)
+        verdict = row.get("verdict")
+        rows.append(
+            {
+                "Measure": Cell(
+                    row.get("title", "") + units.get(row.get("unit"), ""),
+                    note=row.get("what"),
+                    strong=True,
+                ),
+                "Picture": _strip(case, row),
+                "Original": row.get("original"),
+                name: Cell(row.get("value"), strong=True),
+                "Oracle mean": Cell(
+                    row.get("oracle"), note=f"n = {row['oracles']}" if fewer else None
+                ),
+                "Oracle band": row.get("band"),
+                "Null": row.get("null"),
+                "Original's gap": row.get("original_gap"),
+                f"{name}'s gap": row.get("gap"),
+                "Verdict": Badge(verdict) if verdict else None,
+                "N": row.get("n"),
+                "unit": row.get("unit", ""),
+            }
+        )
+    absent = [row for row in case.get("rows") or () if "absent" in row]
+    caption = (
+        f"{count} oracles. Band: 95 % prediction interval of one more oracle. Gap: difference to "
+        "the oracle, for shares in points; null: the same between oracles. N: examples of the row. "
+        "In the picture, from 0 to 100 % (in nats: to log C), a circle is the original, a disc "
+        f"{name}, a tick an oracle, and their band is shaded. "
+    )
+    caption += _oracle_sentence([case]) if count < ORACLES_FOR_A_VERDICT else ""
+    if absent:
+        reasons = "; ".join(f"{row['title']}, as {row['absent']}" for row in absent)
+        caption += f" Not measured: {reasons}."
+    columns = [column for column in rows[0] if column != "unit"] if rows else ["Measure"]
+    return Section(headed("Every measure", case), [Table(rows, columns, caption)])
