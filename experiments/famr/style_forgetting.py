@@ -23,13 +23,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import numpy as np
-
 from experiments.famr import FAMR, page_of_style, planted_style
 from experiments.famr.planted_style import GRAM, NOISE, Style
 from experiments.harness.results import Page, setting
 from experiments.harness.run import Experiment, main
-from famr_jax import forget
 from famr_jax.cli import forget as main_job
 from famr_jax.cli import page as forgetting
 from famr_jax.cli.bench import Bench
@@ -96,7 +93,16 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
     """Forgets every style and every superclass."""
     planted_style.blocks(bench.model)
     names = [spec.removeprefix("style:") for spec in flags.forget if spec.startswith("style:")]
-    planted = [open_style(flags, bench, name) for name in names]
+    planted = [
+        planted_style.plant(
+            bench,
+            name,
+            classes=flags.style_classes,
+            share=flags.share,
+            elsewhere=flags.elsewhere,
+        )
+        for name in names
+    ]
     concepts = [spec for spec in flags.forget if spec.startswith("superclass:")]
     cases = bench.forget_sets(concepts) if concepts else []
     original, oracles = bench.original(), []
@@ -118,19 +124,6 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
         "styles": measured,
         "concepts": [forget_concept(flags, bench, gone, original.params) for gone in cases],
     }
-
-
-def open_style(flags: Flags, bench: Bench, name: str) -> tuple[Bench, ForgetSet]:
-    """The bench with a style planted, and its styled images as a forget set."""
-    planted, styled = planted_style.plant(
-        bench,
-        name,
-        classes=flags.style_classes,
-        share=flags.share,
-        elsewhere=flags.elsewhere,
-    )
-    mask = forget.by_attribute(np.where(styled, name, "none"), name)
-    return planted, ForgetSet(f"style:{name}", forget.check(mask, name=f"style:{name}"))
 
 
 def forget_concept(flags: Flags, bench: Bench, gone: ForgetSet, original: Any) -> dict[str, Any]:
