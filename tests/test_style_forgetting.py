@@ -152,7 +152,7 @@ def test_class_forgetting_takes_a_superclass(folder):
         ({"share": 0.0, "elsewhere": 0.0}, {}, "attribute must be one of none, got 'texture'"),
         ({"style_classes": (10,)}, {}, "`classes` must have training images, got 10"),
         ({"lrs": ()}, {}, "`lrs`"),
-        ({"lrs": (0.0,)}, {}, "`lr`"),
+        ({"lrs": (0.0,)}, {}, "`lrs`"),
         ({"lam": -1.0}, {}, "`lam`"),
         ({"epochs": 0}, {}, "`epochs`"),
         ({"control_epochs": 0}, {}, "`control_epochs`"),
@@ -224,7 +224,7 @@ def test_verdicts_on_styles(verdicts, verdict):
 def test_verdicts_on_concepts(changes, verdict):
     _, made = style_forgetting.claims(made_up((IN, IN, IN), **changes), {})
     assert made["verdict"] == verdict
-    config = {"experiment": "style_forgetting", "command": ""}
+    config = {"experiment": "style_forgetting", "command": "python -m x"}
     assert ledger.ledger({"x": {"claims": [made], "config": config}})
 
 

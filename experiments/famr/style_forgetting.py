@@ -95,11 +95,7 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
     names = [spec.removeprefix("style:") for spec in flags.forget if spec.startswith("style:")]
     planted = [
         planted_style.plant(
-            bench,
-            name,
-            classes=flags.style_classes,
-            share=flags.share,
-            elsewhere=flags.elsewhere,
+            bench, name, classes=flags.style_classes, share=flags.share, elsewhere=flags.elsewhere
         )
         for name in names
     ]
@@ -232,7 +228,7 @@ def headline(content: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def page(content: Mapping[str, Any], images: Mapping[str, Sequence[Any]] | None = None) -> Page:
+def page(content: Mapping[str, Any], images: Mapping[str, Any] | None = None) -> Page:
     """A section a style, and one of all concepts; with the images of their grids, if given."""
     results = content["results"]
     dataset, names = results["dataset"], results["dataset"]["class_names"]
