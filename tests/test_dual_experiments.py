@@ -1,29 +1,29 @@
 """The dual experiments at their SMALL size, their verdicts, and the numbers of their docstrings."""
 
+import copy
 import html
-import json
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import (
+from experiments.harness.results import blocks, read_results
+from experiments.harness.run import run
+from experiments.influence import (
+    KERNEL,
     dual_control,
     dual_influence,
-    dual_report,
-    dual_routes,
     dual_timing,
-    ledger,
+    networks,
 )
+from famr_jax import report
 from famr_jax.influence import dual, kernels
 from famr_jax.types import Batch
 
-EXPERIMENTS = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (dual_influence, dual_control, dual_timing)
-}
-KNOWN = {(paper.source, claim) for paper in ledger.PAPERS for claim in paper.claims}
+MODULES = dual_influence, dual_control, dual_timing
+EXPERIMENTS = {module.EXPERIMENT.name: module for module in MODULES}
+RESULTS = {name: result for name, result in read_results().items() if name in EXPERIMENTS}
 
 
 @pytest.fixture(
@@ -36,15 +36,15 @@ KNOWN = {(paper.source, claim) for paper in ledger.PAPERS for claim in paper.cla
 )
 def ran(request, tmp_path_factory):
     module, out = request.param, tmp_path_factory.mktemp("out")
-    module.run(replace(module.SMALL, out=out))
-    return module, json.loads((out / "metrics.json").read_text()), (out / "report.html").read_text()
+    content = run(module.EXPERIMENT, replace(module.SMALL, out=out))
+    return module, content, (out / "report.html").read_text()
 
 
 def test_small_run_writes_its_result_and_its_report(ran):
     module, content, document = ran
     assert set(content) == {"claims", "config", "results"}
-    assert {(entry["source"], entry["claim"]) for entry in content["claims"]} <= KNOWN
     for entry in content["claims"]:
+        assert entry["source"] == KERNEL.source
         assert entry["words"] in html.unescape(document)
     assert module.headline(content)
 
@@ -83,38 +83,33 @@ def test_crossover_is_where_the_ratio_stays_above_one(ratios, wanted):
     assert found == pytest.approx(wanted)
 
 
-RESULTS = {name: result for name, result in ledger.read_results().items() if name in EXPERIMENTS}
-
-
 @pytest.mark.parametrize("name", RESULTS)
 def test_prose_verdicts_and_report_follow_from_the_result(name):
     module, content = EXPERIMENTS[name], RESULTS[name]
     for line in module.headline(content):
         assert line in module.__doc__
-    assert module.claims(content["results"]) == content["claims"]
+    assert module.claims(content["results"], {}) == content["claims"]
     if module is dual_influence:
         assert all(row["gradient"] < module.TRAINED for row in content["results"]["linearised"])
-    write = getattr(dual_report, name.removeprefix("dual_"))
-    document = write(content)
+    page = module.page(content)
+    document = report.render(page.title, blocks(content, page), lead=page.lead)
     for entry in content["claims"]:
         assert entry["words"] in html.unescape(document)
     assert "href=" not in document.replace('href="#', "")
 
 
-def test_a_verdict_needs_trained_oracles():
-    content = ledger.read_results()["dual_influence"]
-    content["results"]["linearised"][-1]["gradient"] = 0.5
-    assert dual_influence.claims(content["results"])[1]["verdict"] == "not resolved"
+@pytest.mark.parametrize("gradient", [0.5, float("nan"), None])
+def test_a_verdict_needs_trained_oracles(gradient):
+    results = copy.deepcopy(RESULTS["dual_influence"]["results"])
+    results["linearised"][-1]["gradient"] = gradient
+    assert dual_influence.claims(results, {})[1]["verdict"] == "not resolved"
 
 
 def test_a_verdict_needs_solved_systems():
-    content = ledger.read_results()["dual_influence"]
-    content["results"]["linearised"][-1]["status"]["dual"]["converged"] = False
-    verdicts = [entry["verdict"] for entry in dual_influence.claims(content["results"])]
+    results = copy.deepcopy(RESULTS["dual_influence"]["results"])
+    results["linearised"][-1]["status"]["dual"]["converged"] = False
+    verdicts = [entry["verdict"] for entry in dual_influence.claims(results, {})]
     assert verdicts == ["not resolved"] * 2
-    content = ledger.read_results()["dual_influence"]
-    content["results"]["linearised"][-1]["gradient"] = float("nan")
-    assert dual_influence.claims(content["results"])[1]["verdict"] == "not resolved"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +120,7 @@ def test_speed_is_judged_where_parameters_outnumber_outputs(num_params, converge
     status = {"primal": {"converged": converged}}
     row = {"retained_outputs": 100, "status": status}
     cross = {"num_params": [num_params], "routes": {"dense": {"ratios": [2.0], "crossover": 1.0}}}
-    made = dual_timing.claims({"rows": [row], "crossings": cross})
+    made = dual_timing.claims({"rows": [row], "crossings": cross}, {})
     assert made[0]["verdict"] == wanted
 
 
@@ -144,7 +139,7 @@ def test_failure_of_a_form_is_not_that_of_a_solver(change, wanted):
         "test_output_error": dict.fromkeys(names, 2.0),
         "status": dict.fromkeys(names, status),
     }
-    (made,) = dual_control.claims({"rows": [row], "num_train": 9})
+    (made,) = dual_control.claims({"rows": [row], "num_train": 9}, {})
     assert made["verdict"] == wanted
     assert made["words"].endswith(f"no step: {'1 at l2 0.0001' if change else 'none'}.")
 
@@ -155,7 +150,7 @@ def test_linearised_training_ends_at_a_minimum(seed):
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(seed))
         batch = Batch(10 * jax.random.normal(keys[0], (12, 2, 2, 1)), jnp.arange(12) % 3)
-        centre = dual_routes.init(keys[1], 4, 5, 3)
-        model = kernels.linearize_model(dual_routes.network, centre)
-        ridge = dual_routes.Ridge(dual.CROSS_ENTROPY, model, 1e-4)
-        assert dual_routes.train_linearised(ridge, centre, batch)[1] < 1e-11
+        centre = networks.init(keys[1], 4, 5, 3)
+        model = kernels.linearize_model(networks.network, centre)
+        ridge = networks.Ridge(dual.CROSS_ENTROPY, model, 1e-4)
+        assert networks.train_linearised(ridge, centre, batch)[1] < 1e-11

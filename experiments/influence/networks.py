@@ -1,7 +1,7 @@
 """Networks, their training, and removal by both routes: what the dual experiments share."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,17 +11,25 @@ import numpy as np
 import optax
 from jax import Array
 
-from experiments import common
 from famr_jax import data, forget, metrics, minimise
 from famr_jax.curvature import GaussNewton, Hessian, Identity, Solution, solve
 from famr_jax.influence import dual, kernels
 from famr_jax.losses import l2_anchor
 from famr_jax.types import Batch, Context, Pair, Params, pytree, static
 
-SOURCE = "Extending Kernel Trick to Influence Functions (arXiv 2605.11239)"
 WEIGHT_STD, BIAS_STD = 2.0, 0.1  # the paper's
+CLASSES = 10
 LOSSES = {"squared": dual.SQUARED, "cross_entropy": dual.CROSS_ENTROPY}
-TIGHT = {"tol": 1e-12, "max_steps": 20_000}
+
+
+class Effort(NamedTuple):
+    """How far conjugate gradients go: the wanted relative residual, and products to give up at."""
+
+    tol: float
+    max_steps: int
+
+
+TIGHT, LOOSE = Effort(1e-12, 20_000), Effort(1e-8, 5000)
 
 
 @jax.jit
@@ -63,8 +71,12 @@ class Ridge:
 
     @jax.jit
     def value_and_grad(self, params: Params, centre: Params, batch: Batch) -> tuple[Array, Params]:
-        """Over a batch."""
-        return jax.value_and_grad(lambda p: self(p, centre, Pair(None, batch), None)[0])(params)
+        """The objective over a batch, and its gradient."""
+
+        def value(params):
+            return self(params, Context(centre), Pair(None, batch), None)[0]
+
+        return jax.value_and_grad(value)(params)
 
 
 class _Seen(NamedTuple):
@@ -79,14 +91,20 @@ def _outputs(params, seen):
     return network(params, seen.x)
 
 
-def _losses(loss):
-    """Of outputs and of params; built once, since jit knows a static function by identity."""
-    of_outputs = lambda outputs, seen: loss.value(outputs + seen.shift, seen.labels)  # noqa: E731
-    of_params = lambda params, batch: loss.value(network(params, batch.x), batch.labels)  # noqa: E731
-    return of_outputs, of_params
+@cache  # one object a loss, as below: jit knows a static function by identity
+def _of_outputs(loss):
+    def values(outputs, seen):
+        return loss.value(outputs + seen.shift, seen.labels)
+
+    return values
 
 
-_BY_LOSS = {loss: _losses(loss) for loss in LOSSES.values()}
+@cache
+def _of_params(loss):
+    def values(params, batch):
+        return loss.value(network(params, batch.x), batch.labels)
+
+    return values
 
 
 def gauss_newton(loss: dual.Loss, params: Params, batch: Batch, outputs: Array) -> GaussNewton:
@@ -95,36 +113,37 @@ def gauss_newton(loss: dual.Loss, params: Params, batch: Batch, outputs: Array) 
     At the centre it is the Hessian of the linearised model.
     """
     seen = _Seen(batch.x, batch.labels, outputs - network(params, batch.x))
-    return GaussNewton(_outputs, _BY_LOSS[loss][0], params, seen)
+    return GaussNewton(_outputs, _of_outputs(loss), params, seen)
 
 
 def hessian(loss: dual.Loss, params: Params, batch: Batch) -> Hessian:
-    """Of the network's mean loss."""
-    return Hessian(_BY_LOSS[loss][1], params, batch)
+    """The Hessian of the network's mean loss."""
+    return Hessian(_of_params(loss), params, batch)
 
 
 @jax.jit
-def newton(curve: Callable, gradient: Params, l2: float, *, tol: float, max_steps: int) -> Solution:
+def newton(curve: Callable, gradient: Params, l2: float, effort: Effort) -> Solution:
     """-(H + l2 I)^-1 gradient: the primal route, with the gradient over the retained set."""
     downhill = optax.tree.scale(-1.0, gradient)
-    return solve(curve + l2 * Identity(), downhill, tol=tol, max_steps=max_steps)
+    matrix = curve + l2 * Identity()
+    return solve(matrix, downhill, tol=effort.tol, max_steps=effort.max_steps)
 
 
 def train_linearised(ridge: Ridge, centre: Params, batch: Batch) -> tuple[Params, float]:
     """The minimum of a linearised model, from its centre, by Newton's method in parameter space.
 
     Returns:
-        Its parameters, and its gradient's norm over that at the centre: above `TIGHT["tol"]`, it is
+        Its parameters, and its gradient's norm over that at the centre: above `TIGHT.tol`, it is
         no minimum.
     """
     params = centre
     value, gradient = ridge.value_and_grad(params, centre, batch)
     first = norm(gradient)
     for _ in range(50):
-        if norm(gradient) <= TIGHT["tol"] * first:
+        if norm(gradient) <= TIGHT.tol * first:
             break
         curve = gauss_newton(ridge.loss, centre, batch, ridge.model(params, batch.x))
-        step = newton(curve, gradient, ridge.l2, tol=1e-6, max_steps=TIGHT["max_steps"]).value
+        step = newton(curve, gradient, ridge.l2, TIGHT._replace(tol=1e-6)).value
         for halvings in range(20):
             moved = optax.tree.add_scale(params, 0.5**halvings, step)
             new_value, gradient = ridge.value_and_grad(moved, centre, batch)
@@ -136,8 +155,8 @@ def train_linearised(ridge: Ridge, centre: Params, batch: Batch) -> tuple[Params
 
 def train_network(ridge: Ridge, start: Params, centre: Params, batch: Batch) -> minimise.Minimum:
     """A stationary point of the network that is not linearised, by L-BFGS from a start."""
-    how = {"key": jax.random.key(0), "tol": 1e-6, "max_steps": 10_000}
-    return minimise.minimise(ridge, start, Context(centre), Pair(None, batch), **how)
+    context, pair, key = Context(centre), Pair(None, batch), jax.random.key(0)
+    return minimise.minimise(ridge, start, context, pair, key=key, tol=1e-6, max_steps=10_000)
 
 
 def norm(tree: Any) -> float:
@@ -171,13 +190,22 @@ def by_dual(
     outputs: Array,
     mask: np.ndarray,
     l2: float,
+    effort: Effort,
     *,
     gram: kernels.Gram | None = None,
-    **how: Any,
 ) -> tuple[Params, Solution]:
     """The dual route, matrix-free unless a Gram matrix is given: the move, and the dual weights."""
-    gram, how = gram or kernel.gram(train.x, form="matrix-free"), how | {"normaliser": "n-m"}
-    found = dual.remove(loss, gram, outputs, train.labels, mask, l2=l2, **how)
+    found = dual.remove(
+        loss,
+        gram or kernel.gram(train.x, form="matrix-free"),
+        outputs,
+        train.labels,
+        mask,
+        l2=l2,
+        normaliser="n-m",
+        tol=effort.tol,
+        max_steps=effort.max_steps,
+    )
     return kernel.to_params(train.x, found.value), found
 
 
@@ -186,27 +214,40 @@ def random_mask(share: float, size: int, seed: int) -> np.ndarray:
     return forget.at_random(share, size=size, seed=round(1000 * share) + 10_000 * seed)
 
 
-def accuracies(labels: Array, **outputs: Array) -> dict[str, float]:
-    """Of each model's outputs on the same images."""
-    return {name: float(metrics.accuracy(out, labels)) for name, out in outputs.items()}
+def accuracy(outputs: Array, labels: Array) -> float:
+    """The share of images whose largest output is that of their class."""
+    return float(metrics.accuracy(outputs, labels))
+
+
+def accuracies(labels: Array, outputs: Mapping[str, Array]) -> dict[str, float]:
+    """The accuracy of each model from its outputs on the same images."""
+    return {name: accuracy(out, labels) for name, out in outputs.items()}
 
 
 def load_digits(data_dir: Path | None) -> tuple[Batch, Batch]:
     """Training and test images in float64."""
-    dataset = data.load("digits", data_dir=data_dir)
-    cast = lambda batch: Batch(jnp.asarray(np.asarray(batch.x, np.float64)), batch.labels)  # noqa: E731
-    return cast(dataset.train.batch()), cast(dataset.test.batch())
+    digits = data.load("digits", data_dir=data_dir)
+    return minimise.double(digits.train.batch()), minimise.double(digits.test.batch())
 
 
-def run(
-    experiment: str, flags: Any, measure: Callable, write: Callable, headline: Callable
-) -> None:
-    """Measures in float64; writes metrics.json and report.html, prints the headline."""
-    out, clock = common.usable_directory("out", flags.out), common.Clock()
-    with jax.enable_x64(True):
-        claims, results = measure(flags, clock)
-    config = common.describe(experiment, flags) | {"seconds": clock.seconds()}
-    content = common.plain({"claims": claims, "config": config, "results": results})
-    common.write_json(out / "metrics.json", content)
-    common.write_text(out / "report.html", write(content))
-    print("\n".join(headline(content)), f"\nreport: {out / 'report.html'}")
+def means(rows: Sequence[Mapping[str, Any]], *by: str, of: Sequence[str]) -> list[dict[str, Any]]:
+    """Means over the rows of a JSON that agree in the columns `by`, in order of appearance.
+
+    Args:
+        rows: A dict each.
+        by: What names the groups.
+        of: Columns of numbers, or of dicts of them, to average; null gives NaN.
+    """
+    groups: dict[tuple, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    return [
+        dict(zip(by, key, strict=True)) | {name: _mean([row[name] for row in same]) for name in of}
+        for key, same in groups.items()
+    ]
+
+
+def _mean(values):
+    if isinstance(values[0], Mapping):
+        return {name: _mean([value[name] for value in values]) for name in values[0]}
+    return float(np.mean(np.asarray(values, np.float64)))
