@@ -340,6 +340,14 @@ def test_lines_that_coincide_show_through_each_other():
     assert third.get_linestyle() == "-"
 
 
+def test_each_of_many_lines_that_coincide_has_its_turn():
+    rows = [row for name in "abcd" for row in points([1.0, 2.0], m=name)]
+    drawn = report.lines(rows, "x", "y", "m", title="T").figure.axes[0].get_lines()[:4]
+    # In units of the line's width: each is drawn for two of every eight.
+    phases = [line._unscaled_dash_pattern for line in drawn]
+    assert phases == [(2.0 * i, (2.0, 6.0)) for i in range(4)]
+
+
 @pytest.mark.parametrize(
     ("scale", "ends", "texts"),
     [

@@ -1,5 +1,6 @@
 """What an experiment leaves: claims with verdicts, numbers in a JSON, a page."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,11 @@ def blocks(content: Mapping[str, Any], page: Page) -> list[Any]:
     """All blocks of an experiment's page: claims and verdicts, its own, how it was made."""
     claims = [Claims(content["claims"])] if content["claims"] else []
     return [*claims, *page.blocks, *made(content)]
+
+
+def measured(value: float | None) -> float:
+    """A number of a JSON, NaN where it was not finite, so that it fails every threshold."""
+    return math.nan if value is None else value
 
 
 def setting(results: Mapping[str, Any]) -> str:

@@ -81,8 +81,9 @@ def run(experiment: Experiment, flags: Any) -> dict[str, Any]:
     results = plain(experiment.measure(flags, bench))
     config["seconds"] = bench.clock.seconds()
     config = plain(config)
-    judged = experiment.claims(results, config["flags"])
-    content = {"claims": judged, "config": config, "results": results}
+    content = {"claims": [], "config": config, "results": results}
+    write_json(bench.out / "metrics.json", content)  # kept, whatever goes wrong from here on
+    content["claims"] = experiment.claims(results, config["flags"])
     write_json(bench.out / "metrics.json", content)
     shown = [experiment.images(results, bench)] if experiment.images else []
     page = experiment.page(content, *shown)

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.harness.results import Page
+from experiments.harness.results import Page, measured
 from experiments.harness.run import Bare, Experiment, main
 from experiments.influence import INFLUENCE
 from experiments.influence.retraining import Recipe, changes, open_subject
@@ -185,9 +185,13 @@ def claims(results: Mapping[str, Any], flags: Mapping[str, Any]) -> list[dict[st
             exact &= all(_is_exact(status, convex) for status in case["status"])
             for kind in KINDS:
                 table = case["scores"][kind]
-                rank, slope = (table["first order"][name]["mean"] for name in ("rank", "slope"))
+                rank, slope = (measured(table["first order"][n]["mean"]) for n in ("rank", "slope"))
                 good.append(rank >= 0.9 and 0.8 <= slope <= 1.25)
-                null = f", null {table['null']['rank']['mean']:.2f}" if "null" in table else ""
+                null = (
+                    f", null {measured(table['null']['rank']['mean']):.2f}"
+                    if "null" in table
+                    else ""
+                )
                 words.append(f"{case['model']} {kind} rank {rank:.2f}{null}, slope {slope:.2f}")
         if good:
             verdict = "holds" if all(good) else "mixed" if any(good) else "fails"
@@ -266,10 +270,10 @@ def headline(content: dict[str, Any]) -> list[str]:
             table = case["scores"][kind]
             parts = [case["model"], kind]
             for method in METHODS:
-                numbers = (table[method][name]["mean"] for name in SCORES)
+                numbers = (measured(table[method][name]["mean"]) for name in SCORES)
                 parts.append(" ".join([method, *(f"{number:.3f}" for number in numbers)]))
             if "null" in table:
-                parts.append(f"null {table['null']['rank']['mean']:.3f}")
+                parts.append(f"null {measured(table['null']['rank']['mean']):.3f}")
             lines.append("  ".join(parts))
     return lines
 

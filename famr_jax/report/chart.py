@@ -155,8 +155,9 @@ def lines(
         if spread is not None:
             panel.fill_between(line.x, line.low, line.high, color=tone, alpha=0.15, linewidth=0)
         style = DASHES[dashes.index(line.dash) % len(DASHES)]
-        if dash is None and _coincides(drawn, i):
-            style = (3.0 * (i % 2), (4, 4))  # lines that coincide show through each other
+        if dash is None and len(same := _coinciding(drawn, i)) > 1:
+            on = 8 / len(same)  # lines that coincide show in turn
+            style = (on * same.index(i), (on, 8 - on))
         _draw(panel, line, tone, style)
         last = line.y[np.isfinite(line.y)]
         told = f"{line.label} {up.short(last[-1])}".strip() if values and last.size else line.label
@@ -324,16 +325,22 @@ def _draw(panel: "Axes", line: _Line, tone: str, style: Any) -> None:
         panel.plot(line.x[alone], line.y[alone], "o", color=tone, markersize=4, zorder=4)
 
 
-def _coincides(drawn: Sequence[_Line], i: int) -> bool:
-    others = [line for j, line in enumerate(drawn) if j != i]
-    mine = drawn[i].y
-    reach = 0.01 * max(np.ptp([v for line in drawn for v in line.y[np.isfinite(line.y)]] or [0]), 0)
-    return bool(mine.size) and any(
-        line.y.size == mine.size
-        and np.array_equal(line.x, drawn[i].x, equal_nan=True)
-        and np.allclose(line.y, mine, rtol=0, atol=reach, equal_nan=True)
-        for line in others
-    )
+def _coinciding(drawn, i):
+    """The positions of the lines that lie on line i, itself among them."""
+    mine = drawn[i]
+    values = [value for line in drawn for value in line.y[np.isfinite(line.y)]]
+    reach = 0.01 * np.ptp(values or [0])
+    return [
+        j
+        for j, line in enumerate(drawn)
+        if j == i
+        or (
+            mine.y.size
+            and line.y.size == mine.y.size
+            and np.array_equal(line.x, mine.x, equal_nan=True)
+            and np.allclose(line.y, mine.y, rtol=0, atol=reach, equal_nan=True)
+        )
+    ]
 
 
 def _uprights(
