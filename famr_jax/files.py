@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-WIDTH, ROW = 150, 240
+WIDTH, ROW = 150, 480
 
 
 def write_text(path: Path, text: str) -> None:

@@ -30,7 +30,10 @@ def assert_same(tree, other):
 
 def to_float64(tree):
     """A copy with float64 in place of float32; under the fixture `x64` only."""
-    cast = lambda leaf: np.asarray(leaf, np.float64) if leaf.dtype == np.float32 else leaf  # noqa: E731
+
+    def cast(leaf):
+        return np.asarray(leaf, np.float64) if leaf.dtype == np.float32 else leaf
+
     return jax.tree.map(lambda leaf: jnp.asarray(cast(leaf)), tree)
 
 
@@ -49,7 +52,10 @@ def drawn(init_fn, seed=7):
     """Params of a model's structure, all leaves random: fresh ones have a head of zeros."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(init_fn, jax.random.key(0))
-    draw = lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype)  # noqa: E731
+
+    def draw(leaf):
+        return jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype)
+
     return jax.tree.map(draw, shapes)
 
 

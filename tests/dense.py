@@ -62,7 +62,10 @@ def problem(name, n=13):
 def columns(function, like):
     """The matrix of a linear function of pytrees like `like`, whatever it returns."""
     flat, unravel = ravel_pytree(like)
-    one = lambda v: ravel_pytree(function(unravel(v)))[0]  # noqa: E731
+
+    def one(v):
+        return ravel_pytree(function(unravel(v)))[0]
+
     return np.asarray(jax.jit(jax.vmap(one, out_axes=1))(jnp.eye(flat.size)))
 
 

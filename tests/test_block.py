@@ -95,10 +95,15 @@ def test_factors_solve_indefinite_systems_and_say_so():
 
 
 def test_factors_are_refined_and_a_singular_matrix_is_not_called_solved():
-    scaled = lambda low: symmetric(np.geomspace(low, 10, 50)).astype(jnp.float32)  # noqa: E731
+    def scaled(low):
+        return symmetric(np.geomspace(low, 10, 50)).astype(jnp.float32)
+
     b = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), right_sides(4))
     like = {"a": jnp.zeros(50, jnp.float32)}
-    solved = lambda matrix, tol: solve_dense(matrix_of(Dense(matrix), like), b, tol=tol)  # noqa: E731
+
+    def solved(matrix, tol):
+        return solve_dense(matrix_of(Dense(matrix), like), b, tol=tol)
+
     once, twice = solved(scaled(1e-3), 1.0), solved(scaled(1e-3), 1e-12)
     assert (twice.residual <= once.residual).all()
     assert (twice.residual < once.residual).any()

@@ -175,7 +175,10 @@ def test_newton_gap(convex):
         at_anchor + LAM * jnp.eye(at_anchor.shape[0]), convex.grad(convex.anchor)
     )
     gap = float(jnp.linalg.norm(convex.end - convex.anchor - newton))
-    drift = lambda flat: jnp.linalg.norm(convex.hessian(flat) - at_anchor, 2)  # noqa: E731
+
+    def drift(flat):
+        return jnp.linalg.norm(convex.hessian(flat) - at_anchor, 2)
+
     (drifted,) = segment.along(drift, convex.anchor, convex.end, points=9)
     given = (convex.distance, 0.0, LAM)
     residual = convex.residual(convex.end)
@@ -320,7 +323,10 @@ def test_output_slope_is_the_norm_of_the_dense_jacobian(model, batch_size):
 def test_outputs_of_a_net_diverge_by_no_more_than_the_mean_slope(model):
     params, batch, _, outputs_fn = problem(model)
     other = jax.tree.map(lambda leaf: leaf + 0.5, params)
-    slope = lambda p: segment.output_slope(outputs_fn, p, batch, tol=1e-8, key=KEY)  # noqa: E731
+
+    def slope(p):
+        return segment.output_slope(outputs_fn, p, batch, tol=1e-8, key=KEY)
+
     (slopes,) = segment.along(slope, params, other, points=7)
     assert slopes.low < 0.9 * slopes.high
     gap = segment.output_gap(outputs_fn(params, batch), outputs_fn(other, batch))

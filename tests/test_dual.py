@@ -162,7 +162,10 @@ def test_removal_is_one_primal_newton_step_and_for_squared_loss_retraining(
 
 def test_float32_keeps_three_digits(problem):
     """Also at lambda_max / l2 of several thousand, by which the last difference may lose."""
-    cast = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree)  # noqa: E731
+
+    def cast(tree):
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree)
+
     args = (problem.offset, problem.labels, FORGET)
     gram = problem.kernel.gram(problem.x, form="dense")
     assert np.linalg.eigvalsh(gram.matrix.reshape(36, 36))[-1] / N / 1e-3 > 1000
@@ -197,7 +200,10 @@ def test_loss_changes_are_the_first_order(problem):
     outputs = problem.apply_fn(problem.centre, problem.query)
     changes = 1e-5 * np.random.default_rng(0).normal(size=outputs.shape)
     for loss in LOSSES.values():
-        value = lambda at, loss=loss: loss.value(at, problem.query_labels)  # noqa: E731
+
+        def value(at, loss=loss):
+            return loss.value(at, problem.query_labels)
+
         found = dual.loss_changes(loss, outputs, problem.query_labels, changes)
         np.testing.assert_allclose(found, value(outputs + changes) - value(outputs), atol=1e-9)
 
@@ -205,7 +211,10 @@ def test_loss_changes_are_the_first_order(problem):
 @pytest.mark.parametrize("name", LOSSES)
 def test_root_is_a_root_of_the_curvature(name):
     outputs = jnp.asarray(np.random.default_rng(0).normal(size=CLASSES))
-    value = lambda outputs: LOSSES[name].value(outputs[None], jnp.zeros(1, int))[0]  # noqa: E731
+
+    def value(outputs):
+        return LOSSES[name].value(outputs[None], jnp.zeros(1, int))[0]
+
     root = jax.vmap(lambda v: LOSSES[name].root(outputs[None], v[None])[0], out_axes=1)
     root = jax.jit(root)(jnp.eye(CLASSES))
     wanted = jax.jit(jax.hessian(value))(outputs)
@@ -230,10 +239,16 @@ def reference_kernel(x, other, depth, weight_std, bias_std):
     both = np.stack([x, other])
     covariance = weight_std**2 * both @ both.T / len(x) + bias_std**2
     tangent = covariance[0, 1]
-    relu = lambda u: max(u, 0.0)  # noqa: E731
+
+    def relu(u):
+        return max(u, 0.0)
+
     for _ in range(depth):
         # A radius r contributes E r^2 = 2 to products and 1 to signs.
-        product = lambda u, v: 2 * relu(u) * relu(v)  # noqa: E731
+
+        def product(u, v):
+            return 2 * relu(u) * relu(v)
+
         slope = expectation(lambda u, v: float(u > 0 and v > 0), covariance)
         off = expectation(product, covariance)
         covariance = np.diag(np.diag(covariance)) / 2 + off * (1 - np.eye(2))

@@ -112,7 +112,10 @@ def test_the_step_tends_to_a_damped_newton_step_as_lam_to_minus_two(exact, x64):
         newton, gradient = exact.newton(lam, hessian), -exact.grad(exact.anchor) / lam
         to_newton.append(np.linalg.norm(step - newton) / np.linalg.norm(step))
         to_gradient.append(np.linalg.norm(step - gradient) / np.linalg.norm(step))
-    order = lambda errors: np.log10(errors[0] / errors[1])  # noqa: E731
+
+    def order(errors):
+        return np.log10(errors[0] / errors[1])
+
     np.testing.assert_allclose(order(to_newton), 2, atol=0.1)
     np.testing.assert_allclose(order(to_gradient), 1, atol=0.1)
 

@@ -40,7 +40,10 @@ def test_cpu_and_gpu_agree(gpu):
         solved = curvature.solve(fisher, params, damping=1.0, tol=1e-5, max_steps=300)
         with jax.default_matmul_precision("highest"):
             logits = model.apply(params, batch.x)
-        flat = lambda tree: ravel_pytree(tree)[0]  # noqa: E731
+
+        def flat(tree):
+            return ravel_pytree(tree)[0]
+
         return logits, flat(hessian(params)), top.values, flat(solved.value)
 
     cpu = jax.devices("cpu")[0]

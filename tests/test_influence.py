@@ -60,7 +60,9 @@ def fit(loss_fn, batch, weights):
         ridge = L2 / 2 * jnp.vdot(vector, vector)
         return jnp.vdot(weights, loss_fn(unravel(vector), batch)) + ridge
 
-    step = lambda _, v: v - jnp.linalg.solve(jax.hessian(objective)(v), jax.grad(objective)(v))  # noqa: E731
+    def step(_, v):
+        return v - jnp.linalg.solve(jax.hessian(objective)(v), jax.grad(objective)(v))
+
     return unravel(jax.lax.fori_loop(0, 12, step, start))
 
 
@@ -116,7 +118,9 @@ def net():
         TRACES.append(len(batch))
         return plain_loss(params, batch)
 
-    gauss_newton = lambda data: GaussNewton(outputs_fn, output_loss, params, data)  # noqa: E731
+    def gauss_newton(data):
+        return GaussNewton(outputs_fn, output_loss, params, data)
+
     return params, batch[:13], batch[13:], loss_fn, outputs_fn, gauss_newton
 
 

@@ -158,7 +158,9 @@ def test_stops_after_the_first_epoch_that_is_not_finite():
 
 
 def test_one_member_that_is_not_finite_stops_all_and_is_named(learner, params, train):
-    spoil = lambda leaf: jnp.stack([leaf, leaf * jnp.nan, leaf])  # noqa: E731
+    def spoil(leaf):
+        return jnp.stack([leaf, leaf * jnp.nan, leaf])
+
     spoilt = jax.tree.map(spoil, begin(learner, params))
     keys = jax.random.split(KEY, 3)
     log = run(learner, spoilt, train, size=10, epochs=3, batch_size=4, key=keys)

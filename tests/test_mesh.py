@@ -31,7 +31,10 @@ def loss_fn(params, batch):
 
 def train(key):
     learner = Supervised(MODEL.apply, SGD)
-    init = lambda key: learner.init(MODEL.init(key))  # noqa: E731
+
+    def init(key):
+        return learner.init(MODEL.init(key))
+
     state = mesh.split(jax.jit(jax.vmap(init) if key.ndim else init)(key))
     sizes = {"size": len(TRAIN), "epochs": 3, "batch_size": 10}
     *_, (_, state, _) = loop.run_epochs(learner, state, TRAIN, **sizes, key=key)
@@ -47,7 +50,10 @@ def everything():
     hessian = curvature.Hessian(loss_fn, params, TRAIN, 8)
     product = jax.jit(lambda matvec, v: matvec(v))(hessian, params)
     top = curvature.eigenvalues(hessian, params, k=1, key=KEY).values
-    predict = lambda params: metrics.predict(MODEL.apply, params, TRAIN.x, batch_size=12)  # noqa: E731
+
+    def predict(params):
+        return metrics.predict(MODEL.apply, params, TRAIN.x, batch_size=12)
+
     logits = [predict(params), jax.vmap(predict)(members), predict(ended)]
     return jax.device_get([*logits, *jax.tree.leaves(product), top])
 

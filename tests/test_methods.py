@@ -82,7 +82,10 @@ def fresh(key):
         "layer_0": {"bias": (8,), "kernel": (16, 8)},
     }
     scale = jax.random.normal(key)
-    draw = lambda shape: scale * jnp.cos(jnp.arange(math.prod(shape))).reshape(shape)  # noqa: E731
+
+    def draw(shape):
+        return scale * jnp.cos(jnp.arange(math.prod(shape))).reshape(shape)
+
     return jax.tree.map(draw, shapes, is_leaf=lambda node: isinstance(node, tuple))
 
 
@@ -136,7 +139,9 @@ def test_runs_and_is_finite(row, done, params):
 
 
 def test_gives_back_params_of_the_same_structure_shapes_and_dtypes(done, params):
-    spec = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    def spec(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
     assert spec(done.params) == spec(params)
 
 
@@ -197,7 +202,10 @@ def test_may_consume_the_params_when_told_to(row, done, params):
 
 def test_only_those_that_say_so_ignore_or_return_the_trained_weights(name, row, done, params):
     other = jax.tree.map(lambda leaf: 2 * leaf, params)
-    head = lambda tree: np.asarray(tree["head"]["kernel"])  # noqa: E731
+
+    def head(tree):
+        return np.asarray(tree["head"]["kernel"])
+
     ignores = np.array_equal(head(row.run(other).params), head(done.params))
     assert ignores == (name in IGNORES_PARAMS)
     assert np.array_equal(head(done.params), head(params)) == (name in RETURNS_PARAMS)
@@ -256,7 +264,10 @@ def test_style_is_drawn_to_the_reference_and_held_by_the_anchor(model, params, f
         ends[lam] = run(method, params, forget, **{**SETTINGS, "epochs": 20})
     assert ends[0.0].log["forget"][-1] < 0.7 * ends[0.0].log["forget"][0]
     assert ends[100.0].log["anchor"][-1] < 0.1 * ends[0.0].log["anchor"][-1]
-    head = lambda tree: np.asarray(tree["head"]["kernel"])  # noqa: E731
+
+    def head(tree):
+        return np.asarray(tree["head"]["kernel"])
+
     np.testing.assert_array_equal(head(ends[0.0].params), head(params))  # no Gram matrix sees it
 
 

@@ -44,7 +44,10 @@ def test_a_tie_of_k_classes_counts_one_kth(logits, labels, share):
 def test_worked_numbers():
     z, labels = rows([LOG3, 0], [0, 0]), jnp.array([1, 0])
     log2 = math.log(2)
-    of = lambda name, *args: np.asarray(JITTED[name](*args))  # noqa: E731
+
+    def of(name, *args):
+        return np.asarray(JITTED[name](*args))
+
     np.testing.assert_allclose(of("votes", z), [[1, 0], [0.5, 0.5]])
     np.testing.assert_allclose(of("confidence", z, labels), [1 / 4, 1 / 2], rtol=1e-6)
     entropy = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
@@ -95,7 +98,9 @@ def test_float64_in_float64_out(x64):
 
 @pytest.mark.parametrize("size", [1, 3, 4, 7, 8])
 def test_predict_in_batches_is_predict_in_one(size):
-    apply_fn = lambda params, x: x.reshape(len(x), -1) @ params  # noqa: E731
+    def apply_fn(params, x):
+        return x.reshape(len(x), -1) @ params
+
     x = np.random.default_rng(size).normal(size=(size, 2, 2)).astype(np.float32)
     w = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     logits = metrics.predict(apply_fn, w, x, batch_size=4)

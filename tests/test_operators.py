@@ -111,7 +111,10 @@ def test_algebra_and_restriction(references):
     wanted = 2 * matrix + 0.5 * np.eye(len(matrix))
     np.testing.assert_allclose(columns(both, params), wanted, atol=1e-12)
     head = curvature.Restricted(hessian, params, lambda path: path.startswith("head"))
-    mark = lambda path, leaf: jnp.full(leaf.shape, path[0].key == "head", float)  # noqa: E731
+
+    def mark(path, leaf):
+        return jnp.full(leaf.shape, path[0].key == "head", float)
+
     marks = jax.tree_util.tree_map_with_path(mark, params)
     rows = np.flatnonzero(ravel_pytree(marks)[0])
     wanted = matrix[np.ix_(rows, rows)]
@@ -190,7 +193,10 @@ def test_new_weights_and_data_of_equal_shape_do_not_retrace():
 
 def test_matrix_products_are_precise_unless_the_user_chose():
     params, batch, loss_fn, *_ = problem("mlp_5")
-    text = lambda: str(jax.make_jaxpr(curvature.Hessian(loss_fn, params, batch))(params))  # noqa: E731
+
+    def text():
+        return str(jax.make_jaxpr(curvature.Hessian(loss_fn, params, batch))(params))
+
     assert "Precision.HIGHEST" in text()
     assert "precision=None" not in text()
     with jax.default_matmul_precision("tensorfloat32"):

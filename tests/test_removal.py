@@ -94,7 +94,10 @@ def test_a_stream_of_removals_stays_within_its_bounds(settle):
         np.testing.assert_allclose(fitted.spent, total, atol=1e-10)
         assert np.all(residual <= fitted.spent)
     retrained = fit(x, signs, l2=0.05, sigma=1.0, retained=fitted.retained, key=KEY)
-    gap = lambda to: jnp.linalg.norm(to.weights - retrained.weights)  # noqa: E731
+
+    def gap(to):
+        return jnp.linalg.norm(to.weights - retrained.weights)
+
     assert gap(fitted) <= fitted.distance
     # The Newton steps did the work: doing nothing is further away, and settling is nearer.
     assert gap(fitted) < (0.01 if settle else 0.2) * gap(start)

@@ -71,7 +71,9 @@ def turning(body, x, *, turns):
 
 
 def test_a_collective_in_a_loop_counts_as_often_as_it_turns():
-    halved = lambda x: jnp.sin(psum(x))  # noqa: E731
+    def halved(x):
+        return jnp.sin(psum(x))
+
     assert of(partial(turning, halved, turns=5), ROWS) == {"all-reduce": (5, 5 * 24)}
     twice = partial(turning, partial(turning, halved, turns=3), turns=7)
     assert of(twice, ROWS) == {"all-reduce": (21, 21 * 24)}

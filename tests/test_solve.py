@@ -55,7 +55,10 @@ def test_float32_floor_is_said_and_not_looped_at(method):
 def test_many_right_hand_sides_by_vmap_and_preconditioning():
     matrix = symmetric(np.geomspace(1e-3, 10, 50))
     b = {"a": jnp.asarray(np.random.default_rng(1).normal(size=(4, 50)))}
-    one = lambda b: curvature.solve(Dense(matrix), b, tol=1e-8, max_steps=2000)  # noqa: E731
+
+    def one(b):
+        return curvature.solve(Dense(matrix), b, tol=1e-8, max_steps=2000)
+
     found = jax.vmap(one)(b)
     np.testing.assert_allclose(found.value["a"], np.linalg.solve(matrix, b["a"].T).T, rtol=1e-4)
     inverse = Dense(jnp.asarray(np.linalg.inv(matrix + 1e-4 * np.eye(50))))

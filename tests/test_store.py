@@ -37,7 +37,10 @@ def _begin(seed):
 def _step(state, seed, epoch):
     key = jax.random.fold_in(jax.random.key(seed), epoch)
     x = jax.random.normal(key, (7, 5))
-    loss = lambda w: jnp.mean(jax.nn.logsumexp(x @ w, axis=1))  # noqa: E731
+
+    def loss(w):
+        return jnp.mean(jax.nn.logsumexp(x @ w, axis=1))
+
     value, slope = jax.value_and_grad(loss)(state.params["w"])
     momentum = 0.9 * state.momentum + slope
     params = {"w": state.params["w"] - 0.1 * momentum, "b": state.params["b"] + value}
@@ -172,7 +175,9 @@ def fit(root, *, watch=None, sources=TRAINING, config=None, epochs=EPOCHS):
 
 
 def test_one_phase_keeps_what_was_watched_and_is_read_back(tmp_path):
-    watch = lambda params: {"size": jnp.sum(params["b"])}  # noqa: E731
+    def watch(params):
+        return {"size": jnp.sum(params["b"])}
+
     first, ran = fit(tmp_path, watch=watch)
     assert ran == [([0], 0)]
     assert set(first.log[-1]) == {"loss", "size"}

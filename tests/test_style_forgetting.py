@@ -3,17 +3,23 @@
 import json
 from dataclasses import replace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import class_forgetting, ledger, style_case, style_forgetting, workbench
-from experiments.style_case import GRAM, NOISE
-from experiments.style_forgetting import SMALL
+from experiments.famr import planted_style, style_forgetting
+from experiments.famr.planted_style import GRAM, NOISE
+from experiments.famr.style_forgetting import EXPERIMENT, SMALL
+from experiments.harness import ledger
+from experiments.harness.results import read_results
+from experiments.harness.run import run
+from famr_jax.cli.flags import BenchFlags
+from famr_jax.cli.opening import open_bench
 from famr_jax.data.superclasses import SUPERCLASSES
+from famr_jax.evaluation import Part, View
+from famr_jax.types import Batch
 
-RESULTS = {k: r for k, r in ledger.read_results().items() if k.startswith("style_forgetting")}
+RESULTS = {k: r for k, r in read_results().items() if k.startswith("style_forgetting")}
 NAMES = sorted((*SUPERCLASSES["flowers"], *SUPERCLASSES["insects"], "wolf"))
 
 
@@ -50,8 +56,7 @@ def done(folder, tmp_path_factory):
         elsewhere=0.2,
         bench=bench,
     )
-    style_forgetting.run(chosen)
-    return chosen, json.loads((chosen.bench.out / "metrics.json").read_text())
+    return chosen, run(EXPERIMENT, chosen)
 
 
 def test_the_whole_run_is_recorded(done):
@@ -59,15 +64,14 @@ def test_the_whole_run_is_recorded(done):
     (style,), (concept,) = content["results"]["styles"], content["results"]["concepts"]
     assert content["results"]["dataset"]["num_classes"] == 10
     assert style["num_styled"] == 2 * 3 + 8 * 1
-    assert [row["key"] for row in style["rows"]] == list(style_case.MEASURES)
-    assert {path["method"] for path in style["paths"]} == {
-        entry["method"] for entry in style["rows"][0]["runs"]
-    }
-    for row in style["rows"]:
-        assert len(row["oracle"]["values"]) == chosen.bench.oracles
-        assert {entry["verdict"] for entry in row["runs"]} == {"too few oracles"}
+    assert [(path["model"], path["lr"]) for path in style["paths"]] == list(
+        dict.fromkeys((line["model"], line["lr"]) for line in style["rows"])
+    )
+    for line in style["rows"]:
+        assert line["oracles"] == chosen.bench.oracles
+        assert line["verdict"] == "too few oracles"
     for path in style["paths"]:
-        epochs = chosen.control_epochs if path["method"] == "fine-tuning" else chosen.epochs
+        epochs = chosen.control_epochs if path["model"] == "fine-tuning" else chosen.epochs
         assert len(path["styled_acc"]) == epochs + 1
     assert concept["num_forget"] == 5 * 6
     assert len(concept["classes"]) == 5
@@ -79,10 +83,11 @@ def test_the_whole_run_is_recorded(done):
 
 def test_a_run_ends_where_its_curve_does(done):
     (style,) = done[1]["results"]["styles"]
-    for row in style["rows"]:
-        for entry, path in zip(row["runs"], style["paths"], strict=True):
-            if row["key"] in path:
-                assert entry["value"] == pytest.approx(path[row["key"]][-1], abs=1e-5)
+    paths = {(path["model"], path["lr"]): path for path in style["paths"]}
+    for line in style["rows"]:
+        path = paths[line["model"], line["lr"]]
+        if line["measure"] in path:
+            assert line["value"] == pytest.approx(path[line["measure"]][-1], abs=1e-5)
 
 
 def test_the_report_is_self_contained_and_shows_every_image(done):
@@ -95,38 +100,42 @@ def test_the_report_is_self_contained_and_shows_every_image(done):
     assert "orchid" in page
 
 
-def test_numbers_of_a_model_are_those_of_its_outputs(done):
-    chosen, _ = done
-    bench = workbench.open_workbench(replace(chosen.bench, classes=10))
-    style = style_case.Style("tint", (0, 5), 0, 0.1, 1, (1e-3,), 1)
-    watch = style_case.Watch(bench, style, [])
-    labels = np.asarray(bench.test.labels)
-    right = jnp.asarray(5.0 * np.eye(10)[labels])
-    cued = jnp.asarray(5.0 * np.eye(10)[np.where(labels == 3, 3, 5)])
-    found = watch.numbers({"plain": right, "styled": cued}, {})
+def test_numbers_of_a_model_are_those_of_its_outputs():
+    labels = np.repeat(np.arange(10), 2)
+    right = 5.0 * np.eye(10)[labels]
+    cued = 5.0 * np.eye(10)[np.where(labels == 3, 3, 5)]
+    batches = {name: Batch(np.zeros((20, 1)), labels) for name in ("plain", "styled")}
+    parts = dict(zip(batches, map(Part, batches.values()), strict=True))
+    others = ~np.isin(labels, (0, 5))
+    parts |= {f"{name}_others": Part(batch, others) for name, batch in batches.items()}
+
+    def view_of(plain, styled):
+        view = View(None, None, parts)
+        view._logits = {id(batches["plain"]): plain, id(batches["styled"]): styled}
+        return view
+
+    mine, oracle = view_of(right, cued), view_of(right, right)
+    style = planted_style.Style("tint", (0, 5), 0.1, 1, (1e-3,), 1)
+    found = {m.name: m.function(mine, [oracle]) for m in planted_style.of_outputs(style)}
     assert found["plain_acc"] == 1
     assert found["plain_cue"] == 0
     assert found["styled_acc"] == pytest.approx(0.2)
     assert found["styled_cue"] == pytest.approx(7 / 8)
-    both = watch.numbers(
-        {"plain": right, "styled": cued}, {"plain": right[None], "styled": right[None]}
-    )
-    assert both["plain_kl"] == pytest.approx(0, abs=1e-6)
-    assert both["plain_same"] == 1
-    assert both["styled_same"] == pytest.approx(0.2)
-    assert both["styled_kl"] > 1
+    assert found["plain_kl"] == pytest.approx(0, abs=1e-6)
+    assert found["plain_same"] == 1
+    assert found["styled_same"] == pytest.approx(0.2)
+    assert found["styled_kl"] > 1
 
 
 def test_class_forgetting_takes_a_superclass(folder):
-    flags = replace(class_forgetting.SMALL.bench, dataset=f"folder:{folder}")
-    bench = workbench.open_workbench(flags)
-    (case,) = workbench.parse_cases(["superclass:insects"], bench.dataset, seed=0)
-    names = [bench.dataset.class_names[c] for c in case.classes]
+    bench = open_bench(BenchFlags(dataset=f"folder:{folder}", model="mlp_8", batch_size=64))
+    (gone,) = bench.forget_sets(["superclass:insects"])
+    names = [bench.dataset.class_names[c] for c in gone.classes]
     assert names == sorted(SUPERCLASSES["insects"])
-    assert case.kind == "class"
-    assert case.mask.sum() == 30
+    assert gone.kind == "class"
+    assert gone.mask.sum() == 30
     with pytest.raises(ValueError, match="must be one of flowers, insects, large_carnivores"):
-        workbench.parse_cases(["superclass:cars"], bench.dataset, seed=0)
+        bench.forget_sets(["superclass:cars"])
 
 
 @pytest.mark.parametrize(
@@ -143,7 +152,7 @@ def test_class_forgetting_takes_a_superclass(folder):
         ({"share": 0.0, "elsewhere": 0.0}, {}, "attribute must be one of none, got 'texture'"),
         ({"style_classes": (10,)}, {}, "`classes` must have training images, got 10"),
         ({"lrs": ()}, {}, "`lrs`"),
-        ({"lrs": (0.0,)}, {}, "`lr`"),
+        ({"lrs": (0.0,)}, {}, "`lrs`"),
         ({"lam": -1.0}, {}, "`lam`"),
         ({"epochs": 0}, {}, "`epochs`"),
         ({"control_epochs": 0}, {}, "`control_epochs`"),
@@ -154,30 +163,31 @@ def test_class_forgetting_takes_a_superclass(folder):
 def test_bad_flags_are_refused_before_anything_is_written(tmp_path, changes, bench, words):
     places = {"out": tmp_path / "out", "cache": tmp_path / "cache"}
     with pytest.raises(ValueError, match=words):
-        style_forgetting.run(
-            replace(SMALL, bench=replace(SMALL.bench, **places | bench), **changes)
-        )
+        run(EXPERIMENT, replace(SMALL, bench=replace(SMALL.bench, **places | bench), **changes))
     assert not any(tmp_path.iterdir())
 
 
 def made_up(verdicts, *, concept=(0.9, 0.0, 0.0), kept=(0.9, 0.88, 0.9)):
     """Results with one style, whose judged measures have these verdicts at the paper's step."""
-    rows = []
-    for key, each in zip(style_forgetting.JUDGED, verdicts, strict=True):
-        runs = [
-            {"method": name, "lr": 1e-4, "value": 0.5, "verdict": each} for name in (GRAM, NOISE)
-        ]
-        row = {"key": key, "unit": "share", "original": 0.9, "runs": runs}
-        rows.append(row | {"oracle": {"mean": 0.5, "n": 8}})
+    known = {"original": 0.9, "oracle": 0.5, "oracles": 8, "unit": "share", "lr": 1e-4}
+    rows = [
+        known | {"measure": measure, "model": name, "value": 0.5, "verdict": each}
+        for measure, each in zip(style_forgetting.JUDGED, verdicts, strict=True)
+        for name in (GRAM, NOISE)
+    ]
     table = [
-        {"metric": name, "original": v[0], "famr": v[1], "oracle": {"mean": v[2], "n": 8}}
-        for name, v in (("For-Acc (train)", concept), ("Ret-Acc (train)", kept))
+        {"measure": name, "model": "famr", "original": v[0], "value": v[1], "oracle": v[2]}
+        | {"oracles": 8}
+        for name, v in (("for_acc", concept), ("ret_acc", kept))
     ]
     case = {"forget": "superclass:insects", "classes": [0], "targets": {"chance": 0.1}}
+    case |= {"method": {"name": "famr"}, "rows": table}
     return {
         "settings": {"lam": 0.1, "epochs": 10, "lrs": [1e-4, 1e-3]},
+        "dataset": {"name": "cifar100", "num_classes": 10},
+        "model": {"name": "mlp_8"},
         "styles": [{"style": "tint", "rows": rows}],
-        "concepts": [case | {"rows": table}],
+        "concepts": [case],
     }
 
 
@@ -197,7 +207,7 @@ IN, OUT, OPEN, FEW = "inside band", "outside band", "not resolved", "too few ora
     ],
 )
 def test_verdicts_on_styles(verdicts, verdict):
-    made, _ = style_forgetting.claims(made_up(verdicts), "a setting")
+    made, _ = style_forgetting.claims(made_up(verdicts), {})
     assert made["verdict"] == verdict
     assert "tint 90.0 50.0 50.0 50.0" in made["words"]
 
@@ -212,22 +222,22 @@ def test_verdicts_on_styles(verdicts, verdict):
     ],
 )
 def test_verdicts_on_concepts(changes, verdict):
-    _, made = style_forgetting.claims(made_up((IN, IN, IN), **changes), "a setting")
+    _, made = style_forgetting.claims(made_up((IN, IN, IN), **changes), {})
     assert made["verdict"] == verdict
-    assert ledger.ledger({"x": {"claims": [made], "config": {"command": ""}}})
+    config = {"experiment": "style_forgetting", "command": "python -m x"}
+    assert ledger.ledger({"x": {"claims": [made], "config": config}})
 
 
 def test_no_claim_is_judged_away_from_the_papers_settings():
     results = made_up((IN, IN, IN))
     for name, value in (("lam", 1.0), ("epochs", 9), ("lrs", [1e-3])):
         other = results | {"settings": results["settings"] | {name: value}}
-        assert style_forgetting.claims(other, "a setting") == []
+        assert style_forgetting.claims(other, {}) == []
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_committed_claims_and_docstring_are_what_the_committed_numbers_give(name):
     content = RESULTS[name]
-    setting = content["claims"][0]["words"].partition(", ")[0]
-    assert style_forgetting.claims(content["results"], setting) == content["claims"]
+    assert style_forgetting.claims(content["results"], {}) == content["claims"]
     for line in style_forgetting.headline(content):
         assert line in style_forgetting.__doc__

@@ -45,7 +45,10 @@ def test_a_step_descends_the_mean_cross_entropy(logistic, batch, smoothing):
 
 def test_augmentation_sees_the_steps_key_and_changes_the_batch(logistic, batch):
     params = {"head": {"kernel": jnp.ones((16, 3)), "bias": jnp.zeros(3)}}
-    augment = lambda key, x: x + jax.random.normal(key, x.shape)  # noqa: E731
+
+    def augment(key, x):
+        return x + jax.random.normal(key, x.shape)
+
     mine = Supervised(logistic.apply, SGD, augment=augment)
     plain = Supervised(logistic.apply, SGD)
     state, _ = step(mine, mine.init(params), batch)
@@ -76,7 +79,10 @@ def test_a_step_in_micro_batches_is_that_of_the_whole_batch(model, parts):
 def test_micro_batches_on_a_mesh(model, params):
     learner = Supervised(model.apply, SGD, accumulate=2)
     batch = random_batch(16, seed=3)
-    spread = lambda learner, state, batch: learner.step(state, mesh.spread(batch), KEY)  # noqa: E731
+
+    def spread(learner, state, batch):
+        return learner.step(state, mesh.spread(batch), KEY)
+
     alone = jax.jit(spread)(learner, learner.init(params), batch)
     with jax.set_mesh(mesh.parse("data=4")):
         many = jax.jit(spread)(learner, mesh.split(learner.init(params)), batch)

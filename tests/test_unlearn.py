@@ -195,7 +195,9 @@ def test_a_sweep_whose_init_reads_its_numbers_gives_each_member_its_own(params, 
 def test_a_sweep_of_another_size_than_its_keys_is_refused(
     model, params, forget, key, lams, message
 ):
-    one = lambda lam: famr(model.apply, lam=lam, optimizer=SGD)  # noqa: E731
+    def one(lam):
+        return famr(model.apply, lam=lam, optimizer=SGD)
+
     sweep = one(0.1) if lams is None else jax.vmap(one)(jnp.ones(lams))
     with pytest.raises(ValueError, match=message):
         run(sweep, params, forget, **{**SETTINGS, "key": key, "swept": True})

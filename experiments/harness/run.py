@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,9 @@ class Experiment:
         headline: `headline(content) -> lines` for docstrings and README.
         check: `check(flags)`, what no range says; raises a `ValueError`.
         streams: Whether it can work from images on disk.
+        change: `change(flags, dataset) -> dataset`, what it makes of the loaded data.
+        images: `images(results, bench)`, what the page shows that no JSON holds; if given, `page`
+            takes it as its second argument.
     """
 
     module: str
@@ -50,6 +54,8 @@ class Experiment:
     headline: Callable[[dict[str, Any]], list[str]]
     check: Callable[[Any], None] | None = None
     streams: bool = False
+    change: Callable[[Any, Any], Any] | None = None
+    images: Callable[[dict[str, Any], Any], Any] | None = None
 
     @property
     def name(self) -> str:
@@ -78,7 +84,8 @@ def run(experiment: Experiment, flags: Any) -> dict[str, Any]:
     judged = experiment.claims(results, config["flags"])
     content = {"claims": judged, "config": config, "results": results}
     write_json(bench.out / "metrics.json", content)
-    page = experiment.page(content)
+    shown = [experiment.images(results, bench)] if experiment.images else []
+    page = experiment.page(content, *shown)
     report.write(bench.out / "report.html", page.title, blocks(content, page), lead=page.lead)
     print("\n".join([*experiment.headline(content), f"report: {bench.out / 'report.html'}"]))
     return content
@@ -95,4 +102,7 @@ def _open(experiment: Experiment, flags: Any) -> Bench | Bare:
     if not hasattr(flags, "bench"):
         return Bare(Clock(), flags.out or out)
     with console.status("loading data"):
-        return open_bench(flags.bench, streams=experiment.streams, out=out)
+        if experiment.change is None:
+            return open_bench(flags.bench, streams=experiment.streams, out=out)
+        change = partial(experiment.change, flags)
+        return open_bench(flags.bench, change=change, streams=experiment.streams, out=out)

@@ -21,8 +21,6 @@ from famr_jax.report.blocks import (
     Tiles,
 )
 from famr_jax.report.chart import Mark, lines, palette
-from famr_jax.report.diagnosis import diagnose
-from famr_jax.report.forgetting import forgetting
 from famr_jax.report.format import interval, number, setting, spread
 from famr_jax.report.page import render, write
 from famr_jax.report.shapes import bars, dots, heat, scatter, steps
@@ -48,9 +46,7 @@ __all__ = [
     "Tile",
     "Tiles",
     "bars",
-    "diagnose",
     "dots",
-    "forgetting",
     "heat",
     "interval",
     "lines",

@@ -1,18 +1,19 @@
 """Models from which examples are removed, and their retraining: deterministic, under `vmap`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from famr_jax import losses, models
-from famr_jax.curvature import GaussNewton, Hessian, Identity, solve
-from famr_jax.influence import remove
+from famr_jax.curvature import GaussNewton, Hessian, Identity, eigenvalues, solve
+from famr_jax.influence import influence, remove
 from famr_jax.minimise import repeat
 from famr_jax.types import Batch, Params
 
@@ -47,7 +48,7 @@ def _output_loss(outputs, batch):
 
 @cache
 def open_subject(name: str, image_shape: tuple[int, int, int]) -> Subject:
-    """logistic, mlp_SIZE, vit_V/PATCH; or linearised:NAME, f(start) + J (params - start).
+    """Opens logistic, mlp_SIZE, vit_V/PATCH; or linearised:NAME, f(start) + J (params - start).
 
     A linearised model is a linear one of other images: the outputs at the start and their
     Jacobian, `[n, num_classes, 1 + P]`.
@@ -73,11 +74,17 @@ def open_subject(name: str, image_shape: tuple[int, int, int]) -> Subject:
         flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(float), unravel(flat)))
         if not linearised:
             return unravel(flat), lambda x: x
-        outputs = jax.jit(lambda flat, x: base.apply(unravel(flat), x))
+
+        @jax.jit
+        def outputs(flat, x):
+            return base.apply(unravel(flat), x)
+
         rows = jax.jit(jax.jacrev(outputs))
-        return jnp.zeros_like(flat), lambda x: jnp.concatenate(
-            [outputs(flat, x)[..., None], rows(flat, x)], axis=-1
-        )
+
+        def prepare(x):
+            return jnp.concatenate([outputs(flat, x)[..., None], rows(flat, x)], axis=-1)
+
+        return jnp.zeros_like(flat), prepare
 
     return Subject(linearised or name == "logistic", outputs_fn, loss_fn, begin)
 
@@ -94,7 +101,7 @@ class Recipe(NamedTuple):
 def retrain(
     subject: Subject, start: Params, batch: Batch, keep: Array, recipe: Recipe
 ) -> tuple[Params, Array]:
-    """One training, on all the examples it keeps at every step: weights, and the gradient's norm.
+    """Trains once, on all the examples it keeps at every step: weights, and the gradient's norm.
 
         (1/k) sum_{i kept} l_i(params) + l2/2 ||params||^2,    k examples kept
 
@@ -108,8 +115,10 @@ def retrain(
         keep: Which stay, `[n]` of 0 and 1.
         recipe: How.
     """
-    weighted = lambda params, sets: sets[1] * subject.loss_fn(params, sets[0])  # noqa: E731
     sets = batch, keep * keep.size / jnp.sum(keep)
+
+    def weighted(params, sets):
+        return sets[1] * subject.loss_fn(params, sets[0])
 
     @jax.grad
     def gradient(params):
@@ -119,7 +128,10 @@ def retrain(
     def newton(params, grad):
         matrix = Hessian(weighted, params, sets) + recipe.l2 * Identity()
         step = solve(matrix, grad, tol=1e-3, max_steps=1000).value
-        moved = lambda size: optax.tree.add_scale(params, -size, step)  # noqa: E731
+
+        def moved(size):
+            return optax.tree.add_scale(params, -size, step)
+
         sizes = 0.5 ** jnp.arange(HALVINGS)
         norms = jax.lax.map(lambda size: optax.tree.norm(gradient(moved(size))), sizes)
         return moved(sizes[jnp.argmin(norms)])
@@ -140,9 +152,9 @@ def retrain(
 
 @partial(jax.jit, static_argnames=("subject", "recipe", "at_once"))
 def retrained_losses(subject, start, batch, queries, keeps, recipe, *, at_once):
-    """The queries' losses after each of many retrainings, `at_once` of them in one `vmap`.
+    """The queries' losses after each of many retrainings, and the gradient's norm that each leaves.
 
-    And the norm of the gradient that each leaves.
+    So many as `at_once` says run in one `vmap`.
     """
 
     def one(keep):
@@ -184,3 +196,88 @@ def newton_losses(subject, params, batch, queries, orders, *, num_gone, l2, key)
         return subject.loss_fn(found.params, queries), found.solution.converged
 
     return jax.lax.map(one, orders)
+
+
+def changes(
+    subject: Subject,
+    train: Batch,
+    queries: Batch,
+    masks: Mapping[str, Array],
+    recipe: Recipe,
+    *,
+    at_once: int,
+    key: Array,
+) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, Any]]:
+    """Compares true with predicted changes of the queries' losses, for every removal of one start.
+
+    Args:
+        subject: The model.
+        train: The training set.
+        queries: What is asked.
+        masks: What each removal takes, `[removals, n]`, by kind; of one size within a kind.
+        recipe: How models are trained.
+        at_once: Retrainings in one `vmap`.
+        key: PRNG key.
+
+    Returns:
+        Changes `[removals, queries]` by name; the original's losses, `[queries]`; numbers about the
+        original and the solves.
+    """
+    start_key, lanczos_key = jax.random.split(key)
+    start, prepare = subject.begin(start_key)
+    train, queries = (Batch(prepare(batch.x), batch.labels) for batch in (train, queries))
+    loss_fn, l2, groups = subject.loss_fn, recipe.l2, jnp.concatenate([*masks.values()])
+    original, gradient_norm = retrain(subject, start, train, jnp.ones(len(train)), recipe)
+    before = loss_fn(original, queries)
+
+    def without(start):
+        keeps = 1.0 - groups
+        return retrained_losses(subject, start, train, queries, keeps, recipe, at_once=at_once)
+
+    # One minimum is reached soonest from the other.
+    truth, left = without(original if subject.convex else start)
+    found = {"truth": truth}
+    if not subject.convex:
+        found["continued"], _ = without(original)
+    steps = [
+        newton_losses(
+            subject,
+            original,
+            train,
+            queries,
+            jnp.argsort(~gone, axis=1, stable=True),
+            num_gone=int(gone[0].sum()),
+            l2=l2,
+            key=lanczos_key,
+        )
+        for gone in masks.values()
+    ]
+    found["newton"], newton_solved = map(jnp.concatenate, zip(*steps, strict=True))
+    found = {name: values - before for name, values in found.items()}
+    answer = influence(
+        loss_fn,
+        original,
+        train,
+        queries,
+        groups=groups,
+        l2=l2,
+        normaliser="n-m",
+        curvature=partial(subject.curvature, original),
+        key=lanczos_key,
+    )
+    found["first order"] = answer.values
+
+    hessian = Hessian(loss_fn, original, train) + l2 * Identity()
+    least = eigenvalues(hessian, original, k=1, which="smallest", key=lanczos_key)
+    status = {
+        "train_loss": jnp.mean(loss_fn(original, train)),
+        "gradient_norm": gradient_norm,
+        "gradient_norm_retrained": jnp.max(left),
+        "solved": answer.why,
+        "converged": jnp.all(answer.solution.converged) & jnp.all(newton_solved),
+        "block_products": answer.solution.num_steps[0],
+        "lambda_min_of_hessian": least.values[0],
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(original)),
+    }
+    changed = {name: np.asarray(values) for name, values in found.items()}
+    return changed, np.asarray(before), status
