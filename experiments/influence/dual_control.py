@@ -246,6 +246,7 @@ def _chart(title: str, rows: Sequence[Mapping[str, Any]], column: str) -> Drawin
         levels=[(1.0, "do nothing")],
         log_x=True,
         log_y=True,
+        colours={GAUSS_NEWTON: "blue"},
         key=True,
     )
 
@@ -263,7 +264,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
         }
         for row in rows
     ]
-    shares = {f"Test: {name}": Column(unit="share") for name in TRAINED}
+    shares = {name: Column(name, "share") for name in shown[0] if name.startswith("Test")}
     return Table(
         shown,
         dict.fromkeys(shown[0]) | shares | {"Not converged": Column(wide=True)},

@@ -165,7 +165,6 @@ def crossings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _by_size(rows):
-    """The rows with half of the images forgotten, by the number of parameters."""
     return {row["num_params"]: row for row in reversed(rows) if row["share"] == HALF}
 
 
@@ -245,10 +244,10 @@ def _charts(results):
         for name, route in cross["routes"].items()
         for size, ratio in zip(cross["num_params"], route["ratios"], strict=True)
     ]
-    wins, outputs = (1.0, "equally fast"), (limit, f"{limit} retained outputs")
+    words = "above 1 the dual wins; upright: retained outputs"
     return [
         _chart("Seconds", "s a removal, half forgotten", seconds),
-        _chart("Primal over dual", "above 1 the dual wins", ratios, wins, outputs),
+        _chart("Primal over dual", words, ratios, level=1.0, upright=limit),
     ]
 
 
@@ -258,8 +257,8 @@ def _chart(title, words, rows, level=None, upright=None):
         *("parameters", "value", "route"),
         title=title,
         words=words,
-        levels=[level] if level else (),
-        x_levels=[upright] if upright else (),
+        levels=[(level, "equally fast")] if level else (),
+        x_levels=[(upright, f"{upright}")] if upright else (),
         log_x=True,
         log_y=True,
         colours=COLOURS,

@@ -14,6 +14,7 @@ from experiments.influence.networks import (
     LOSSES,
     TIGHT,
     WEIGHT_STD,
+    WORDS,
     accuracies,
     error,
     random_mask,
@@ -119,7 +120,7 @@ def _cloud(row: Mapping[str, Any], part: str, words: str) -> Drawing:
     return scatter(
         [{"true": true, "estimate": estimate} for true, estimate in pairs],
         *("true", "estimate"),
-        title=f"{part.title()}, {row['loss'].replace('_', '-')}",
+        title=f"{part.title()}, {WORDS[row['loss']]}",
         words=words,
         x_words="true change (retrained), and upwards the estimated one",
         identity=True,

@@ -12,6 +12,7 @@ from experiments.influence.networks import (
     CLASSES,
     LOSSES,
     TIGHT,
+    WORDS,
     Ridge,
     accuracies,
     by_dual,
@@ -29,8 +30,6 @@ from experiments.influence.networks import (
 from famr_jax.influence import kernels
 from famr_jax.report import Column, Grid, Section, Table, lines
 from famr_jax.types import Batch, Params
-
-WORDS = {"squared": "squared loss", "cross_entropy": "cross-entropy"}
 
 
 def measure(
@@ -117,6 +116,7 @@ def section(rows: Sequence[Mapping[str, Any]]) -> Section:
             x_unit="share",
             levels=[(1.0, "do nothing")],
             log_y=True,
+            colours={"primal, cross-entropy": "blue"},
             key=True,
         ),
         lines(
@@ -151,7 +151,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     shares = [name for name in shown[0] if name == "Forgotten" or ": " in name]
     return Table(
         shown,
-        dict.fromkeys(shown[0]) | dict.fromkeys(shares, Column(unit="share")),
+        dict.fromkeys(shown[0]) | {name: Column(name, "share") for name in shares},
         caption="Means over the forget sets; a random move of the true length scores 1.41. "
         "As published: the distance over ‖retrained‖, which the starting weights flatter. "
         "Forgotten and accuracies in %.",

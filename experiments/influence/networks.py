@@ -20,6 +20,7 @@ from famr_jax.types import Batch, Context, Pair, Params, pytree, static
 WEIGHT_STD, BIAS_STD = 2.0, 0.1  # the paper's
 CLASSES = 10
 LOSSES = {"squared": dual.SQUARED, "cross_entropy": dual.CROSS_ENTROPY}
+WORDS = {"squared": "squared loss", "cross_entropy": "cross-entropy"}
 
 
 class Effort(NamedTuple):
