@@ -9,11 +9,12 @@ LIBRARY := $(wildcard pyproject.toml requirements*.txt)
 demo: $(VENV)/run.done
 	$(BIN)/python -m experiments.class_forgetting
 
+# One thread a worker: scikit-learn's own would fight those of the other workers.
 test: $(VENV)/test.done lint
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 test-all: $(VENV)/parity.done lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
