@@ -8,14 +8,26 @@ def forget(words: Sequence[str]) -> None:
     """Trains, unlearns, retrains the oracles, compares, and writes a report."""
     from famr_jax.cli import forget, run
 
-    run.main(forget.Flags, forget.run, description=forget.__doc__, args=list(words))
+    run.main(
+        forget.Flags,
+        forget.run,
+        description=forget.__doc__,
+        args=list(words),
+        prog="python -m famr_jax forget",
+    )
 
 
 def finetune(words: Sequence[str]) -> None:
     """Trains a classifier, from weights of a file or fresh ones, for others to forget."""
     from famr_jax.cli import finetune, run
 
-    run.main(finetune.Flags, finetune.run, description=finetune.__doc__, args=list(words))
+    run.main(
+        finetune.Flags,
+        finetune.run,
+        description=finetune.__doc__,
+        args=list(words),
+        prog="python -m famr_jax finetune",
+    )
 
 
 def prepare(words: Sequence[str]) -> None:
@@ -34,9 +46,11 @@ def main(words: Sequence[str] | None = None) -> None:
     if name in COMMANDS:
         COMMANDS[name](others[:-1])
         return
+    asked = name in ("-h", "--help")
     told = (f"  {name:<10}{command.__doc__}" for name, command in COMMANDS.items())
-    print("usage: python -m famr_jax COMMAND ...", *told, sep="\n", file=sys.stderr)
-    raise SystemExit(0 if name in ("-h", "--help") else 2)
+    place = sys.stdout if asked else sys.stderr
+    print("usage: python -m famr_jax COMMAND ...", *told, sep="\n", file=place)
+    raise SystemExit(0 if asked else 2)
 
 
 if __name__ == "__main__":

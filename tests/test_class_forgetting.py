@@ -287,6 +287,13 @@ def test_command_line_exits_2_on_bad_input_with_one_line(capsys):
         commands.main(["forget", "--lam", "-1"])
     assert stop.value.code == 2
     assert "`lam` must be finite and >= 0, got -1.0." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        commands.main(["forget", "--model", "vit_foo/2"])  # many words, and still one line
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("or logistic, got 'vit_foo/2'.")
+    with pytest.raises(SystemExit):
+        commands.main(["forget", "--nosuch"])
+    assert "python -m famr_jax forget --help" in capsys.readouterr().err
 
 
 def test_the_library_runs_the_same_job_without_the_claims(done, monkeypatch):
@@ -305,6 +312,10 @@ def test_unknown_commands_are_told_which_there_are(capsys):
     assert stop.value.code == 2
     told = capsys.readouterr().err
     assert all(name in told for name in commands.COMMANDS)
+    with pytest.raises(SystemExit) as stop:
+        commands.main(["--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == told
     with pytest.raises(SystemExit):
         commands.main(["prepare"])
     assert "prepare [-h]" in capsys.readouterr().err

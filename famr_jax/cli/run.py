@@ -19,6 +19,7 @@ def main(
     *,
     description: str,
     args: list[str] | None = None,
+    prog: str | None = None,
 ) -> None:
     """Parses the command line into a frozen dataclass and runs the command.
 
@@ -26,15 +27,25 @@ def main(
     if a run turned non-finite.
     """
     parsed = tyro.cli(
-        flags, args=args, description=description, config=(tyro.conf.OmitArgPrefixes,)
+        flags,
+        prog=prog,
+        args=args,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     devices = getattr(getattr(parsed, "bench", None), "mesh", None)
     try:
         with jax.set_mesh(mesh.parse(devices)) if devices else contextlib.nullcontext():
             run(parsed)
     except ValueError as error:
-        console.print(f"error: {error}", style="red", markup=False)
+        _tell(error)
         raise SystemExit(2) from error
     except NonFiniteError as error:
-        console.print(f"error: {error}", style="red", markup=False)
+        _tell(error)
         raise SystemExit(1) from error
+
+
+def _tell(error: Exception) -> None:
+    """One line, however narrow the terminal or the log is."""
+    words = " ".join(str(error).splitlines())
+    console.print(f"error: {words}", style="red", markup=False, soft_wrap=True)
