@@ -1,5 +1,6 @@
 """Forget sets: boolean masks over the training set, which compose; words are parsed once."""
 
+import hashlib
 import itertools
 import operator
 import re
@@ -98,8 +99,11 @@ class ForgetSet(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The spec as a file name."""
-        return re.sub(r"[^\w.]+", "-", self.spec)
+        """The spec as a file name; of a long one the start and a hash."""
+        words = re.sub(r"[^\w.]+", "-", self.spec)
+        if len(words) <= 60:
+            return words
+        return f"{words[:50]}-{hashlib.sha256(self.spec.encode()).hexdigest()[:8]}"
 
 
 def parse(

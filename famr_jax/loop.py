@@ -191,8 +191,7 @@ def run_epochs(
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     check_count("size", size)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(f"`key` must come from jax.random.key, got an array of {key.dtype}.")
+    check_key(key)
     if swept:
         check_swept(learner, key)
     for leaf in _flatten(sets)[0]:
@@ -201,6 +200,15 @@ def run_epochs(
             raise ValueError(f"`x` and `labels` of a set must have equal lengths, got {sizes}.")
     sizes = {"num_steps": math.ceil(size / batch_size), "batch_size": batch_size}
     return _epochs(learner, state, sets, key, range(start + 1, epochs + 1), sizes, swept)
+
+
+def check_key(key: Any):
+    """Raises a `ValueError` unless `key` is one key of `jax.random.key`, or a row of them."""
+    if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        found = f"an array of {key.dtype}" if hasattr(key, "dtype") else repr(key)
+        raise ValueError(f"`key` must come from jax.random.key, got {found}.")
+    if key.ndim > 1 or not key.size:
+        raise ValueError(f"`key` must be one key, or [members] of them, got {list(key.shape)}.")
 
 
 def check_swept(learner: Any, key: Array):

@@ -156,6 +156,7 @@ def begin(
 ) -> Any:
     """The state before the first epoch: `init`, jitted, on checked input. Arguments as in `run`."""
     _check_sets(unlearner, forget, retain)
+    loop.check_key(key)
     if swept:
         loop.check_swept(unlearner, key)
     if not donate:

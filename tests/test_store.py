@@ -232,6 +232,10 @@ def test_the_key_has_every_digit_the_name_the_sources_and_the_platform(tmp_path,
         paths.append(home())
     with jax.default_matmul_precision("highest"):
         paths.append(home())
+    with jax.threefry_partitionable(False):
+        paths.append(home())
+    with jax.default_prng_impl("rbg"):
+        paths.append(home())
     with monkeypatch.context() as patch:
         patch.setattr(provenance.metadata, "version", lambda package: f"{package} 99")
         paths.append(home())
@@ -241,6 +245,7 @@ def test_the_key_has_every_digit_the_name_the_sources_and_the_platform(tmp_path,
     assert len(set(paths)) == len(paths)
     assert home() == home(config={"mask": np.arange(3), "lr": 1e-3}) == paths[0]
     assert home(name="famr class:3/[x]").parent == tmp_path
+    assert len(home(name="é" * 300).name.encode()) < 255
     with pytest.raises(TypeError, match="`config` must be JSON-able, got a object"):
         home(config={"lr": object()})
 

@@ -171,7 +171,7 @@ class Bench:
     @property
     def sources(self) -> tuple[str, ...]:
         """The modules that training imports, for the store."""
-        return (*TRAINING, "famr_jax.models", self.augment.__module__)
+        return (*TRAINING, "famr_jax.models", "famr_jax.data.stream", self.augment.__module__)
 
     def on(self, name: str) -> "Bench":
         """The same, with fresh weights of another model on the same images."""
@@ -280,7 +280,7 @@ class Bench:
                 start=start,
             ),
             epochs=epochs,
-            sources=(*TRAINING, "famr_jax.models", "famr_jax.unlearn", *sources),
+            sources=(*self.sources, "famr_jax.unlearn", *sources),
             watch=watch,
         )
 
