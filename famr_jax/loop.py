@@ -198,8 +198,11 @@ def run_epochs(
         if isinstance(leaf, Batch) and len(leaf.x) != len(leaf.labels):
             sizes = f"{len(leaf.x)} and {len(leaf.labels)}"
             raise ValueError(f"`x` and `labels` of a set must have equal lengths, got {sizes}.")
-    sizes = {"num_steps": math.ceil(size / batch_size), "batch_size": batch_size}
-    return _epochs(learner, state, sets, key, range(start + 1, epochs + 1), sizes, swept)
+    run = partial(_epoch_of_members, swept=swept) if key.ndim else _epoch
+    if any(isinstance(leaf, Source) for leaf in _flatten(sets)[0]):
+        run = partial(_streamed_epoch, swept=swept)
+    run = partial(run, num_steps=math.ceil(size / batch_size), batch_size=batch_size)
+    return _epochs(run, learner, state, sets, key, range(start + 1, epochs + 1))
 
 
 def check_key(key: Any):
@@ -221,13 +224,10 @@ def check_swept(learner: Any, key: Array):
             )
 
 
-def _epochs(learner, state, sets, key, epochs, sizes, swept):
-    run = partial(_epoch_of_members, swept=swept) if key.ndim else _epoch
-    if any(isinstance(leaf, Source) for leaf in _flatten(sets)[0]):
-        run = partial(_streamed_epoch, swept=swept)
+def _epochs(run, learner, state, sets, key, epochs):
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None)) if key.ndim else jax.random.fold_in
     for epoch in epochs:
-        state, info = run(learner, state, sets, fold(key, epoch), **sizes)
+        state, info = run(learner, state, sets, fold(key, epoch))
         finite = bool(np.all(jax.device_get(info["finite"])))
         yield epoch, state, info
         if not finite:

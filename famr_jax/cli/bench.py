@@ -140,8 +140,9 @@ class Bench:
             more: Further sets by name.
         """
         if sampled:
-            sizes = {"retain": WATCHED_RETAIN, "seed": self.flags.seed}
-            sets = sampled_parts(self.train, self.test, gone, **sizes)
+            sets = sampled_parts(
+                self.train, self.test, gone, retain=WATCHED_RETAIN, seed=self.flags.seed
+            )
         else:
             sets = parts(self.train, self.test, gone)
         return Evaluator(
