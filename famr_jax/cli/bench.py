@@ -171,8 +171,12 @@ class Bench:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The modules that training imports, for the store."""
-        return (*TRAINING, "famr_jax.models", "famr_jax.data.stream", self.augment.__module__)
+        """The modules that training imports, and what makes images of stored bytes, for the store.
+
+        Images in memory are known by their pixels, those on disk by their encoded bytes.
+        """
+        pixels = "famr_jax.data.encoded" if self.flags.stream else "famr_jax.data.stream"
+        return (*TRAINING, "famr_jax.models", pixels, self.augment.__module__)
 
     def on(self, name: str) -> "Bench":
         """The same, with fresh weights of another model on the same images."""

@@ -54,7 +54,8 @@ class Evaluator:
             sets: The sets by name in place of `parts(train, test, gone)`.
 
         Raises:
-            ValueError: The mask is not one over the training set; two measures share a name.
+            ValueError: The mask is not a boolean one over the training set; two measures share a
+                name.
         """
         if len(gone.mask) != len(train):
             rule = f"must have the {len(train)} examples of `train`"
