@@ -131,6 +131,8 @@ def parse(
             out of range; a set that is empty, or that is everything.
     """
     labels = np.asarray(getattr(train, "labels", train))
+    if not len(labels):
+        raise ValueError("`train` must hold at least one example, got 0.")
     num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
     kind, _, value = spec.partition(":")
     shown, classes = spec, ()
