@@ -31,18 +31,6 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, layout(plain(content)) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        ValueError: It cannot be read, or holds something else.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"`path` must be a JSON file, got {path}: {error}.") from error
-
-
 def layout(value: Any, *, depth: int = 0, width: int = WIDTH) -> str:
     """Lays JSON out a column a line, and a row of a table a line.
 

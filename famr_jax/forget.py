@@ -1,5 +1,6 @@
 """Forget sets: boolean masks over the training set, which compose; words are parsed once."""
 
+import hashlib
 import itertools
 import operator
 import re
@@ -98,8 +99,11 @@ class ForgetSet(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The spec as a file name."""
-        return re.sub(r"[^\w.]+", "-", self.spec)
+        """The spec as a file name; of a long one the start and a hash."""
+        words = re.sub(r"[^\w.]+", "-", self.spec)
+        if len(words) <= 60:
+            return words
+        return f"{words[:50]}-{hashlib.sha256(self.spec.encode()).hexdigest()[:8]}"
 
 
 def parse(
@@ -127,6 +131,8 @@ def parse(
             out of range; a set that is empty, or that is everything.
     """
     labels = np.asarray(getattr(train, "labels", train))
+    if not len(labels):
+        raise ValueError("`train` must hold at least one example, got 0.")
     num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
     kind, _, value = spec.partition(":")
     shown, classes = spec, ()

@@ -191,16 +191,27 @@ def run_epochs(
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     check_count("size", size)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(f"`key` must come from jax.random.key, got an array of {key.dtype}.")
+    check_key(key)
     if swept:
         check_swept(learner, key)
     for leaf in _flatten(sets)[0]:
         if isinstance(leaf, Batch) and len(leaf.x) != len(leaf.labels):
             sizes = f"{len(leaf.x)} and {len(leaf.labels)}"
             raise ValueError(f"`x` and `labels` of a set must have equal lengths, got {sizes}.")
-    sizes = {"num_steps": math.ceil(size / batch_size), "batch_size": batch_size}
-    return _epochs(learner, state, sets, key, range(start + 1, epochs + 1), sizes, swept)
+    run = partial(_epoch_of_members, swept=swept) if key.ndim else _epoch
+    if any(isinstance(leaf, Source) for leaf in _flatten(sets)[0]):
+        run = partial(_streamed_epoch, swept=swept)
+    run = partial(run, num_steps=math.ceil(size / batch_size), batch_size=batch_size)
+    return _epochs(run, learner, state, sets, key, range(start + 1, epochs + 1))
+
+
+def check_key(key: Any):
+    """Raises a `ValueError` unless `key` is one key of `jax.random.key`, or a row of them."""
+    if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        found = f"an array of {key.dtype}" if hasattr(key, "dtype") else repr(key)
+        raise ValueError(f"`key` must come from jax.random.key, got {found}.")
+    if key.ndim > 1 or not key.size:
+        raise ValueError(f"`key` must be one key, or [members] of them, got {list(key.shape)}.")
 
 
 def check_swept(learner: Any, key: Array):
@@ -213,13 +224,10 @@ def check_swept(learner: Any, key: Array):
             )
 
 
-def _epochs(learner, state, sets, key, epochs, sizes, swept):
-    run = partial(_epoch_of_members, swept=swept) if key.ndim else _epoch
-    if any(isinstance(leaf, Source) for leaf in _flatten(sets)[0]):
-        run = partial(_streamed_epoch, swept=swept)
+def _epochs(run, learner, state, sets, key, epochs):
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None)) if key.ndim else jax.random.fold_in
     for epoch in epochs:
-        state, info = run(learner, state, sets, fold(key, epoch), **sizes)
+        state, info = run(learner, state, sets, fold(key, epoch))
         finite = bool(np.all(jax.device_get(info["finite"])))
         yield epoch, state, info
         if not finite:

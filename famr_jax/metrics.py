@@ -51,9 +51,13 @@ def _predict(apply_fn, params, x, *, batch_size):
 
 
 def votes(logits: Array) -> Array:
-    """The predicted class as a distribution, `[n, num_classes]`: tied maxima share one vote."""
-    tied = logits == jnp.max(logits, axis=-1, keepdims=True)
-    return tied / jnp.sum(tied, axis=-1, keepdims=True)
+    """The predicted class as a distribution, `[n, num_classes]`: tied maxima share one vote.
+
+    Logits with a NaN vote for nothing, which is NaN and not 0: they are no wrong prediction.
+    """
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    tied = logits == top
+    return jnp.where(jnp.isnan(top), jnp.nan, tied / jnp.sum(tied, axis=-1, keepdims=True))
 
 
 def hits(logits: Array, labels: Array) -> Array:

@@ -34,6 +34,7 @@ def key_of(known: dict[str, Any], *sources: str | Path) -> str:
         "mesh": dict(jax.sharding.get_abstract_mesh().shape),
         "x64": jax.config.jax_enable_x64,
         "precision": jax.config.jax_default_matmul_precision,
+        "keys": [jax.config.jax_default_prng_impl, jax.config.jax_threefry_partitionable],
     }
     text = json.dumps([known, made_by], sort_keys=True, default=_exactly)
     return hashlib.sha256(text.encode()).hexdigest()

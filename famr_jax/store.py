@@ -184,7 +184,7 @@ class Store:
         return self._place(name, key_of(known, *sources))
 
     def _place(self, name: str, text: str) -> Path:
-        words = re.sub(r"[^\w.,+=-]+", "-", name)
+        words = re.sub(r"[^\w.,+=-]+", "-", name)[:60]  # file systems end a name at 255 bytes
         return self.root / f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def _fit(self, phase: "_Phase") -> list[Fitted]:

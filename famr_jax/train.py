@@ -247,8 +247,10 @@ def run(
         start: The weights to start from, of every member, in place of `model.init`.
 
     Raises:
-        ValueError: An empty set; a legacy key; `accumulate` that does not divide the batch.
+        ValueError: An empty set; a legacy key, or none; `accumulate` that does not divide the
+            batch; neither `init` nor `start`.
     """
+    loop.check_key(key)
     if not len(train):
         raise ValueError("`train` must hold at least one example, got 0.")
     if key.ndim == 0:
@@ -301,9 +303,14 @@ def _rows(values):
 
 
 def begin(
-    learner: Supervised, init_fn: Callable[[Array], Params], key: Array, start: Params | None = None
+    learner: Supervised,
+    init_fn: Callable[[Array], Params] | None,
+    key: Array,
+    start: Params | None = None,
 ) -> TrainState:
     """The state before the first step: fresh weights of each key, or `start` for all of them."""
+    if init_fn is None and start is None:
+        raise ValueError("`start` must be given for a model without `init`, got None.")
     return _begin(learner, init_fn, key, start)
 
 

@@ -135,9 +135,17 @@ def run(
             a sweep whose numbers have another member axis than `key`.
     """
     state = begin(unlearner, params, forget, retain, key=key, donate=donate, swept=swept)
-    sizes = {"epochs": epochs, "batch_size": batch_size, "swept": swept}
+    steps = run_epochs(
+        unlearner,
+        state,
+        forget,
+        retain,
+        epochs=epochs,
+        batch_size=batch_size,
+        key=key,
+        swept=swept,
+    )
     log = []
-    steps = run_epochs(unlearner, state, forget, retain, **sizes, key=key)
     for _, state, info in steps:  # noqa: B007
         log.append(jax.device_get(info))
     log = {name: np.stack([entry[name] for entry in log], axis=-1) for name in log[0]}
@@ -156,6 +164,7 @@ def begin(
 ) -> Any:
     """The state before the first epoch: `init`, jitted, on checked input. Arguments as in `run`."""
     _check_sets(unlearner, forget, retain)
+    loop.check_key(key)
     if swept:
         loop.check_swept(unlearner, key)
     if not donate:
@@ -182,9 +191,17 @@ def run_epochs(
     Going on from a saved state with `start` and the same key gives the uninterrupted run's bits.
     """
     _check_sets(unlearner, forget, retain)
-    size = len(forget if unlearner.epoch_over == "forget" else retain)
-    sizes = {"size": size, "epochs": epochs, "batch_size": batch_size, "swept": swept}
-    return loop.run_epochs(unlearner, state, Pair(forget, retain), **sizes, key=key, start=start)
+    return loop.run_epochs(
+        unlearner,
+        state,
+        Pair(forget, retain),
+        size=len(forget if unlearner.epoch_over == "forget" else retain),
+        epochs=epochs,
+        batch_size=batch_size,
+        key=key,
+        start=start,
+        swept=swept,
+    )
 
 
 def _begin(unlearner, params, forget, retain, key):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from famr_jax import evaluation, metrics, statistics
+from famr_jax.data.stream import OnDisk
 from famr_jax.evaluation import Absent, Ensemble, EnsembleMeasure, Evaluator, Measure, Part
 from famr_jax.forget import ForgetSet
 from famr_jax.types import Batch
@@ -110,6 +111,42 @@ def test_a_bare_function_has_no_features():
     assert "no layer 'a'" in evaluator(CLASS, measures=[other])(MODEL)["absent"]["norm"]
 
 
+def test_features_of_images_on_disk_are_those_of_images_in_memory():
+    batch = SPLITS[0]
+    pixels = np.asarray(batch.x, np.uint8)
+    digests = np.zeros((len(batch), 16), np.uint8)
+    source = OnDisk(
+        pixels.__getitem__, (1, 1, 1), np.asarray(TRAIN), digests, np.arange(len(batch))
+    )
+
+    class Scaled:
+        @staticmethod
+        def features(params, x):
+            return {"twice": 2 * x[:, 0, 0, 0] + params["logits"][0, 0]}
+
+    on_disk = Evaluator(Scaled, source, SPLITS[1], SAMPLES).view(MODEL)
+    in_memory = Evaluator(Scaled, source.batch(), SPLITS[1], SAMPLES).view(MODEL)
+    for name in ("forget", "retain"):
+        np.testing.assert_array_equal(
+            on_disk.features(name, "twice"), in_memory.features(name, "twice")
+        )
+
+
+def test_weights_that_are_not_finite_give_no_number_and_no_error():
+    train, test = images(0, jnp.tile(TRAIN, 4)), images(32, jnp.tile(TEST, 4))
+    gone = ForgetSet("random:0.4", np.arange(32) < 12)
+    logits = np.random.default_rng(0).normal(size=(48, C))
+    models = [{"logits": jnp.asarray(logits * scale)} for scale in (1.0, np.nan)]
+    evaluate = Evaluator(Table, train, test, gone, models[0], models[:1])
+    found = evaluate(models[1])
+    assert set(found["absent"]) == {"for_acc_test"}
+    assert all(
+        np.isnan(found[measure.name]) for measure in evaluation.MEASURES if measure.name in found
+    )
+    lines = evaluation.verdicts([*evaluate.references(), {"model": "m"} | found])
+    assert {line["verdict"] for line in lines if "oracles" in line} == {"not finite"}
+
+
 def test_a_new_measure_is_one_row():
     def nothing_to_see(view, oracles):
         raise Absent("for a reason")
@@ -203,6 +240,8 @@ def test_refuses_another_mask_and_two_measures_of_one_name():
     short = ForgetSet("x", np.ones(3, bool))
     with pytest.raises(ValueError, match="must have the 8 examples of `train`, got 3"):
         Evaluator(Table, *SPLITS, short)
+    with pytest.raises(ValueError, match="must be boolean, got an array of int64"):
+        Evaluator(Table, *SPLITS, ForgetSet("x", np.arange(8)))
     measure = evaluation.named("for_acc") * 2
     with pytest.raises(ValueError, match="must have different names, got for_acc, for_acc"):
         evaluator(CLASS, measures=measure)

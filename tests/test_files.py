@@ -50,17 +50,12 @@ def test_layout_gives_a_column_a_line_and_a_row_a_line():
 def test_json_is_plain_and_comes_back(tmp_path):
     content = {1: jnp.arange(3), "f": np.float32(1 / 3), "nan": [np.nan], "at": tmp_path / "last"}
     files.write_json(tmp_path / "new" / "out.json", content)
-    assert files.read_json(tmp_path / "new" / "out.json") == {
+    assert json.loads((tmp_path / "new" / "out.json").read_text()) == {
         "1": [0, 1, 2],
         "f": 0.333333,
         "nan": [None],
         "at": "last",
     }
-    for text in (None, "{"):
-        if text:
-            (tmp_path / "bad").write_text(text)
-        with pytest.raises(ValueError, match="`path` must be a JSON file, got "):
-            files.read_json(tmp_path / "bad")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -70,7 +65,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         files.write_text(tmp_path / "a.json", "\ud800")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert files.read_json(tmp_path / "a.json") == [1]
+    assert json.loads((tmp_path / "a.json").read_text()) == [1]
 
 
 WRITER = """
@@ -106,4 +101,4 @@ def test_results_are_laid_out_and_short():
     assert max(lines.values()) <= 2000
     assert sum(lines.values()) <= 30_000
     for path in paths:
-        assert path.read_text() == files.layout(files.read_json(path)) + "\n", path.name
+        assert path.read_text() == files.layout(json.loads(path.read_text())) + "\n", path.name

@@ -256,3 +256,15 @@ def test_parse_all_gives_one_set_a_spec():
 def test_parse_all_refuses(specs, message):
     with pytest.raises(ValueError, match=message):
         forget.parse_all(specs, LABELS)
+
+
+def test_parse_needs_examples():
+    with pytest.raises(ValueError, match="`train` must hold at least one example, got 0"):
+        forget.parse("class:0", np.zeros(0, int))
+
+
+def test_a_set_of_many_classes_has_a_name_that_a_file_may_have():
+    labels = np.repeat(np.arange(200), 2)
+    sets = [forget.parse("class:" + ",".join(map(str, range(k))), labels) for k in (150, 151)]
+    assert all(len(one.name) < 64 for one in sets)
+    assert sets[0].name != sets[1].name

@@ -171,3 +171,8 @@ def test_gap_and_null_gap_by_hand():
 )
 def test_verdict(value, original, oracles, words):
     assert statistics.verdict(value, original, oracles) == words
+
+
+def test_logits_that_are_nan_are_neither_right_nor_wrong():
+    logits = jnp.array([[jnp.nan, jnp.nan], [1.0, jnp.nan], [0.0, 1.0]])
+    np.testing.assert_array_equal(metrics.hits(logits, jnp.array([0, 0, 1])), [np.nan, np.nan, 1])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from conftest import assert_same
 
-from famr_jax import checkpoint, mesh, provenance, store
+from famr_jax import checkpoint, data, mesh, provenance, store
+from famr_jax.cli.bench import Bench
+from famr_jax.cli.flags import BenchFlags
 from famr_jax.provenance import TRAINING, sources_of
 from famr_jax.store import Clock, Store
 
@@ -232,6 +235,10 @@ def test_the_key_has_every_digit_the_name_the_sources_and_the_platform(tmp_path,
         paths.append(home())
     with jax.default_matmul_precision("highest"):
         paths.append(home())
+    with jax.threefry_partitionable(False):
+        paths.append(home())
+    with jax.default_prng_impl("rbg"):
+        paths.append(home())
     with monkeypatch.context() as patch:
         patch.setattr(provenance.metadata, "version", lambda package: f"{package} 99")
         paths.append(home())
@@ -241,6 +248,7 @@ def test_the_key_has_every_digit_the_name_the_sources_and_the_platform(tmp_path,
     assert len(set(paths)) == len(paths)
     assert home() == home(config={"mask": np.arange(3), "lr": 1e-3}) == paths[0]
     assert home(name="famr class:3/[x]").parent == tmp_path
+    assert len(home(name="é" * 300).name.encode()) < 255
     with pytest.raises(TypeError, match="`config` must be JSON-able, got a object"):
         home(config={"lr": object()})
 
@@ -279,6 +287,15 @@ def test_a_comment_changes_the_keys_of_what_it_makes_alone(tmp_path, edited, cha
         file.write("# A comment.\n")
     for name, modules in made_by.items():
         assert (sources_of(*modules) != sources_of(*modules, root=tmp_path)) == (name in changed)
+
+
+@pytest.mark.parametrize(("stream", "decoded"), [(False, False), (True, True)])
+def test_what_scales_images_counts_and_what_decodes_them_where_they_are_on_disk(stream, decoded):
+    bench = SimpleNamespace(flags=BenchFlags(stream=stream), augment=data.crop)
+    sources = Bench.sources.fget(bench)
+    assert "famr_jax.data.augment" in sources
+    assert ("famr_jax.data.encoded" in sources) == decoded
+    assert ("famr_jax.data.stream" in sources) != decoded  # what decodes imports it
 
 
 def test_files_of_ones_own_count_with_what_they_import(tmp_path):

@@ -1,5 +1,7 @@
 """Supervised training: one step by hand, augmentation, the recipe."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ import optax
 import pytest
 from conftest import assert_same, drawn, random_batch, to_float64
 
-from famr_jax import loop, mesh
+from famr_jax import loop, mesh, unlearn
 from famr_jax.losses import cross_entropy
+from famr_jax.methods import nothing
 from famr_jax.train import Recipe, Supervised, adamw, run
 from famr_jax.types import Batch
 
@@ -260,6 +263,27 @@ def test_run_stops_where_the_loss_is_not_finite(model, batch):
 def test_run_needs_examples(model, batch):
     with pytest.raises(ValueError, match="`train` must hold at least one example, got 0"):
         run(model, batch[:0], TOY, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (jax.random.PRNGKey(0), "`key` must come from jax.random.key, got an array of uint32"),
+        (0, "`key` must come from jax.random.key, got 0"),
+        (jax.random.split(KEY, 0), r"`key` must be one key, or \[members\] of them, got \[0\]"),
+        (jax.random.split(KEY, (2, 2)), r"got \[2, 2\]"),
+    ],
+)
+def test_training_and_unlearning_refuse_another_key(model, batch, params, key, message):
+    with pytest.raises(ValueError, match=message):
+        run(model, batch, TOY, key=key)
+    with pytest.raises(ValueError, match=message):
+        unlearn.begin(nothing(), params, batch, key=key)
+
+
+def test_a_model_without_init_needs_a_start(model, batch):
+    with pytest.raises(ValueError, match="`start` must be given for a model without `init`"):
+        run(SimpleNamespace(apply=model.apply), batch, TOY, key=KEY)
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,6 @@ def _open(experiment: Experiment, flags: Any) -> Bench | Bare:
     out = Path("runs") / experiment.name
     if not hasattr(flags, "bench"):
         return Bare(Clock(), flags.out or out)
+    change = experiment.change and partial(experiment.change, flags)
     with console.status("loading data"):
-        if experiment.change is None:
-            return open_bench(flags.bench, streams=experiment.streams, out=out)
-        change = partial(experiment.change, flags)
         return open_bench(flags.bench, change=change, streams=experiment.streams, out=out)

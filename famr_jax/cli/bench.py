@@ -140,8 +140,9 @@ class Bench:
             more: Further sets by name.
         """
         if sampled:
-            sizes = {"retain": WATCHED_RETAIN, "seed": self.flags.seed}
-            sets = sampled_parts(self.train, self.test, gone, **sizes)
+            sets = sampled_parts(
+                self.train, self.test, gone, retain=WATCHED_RETAIN, seed=self.flags.seed
+            )
         else:
             sets = parts(self.train, self.test, gone)
         return Evaluator(
@@ -170,8 +171,12 @@ class Bench:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The modules that training imports, for the store."""
-        return (*TRAINING, "famr_jax.models", self.augment.__module__)
+        """The modules that training imports, and what makes images of stored bytes, for the store.
+
+        Images in memory are known by their pixels, those on disk by their encoded bytes.
+        """
+        pixels = "famr_jax.data.encoded" if self.flags.stream else "famr_jax.data.stream"
+        return (*TRAINING, "famr_jax.models", pixels, self.augment.__module__)
 
     def on(self, name: str) -> "Bench":
         """The same, with fresh weights of another model on the same images."""
@@ -280,7 +285,7 @@ class Bench:
                 start=start,
             ),
             epochs=epochs,
-            sources=(*TRAINING, "famr_jax.models", "famr_jax.unlearn", *sources),
+            sources=(*self.sources, "famr_jax.unlearn", *sources),
             watch=watch,
         )
 

@@ -51,7 +51,7 @@ class Within:
         if not good:
             bracket = "(" if self.open else "["
             raise ValueError(
-                f"`{name}` must be in {bracket}{self.low:g}, {self.high:g}), got {value!r}."
+                f"`{name}` must be in {bracket}{self.low}, {self.high}), got {value!r}."
             )
 
 

@@ -17,7 +17,7 @@ from famr_jax.cli import page, record, study
 from famr_jax.cli.bench import WATCHED_RETAIN, Bench
 from famr_jax.cli.details import label
 from famr_jax.cli.diagnosis import diagnose, line
-from famr_jax.cli.flags import BenchFlags, Count, NotNegative, Positive, make_optimizer
+from famr_jax.cli.flags import BenchFlags, Count, NotNegative, Optimizer, Positive, make_optimizer
 from famr_jax.cli.opening import open_bench
 from famr_jax.evaluation import Evaluator, View
 from famr_jax.files import plain, usable_directory, write_json
@@ -54,7 +54,7 @@ class Flags:
     """Epochs of unlearning, over the forget set."""
     lr: Positive = 1e-4
     """Step of unlearning."""
-    optimizer: str = "adam"
+    optimizer: Optimizer = "adam"
     """Of unlearning: adam, adamw or sgd."""
     bench: BenchFlags = field(default_factory=BenchFlags)
 
@@ -108,7 +108,6 @@ def run(
         NonFiniteError: A training or an unlearning that was not finite; the JSON says which.
     """
     cli_flags.check(flags)
-    make_optimizer(flags.optimizer, flags.lr)
     with console.status("loading data"):
         bench = open_bench(flags.bench, streams=True)
     cases = bench.forget_sets(flags.forget)

@@ -19,7 +19,7 @@ MARGIN = 256 / 224
 def open_bench(
     flags: BenchFlags,
     *,
-    change: Callable[[data.Dataset], data.Dataset] = lambda dataset: dataset,
+    change: Callable[[data.Dataset], data.Dataset] | None = None,
     streams: bool = False,
     out: Path | None = None,
 ) -> Bench:
@@ -41,15 +41,14 @@ def open_bench(
     if flags.stream and not streams:
         raise ValueError("`stream` must be off: this experiment needs its images in memory.")
     size = flags.image_size
-    dataset = change(
-        data.load(
-            flags.dataset,
-            data_dir=flags.data_dir,
-            classes=flags.classes,
-            image_size=None if size is None else round(size * MARGIN),
-            stream=flags.stream,
-        )
+    dataset = data.load(
+        flags.dataset,
+        data_dir=flags.data_dir,
+        classes=flags.classes,
+        image_size=None if size is None else round(size * MARGIN),
+        stream=flags.stream,
     )
+    dataset = change(dataset) if change else dataset
     shape = dataset.image_shape if size is None else (size, size, dataset.image_shape[-1])
     model = models.create(flags.model, num_classes=dataset.num_classes, image_shape=shape)
     if size is not None and min(dataset.image_shape[:2]) > size:

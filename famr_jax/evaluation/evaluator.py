@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from famr_jax.evaluation.measures import (
     ENSEMBLE_MEASURES,
     MEASURES,
@@ -52,11 +54,15 @@ class Evaluator:
             sets: The sets by name in place of `parts(train, test, gone)`.
 
         Raises:
-            ValueError: The mask is not one over the training set; two measures share a name.
+            ValueError: The mask is not a boolean one over the training set; two measures share a
+                name.
         """
         if len(gone.mask) != len(train):
             rule = f"must have the {len(train)} examples of `train`"
             raise ValueError(f"`gone.mask` {rule}, got {len(gone.mask)}.")
+        if np.asarray(gone.mask).dtype != bool:
+            dtype = np.asarray(gone.mask).dtype
+            raise ValueError(f"`gone.mask` must be boolean, got an array of {dtype}.")
         names = [measure.name for measure in measures]
         if len(set(names)) < len(names):
             raise ValueError(f"`measures` must have different names, got {', '.join(names)}.")

@@ -1,5 +1,6 @@
 """What is measured of every model: a table, one row a measure."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -99,6 +100,8 @@ def svc_attack(view: View, oracles: Sequence[View]) -> float:
     retain, test, forget = (
         view.each(metrics.confidence, name) for name in ("retain", "test", "forget")
     )
+    if not _finite(retain, test, forget):
+        return math.nan
     return attacks.svc_confidence(retain, test, forget)
 
 
@@ -109,6 +112,8 @@ def loss_attack(view: View, oracles: Sequence[View]) -> float:
     forget, test = (view.each(losses.cross_entropy, name) for name in ("forget", "test"))
     if min(len(forget), len(test)) < LEAST_ATTACKED:
         raise Absent(f"it needs at least {LEAST_ATTACKED} examples on both sides")
+    if not _finite(forget, test):
+        return math.nan
     return attacks.loss_attack(forget, test)
 
 
@@ -120,6 +125,11 @@ def _entropy(logits, labels):
 def _uniform_kl(logits, labels):
     del labels
     return losses.uniform_kl(logits)
+
+
+def _finite(*values):
+    """Whether an attack can be fitted; scikit-learn refuses NaN and infinity."""
+    return all(np.all(np.isfinite(each)) for each in values)
 
 
 def _only_samples(view):

@@ -112,8 +112,8 @@ class View:
         part, at = self.part(name), (layer, id(self.part(name).images))
         if at not in self._features:
             images = part.images if isinstance(part.images, Source) else part.images.x
-            shapes = jax.eval_shape(self._model.features, self.params, images[:1])
-            if layer not in shapes:
+            first = images[:1].batch().x if isinstance(images, Source) else images[:1]
+            if layer not in jax.eval_shape(self._model.features, self.params, first):
                 raise Absent(f"the model has no layer {layer!r}")
             of_layer = _Layer(self._model.features, layer)
             self._features[at] = np.asarray(metrics.predict(of_layer, self.params, images))
