@@ -186,7 +186,8 @@ def adamw(
         num_steps: Length of the schedule, in steps.
         lr: Peak learning rate.
         weight_decay: Decoupled weight decay; only matrices decay, not biases and norms.
-        warmup: Share of the steps that warm up.
+        warmup: Share of the steps that warm up, from a rate of zero; none where that is less than
+            two steps, which would waste the first one.
 
     Raises:
         ValueError: A value out of range.
@@ -196,7 +197,9 @@ def adamw(
     check_number("weight_decay", weight_decay, least=0)
     if not 0 <= warmup < 1:
         raise ValueError(f"`warmup` must be in [0, 1), got {warmup!r}.")
-    warmup_steps = max(1, round(warmup * num_steps))
+    warmup_steps = round(warmup * num_steps)
+    if warmup_steps < 2:  # of one step, all would be at the rate of zero
+        warmup_steps = 0
     end = max(num_steps, warmup_steps + 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, end)
     decayed = optax.adamw(schedule, b2=0.99, weight_decay=weight_decay, mask=_matrices)
