@@ -28,6 +28,7 @@ from jax import Array
 from famr_jax import losses
 from famr_jax.curvature import Identity, Solution, linearized, solve
 from famr_jax.curvature.algebra import operator, precise
+from famr_jax.curvature.batches import one_each
 from famr_jax.influence.kernels import Gram
 from famr_jax.types import check_count, check_number, static
 
@@ -286,4 +287,4 @@ def _check_labels(labels, outputs):
 
 def _slopes(loss, outputs, labels):
     """dl_i/df_i, `[n, C]`."""
-    return jax.grad(lambda outputs: jnp.sum(loss.value(outputs, labels)))(outputs)
+    return jax.grad(lambda outputs: jnp.sum(one_each(loss.value(outputs, labels), labels)))(outputs)

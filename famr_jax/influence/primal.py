@@ -36,6 +36,7 @@ from jax import Array
 
 from famr_jax.curvature import Hessian, Identity, Jacobian, Solution, eigenvalues, solve
 from famr_jax.curvature.algebra import precise
+from famr_jax.curvature.batches import one_each, some_each
 from famr_jax.curvature.block import solve_block
 from famr_jax.curvature.conditioning import Estimate
 from famr_jax.curvature.dense import matrix_of, solve_dense
@@ -134,12 +135,14 @@ def remove(
         key: PRNG key of Lanczos.
 
     Raises:
-        ValueError: A number out of range, an unknown word, or an empty set.
+        ValueError: A number out of range, an unknown word, an empty set, or a `loss_fn` that does
+            not give one value per example.
     """
     _check(l2, damping, normaliser)
     if over not in ("retain", "all"):
         raise ValueError(f"`over` must be 'retain' or 'all', got {over!r}.")
     m, kept = _size("forget", forget), _size("retain", retain)
+    one_each(jax.eval_shape(loss_fn, params, forget), forget)
     n = m + kept
     curvature = curvature or partial(Hessian, loss_fn, params, batch_size=batch_size)
     if over == "all":
@@ -220,7 +223,8 @@ def influence(
         key: PRNG key of Lanczos.
 
     Raises:
-        ValueError: A number out of range, an unknown word, an empty set or a wrong mask.
+        ValueError: A number out of range, an unknown word, an empty set, a wrong mask, or a
+            function that does not give a value, or a row, per example.
     """
     _check(l2, damping, normaliser)
     check_limits(damping, tol, max_steps)
@@ -232,8 +236,10 @@ def influence(
     if np.any((gone == 0) | (gone == n)):
         rule = "must take some examples of `data` and leave some"
         raise ValueError(f"what `groups` remove {rule}, got {gone} of {n}.")
+    one_each(jax.eval_shape(loss_fn, params, data), data)
     query_fn = query_fn or loss_fn
-    shape = jax.eval_shape(query_fn, params, queries).shape
+    asked = some_each(jax.eval_shape(query_fn, params, queries), queries, name="query_fn")
+    shape = asked.shape
     hessian = partial(Hessian, loss_fn, params, data)
     matrix = (curvature(data) if curvature else hessian(batch_size)) + l2 * Identity()
     dim, count = sum(leaf.size for leaf in jax.tree.leaves(params)), min(n, math.prod(shape))
