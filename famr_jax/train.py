@@ -21,6 +21,7 @@ from famr_jax.types import (
     Params,
     Source,
     check_count,
+    check_labels_of,
     check_number,
     pytree,
     static,
@@ -250,10 +251,13 @@ def run(
         start: The weights to start from, of every member, in place of `model.init`.
 
     Raises:
-        ValueError: An empty set; a legacy key; `accumulate` that does not divide the batch.
+        ValueError: An empty set; a label that is none of the model's classes; a legacy key;
+            `accumulate` that does not divide the batch.
     """
     if not len(train):
         raise ValueError("`train` must hold at least one example, got 0.")
+    like = jax.eval_shape(model.init, jax.random.key(0)) if start is None else start
+    check_labels_of(model.apply, like, train)
     if key.ndim == 0:
         return _run(model, train, recipe, key, start)
     width, found = loop.member_width(), []

@@ -321,6 +321,25 @@ def test_influence_is_of_examples_or_of_nothing(linear, wrong):
         ask(query_fn=lambda p, b: jnp.sum(softmax_loss(p, b)))
 
 
+@pytest.mark.parametrize("label", [-1, -100, 5, 255])
+def test_labels_that_are_no_class_have_no_influence(linear, label):
+    """They had an influence of 0, "converged" and "definite"; -1 had that of the last class."""
+    params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
+    more = {"l2": L2, "normaliser": "n", "key": KEY}
+    bad = Batch(linear.x, linear.labels.at[3].set(label))
+
+    def own_loss(params, batch):
+        log_p = jax.nn.log_softmax(batch.x @ params["w"] + params["b"])
+        return -jnp.take_along_axis(log_p, batch.labels[:, None], axis=1)[:, 0]
+
+    for loss in (softmax_loss, own_loss):
+        for data, queries in ((bad, linear[:3]), (linear, bad[:5])):
+            with pytest.raises(ValueError, match=r"`labels` must be >= 0|of label"):
+                influence(loss, params, data, queries, **more)
+        with pytest.raises(ValueError, match=r"`labels` must be >= 0|of label"):
+            remove(loss, params, bad[FORGET], bad[RETAIN], **more)
+
+
 def test_bad_arguments_are_named(linear):
     params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
     good = {"l2": L2, "normaliser": "n", "key": KEY}

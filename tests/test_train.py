@@ -177,6 +177,18 @@ def test_a_warm_up_of_less_than_two_steps_starts_at_the_peak(num_steps, warmup):
     np.testing.assert_allclose(rates(num_steps, warmup), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("label", [-1, -100, 3, 255])
+def test_a_label_that_is_no_class_is_refused(logistic, batch, label):
+    bad = Batch(batch.x, batch.labels.at[0].set(label))
+    with pytest.raises(ValueError, match="`labels` must be classes of 3, 0 to 2, got "):
+        run(logistic, bad, TOY, key=KEY)
+    if label < 0:  # what a learner is asked nobody knows, but that no class is negative
+        learner = Supervised(logistic.apply, SGD)
+        sizes = {"size": len(bad), "epochs": 1, "batch_size": 4}
+        with pytest.raises(ValueError, match="`labels` must be >= 0"):
+            loop.run_epochs(learner, learner.init(drawn(logistic.init)), bad, **sizes, key=KEY)
+
+
 def test_one_epoch_of_one_batch_trains(logistic):
     labels = jnp.arange(12) % 3
     train = Batch(3.0 * jax.nn.one_hot(labels, 16).reshape(12, 4, 4, 1), labels)
