@@ -52,9 +52,13 @@ def _predict(apply_fn, params, x, *, batch_size):
 
 
 def votes(logits: Array) -> Array:
-    """The predicted class as a distribution, `[n, num_classes]`: tied maxima share one vote."""
+    """The predicted class as a distribution, `[n, num_classes]`: tied maxima share one vote.
+
+    Logits with a NaN among them predict nothing, not even wrongly: NaN for all classes.
+    """
     tied = logits == jnp.max(logits, axis=-1, keepdims=True)
-    return tied / jnp.sum(tied, axis=-1, keepdims=True)
+    shares = tied / jnp.sum(tied, axis=-1, keepdims=True)
+    return jnp.where(jnp.any(jnp.isnan(logits), axis=-1, keepdims=True), jnp.nan, shares)
 
 
 def hits(logits: Array, labels: Array) -> Array:

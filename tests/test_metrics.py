@@ -50,6 +50,18 @@ def test_a_label_that_is_no_class_is_refused(name, label):
     assert np.isnan(JITTED[name](logits, labels)).any()
 
 
+@pytest.mark.parametrize("bad", [[0, np.nan, 9], [np.nan] * 3])
+def test_a_model_that_gives_nan_has_no_accuracy(bad):
+    logits, labels = rows(bad, [9, 0, 0]), jnp.array([1, 0])
+    for function in (metrics.hits, jax.jit(metrics.hits)):
+        np.testing.assert_array_equal(function(logits, labels), [np.nan, 1])
+    for name in ("accuracy", "confidence"):
+        assert np.isnan(JITTED[name](logits, labels)).any()
+    assert np.isnan(JITTED["entropy"](logits)[0])
+    infinite = rows([np.inf, 0, 0], [-np.inf, 0, 0])
+    np.testing.assert_allclose(metrics.hits(infinite, jnp.array([0, 0])), [1, 0])
+
+
 def test_worked_numbers():
     z, labels = rows([LOG3, 0], [0, 0]), jnp.array([1, 0])
     log2 = math.log(2)

@@ -279,6 +279,7 @@ def test_run_stops_where_the_loss_is_not_finite(model, batch):
     spoilt = Batch(jnp.full_like(batch.x, jnp.nan), batch.labels)
     done = run(model, spoilt, TOY, key=jax.random.split(KEY, 2))
     assert not done.finite
+    assert np.isnan(done.log["accuracy"][-1])
     assert done.log["loss"].shape == (2, 1)
 
 
