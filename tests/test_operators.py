@@ -195,6 +195,19 @@ def test_outputs_without_a_row_per_example_are_refused(batch_size):
             call()
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_refused_at_the_door(dtype):
+    like = {"a": jnp.ones(9, dtype)}
+    for ask in (
+        lambda: curvature.eigenvalues(curvature.Identity(), like, k=1, key=KEY),
+        lambda: curvature.density(curvature.Identity(), like, num_steps=3, num_probes=2, key=KEY),
+        lambda: curvature.trace(curvature.Identity(), like, method="hutch++", key=KEY),
+        lambda: curvature.solve(curvature.Identity(), like),
+    ):
+        with pytest.raises(ValueError, match=r"must be of float32 or float64, got .*float16"):
+            ask()
+
+
 def test_hessian_is_gauss_newton_for_a_linear_model():
     params, batch, loss_fn, outputs_fn, output_loss = problem("logistic")
     first = columns(curvature.Hessian(loss_fn, params, batch), params)
