@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from famr_jax.mesh import gather, spread
-from famr_jax.types import Batch, Source, check_count
+from famr_jax.types import Batch, Source, check_count, check_labels
 
 
 def draw(key: Array, size: int, num_steps: int, batch_size: int) -> Array:
@@ -186,7 +186,7 @@ def run_epochs(
 
     Raises:
         ValueError: A count below one; a legacy key; a set with more images than labels, or fewer; a
-            sweep without a member axis, or of another number of members.
+            label below 0; a sweep without a member axis, or of another number of members.
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
@@ -198,6 +198,7 @@ def run_epochs(
         if isinstance(leaf, Batch) and len(leaf.x) != len(leaf.labels):
             sizes = f"{len(leaf.x)} and {len(leaf.labels)}"
             raise ValueError(f"`x` and `labels` of a set must have equal lengths, got {sizes}.")
+        check_labels(leaf.labels)
     run = partial(_epoch_of_members, swept=swept) if key.ndim else _epoch
     if any(isinstance(leaf, Source) for leaf in _flatten(sets)[0]):
         run = partial(_streamed_epoch, swept=swept)

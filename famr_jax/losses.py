@@ -7,7 +7,23 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from famr_jax.types import Params
+from famr_jax.types import Params, check_labels
+
+
+def at_label(values: Array, labels: Array) -> Array:
+    """The entry of each row at its label, `[...]` of `[..., num_classes]`.
+
+    Inside jit, where nothing can be refused, a label that is no class gives NaN, and so does every
+    gradient: the indexing of arrays takes -1 for the last entry, and gives none of the others any.
+
+    Raises:
+        ValueError: Outside jit, a label that is no class.
+    """
+    num_classes = values.shape[-1]
+    check_labels(labels, num_classes)
+    known = (labels >= 0) & (labels < num_classes)
+    picked = jnp.take_along_axis(values, labels[..., None], axis=-1, mode="clip")[..., 0]
+    return picked * jnp.where(known, 1, jnp.nan).astype(values.dtype)
 
 
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
@@ -24,7 +40,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
         One value in nats per example, `[...]`.
     """
     log_p = jax.nn.log_softmax(logits)
-    picked = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    picked = at_label(log_p, labels)
     return -(1 - label_smoothing) * picked - label_smoothing * jnp.mean(log_p, axis=-1)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from famr_jax.losses import at_label
 from famr_jax.mesh import spread
 from famr_jax.types import ApplyFn, Params, Source
 
@@ -62,7 +63,7 @@ def votes(logits: Array) -> Array:
 
 def hits(logits: Array, labels: Array) -> Array:
     """Whether each prediction is right, `[n]`: 1, 0, or 1/k in a tie of k classes."""
-    return jnp.take_along_axis(votes(logits), labels[:, None], axis=-1)[:, 0]
+    return at_label(votes(logits), labels)
 
 
 def accuracy(logits: Array, labels: Array) -> Array:
@@ -72,7 +73,7 @@ def accuracy(logits: Array, labels: Array) -> Array:
 
 def confidence(logits: Array, labels: Array) -> Array:
     """Probability of each example's label, p_y, `[n]`."""
-    return jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0]
+    return at_label(jax.nn.softmax(logits), labels)
 
 
 def entropy(logits: Array) -> Array:

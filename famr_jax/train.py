@@ -21,6 +21,7 @@ from famr_jax.types import (
     Params,
     Source,
     check_count,
+    check_labels_of,
     check_number,
     pytree,
     static,
@@ -90,7 +91,8 @@ class Supervised:
         def objective(params, batch):
             logits = self.apply_fn(params, batch.x)
             loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
-            return jnp.mean(loss), jnp.mean(jnp.argmax(logits, -1) == batch.labels)
+            right = jnp.mean(jnp.argmax(logits, -1) == batch.labels)
+            return jnp.mean(loss), jnp.where(jnp.any(jnp.isnan(logits)), jnp.nan, right)
 
         gradient = jax.value_and_grad(objective, has_aux=True)
         parts = self.accumulate
@@ -186,7 +188,8 @@ def adamw(
         num_steps: Length of the schedule, in steps.
         lr: Peak learning rate.
         weight_decay: Decoupled weight decay; only matrices decay, not biases and norms.
-        warmup: Share of the steps that warm up.
+        warmup: Share of the steps that warm up, from a rate of zero; none where that is less than
+            two steps, which would waste the first one.
 
     Raises:
         ValueError: A value out of range.
@@ -196,7 +199,9 @@ def adamw(
     check_number("weight_decay", weight_decay, least=0)
     if not 0 <= warmup < 1:
         raise ValueError(f"`warmup` must be in [0, 1), got {warmup!r}.")
-    warmup_steps = max(1, round(warmup * num_steps))
+    warmup_steps = round(warmup * num_steps)
+    if warmup_steps < 2:  # of one step, all would be at the rate of zero
+        warmup_steps = 0
     end = max(num_steps, warmup_steps + 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, end)
     decayed = optax.adamw(schedule, b2=0.99, weight_decay=weight_decay, mask=_matrices)
@@ -247,12 +252,16 @@ def run(
         start: The weights to start from, of every member, in place of `model.init`.
 
     Raises:
-        ValueError: An empty set; a legacy key, or none; `accumulate` that does not divide the
-            batch; neither `init` nor `start`.
+        ValueError: An empty set; a label that is none of the model's classes; a legacy key, or
+            none; `accumulate` that does not divide the batch; neither `init` nor `start`.
     """
     loop.check_key(key)
     if not len(train):
         raise ValueError("`train` must hold at least one example, got 0.")
+    if start is None and not hasattr(model, "init"):
+        raise ValueError("`start` must be given for a model without `init`, got None.")
+    like = jax.eval_shape(model.init, jax.random.key(0)) if start is None else start
+    check_labels_of(model.apply, like, train)
     if key.ndim == 0:
         return _run(model, train, recipe, key, start)
     width, found = loop.member_width(), []
@@ -309,8 +318,6 @@ def begin(
     start: Params | None = None,
 ) -> TrainState:
     """The state before the first step: fresh weights of each key, or `start` for all of them."""
-    if init_fn is None and start is None:
-        raise ValueError("`start` must be given for a model without `init`, got None.")
     return _begin(learner, init_fn, key, start)
 
 

@@ -169,6 +169,33 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, least: floa
         raise ValueError(f"`{name}` must be finite{rule and f' and {rule}'}, got {value!r}.")
 
 
+def check_labels(labels: Any, num_classes: int | None = None):
+    """Raises unless concrete labels are classes: no loss says so, and -1 is the last class to it.
+
+    Tracers pass: whoever lets a set in checks it there.
+
+    Args:
+        labels: Class indices of any shape.
+        num_classes: How many classes there are, if that is known.
+
+    Raises:
+        ValueError: A label below 0, or of `num_classes` or more.
+    """
+    if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
+        return
+    labels = np.asarray(labels)
+    if labels.size and (labels.min() < 0 or (num_classes and labels.max() >= num_classes)):
+        rule = f"classes of {num_classes}, 0 to {num_classes - 1}" if num_classes else ">= 0"
+        raise ValueError(f"`labels` must be {rule}, got {labels.min()} to {labels.max()}.")
+
+
+def check_labels_of(apply_fn: ApplyFn, params: Params, data: "Batch | Source"):
+    """Raises a `ValueError` unless the labels of a set are among a model's classes."""
+    shape = data.x.shape[1:] if isinstance(data, Batch) else data.image_shape
+    x = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    check_labels(data.labels, jax.eval_shape(apply_fn, params, x).shape[-1])
+
+
 def check_count(name: str, value: Any):
     """Raises a `ValueError` unless `value` is an integer of at least one."""
     try:

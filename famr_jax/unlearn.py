@@ -20,6 +20,7 @@ from famr_jax.types import (
     Source,
     Unlearner,
     as_pytree,
+    check_labels_of,
     pytree,
     static,
 )
@@ -131,7 +132,8 @@ def run(
             `jax.vmap(lambda lam: famr(apply_fn, lam=lam))(lams)`, with as many keys, is a sweep.
 
     Raises:
-        ValueError: A set is missing, empty or of another type; `epochs` or `batch_size` below one;
+        ValueError: A set is missing, empty or of another type, or has a label that is none of the
+            classes; `epochs` or `batch_size` below one;
             a sweep whose numbers have another member axis than `key`.
     """
     state = begin(unlearner, params, forget, retain, key=key, donate=donate, swept=swept)
@@ -165,6 +167,10 @@ def begin(
     """The state before the first epoch: `init`, jitted, on checked input. Arguments as in `run`."""
     _check_sets(unlearner, forget, retain)
     loop.check_key(key)
+    apply_fn = getattr(getattr(unlearner, "objective", unlearner), "apply_fn", None)
+    for each in (forget, retain) if apply_fn else ():
+        if each is not None:
+            check_labels_of(apply_fn, params, each)
     if swept:
         loop.check_swept(unlearner, key)
     if not donate:

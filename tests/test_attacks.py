@@ -172,3 +172,11 @@ def test_held_out_probe_refuses_one_class_and_nothing_to_score():
         held_out_probe(features, 0 * labels, features, labels)
     with pytest.raises(ValueError, match="`test_labels` must hold at least 1 label"):
         held_out_probe(features, labels, features[:0], labels[:0])
+
+
+def test_an_attack_on_nan_is_nan():
+    good, bad = np.linspace(0, 1, 12), np.append(np.linspace(0, 1, 11), np.nan)
+    for sets in ((bad, good, good), (good, bad, good), (good, good, bad)):
+        assert np.isnan(svc_confidence(*sets))
+    for sets in ((bad, good), (good, bad)):
+        assert np.isnan(loss_attack(*sets))

@@ -128,6 +128,18 @@ def test_linear_rate(convex):
     is_vacuous(certify.linear_rate(*late, error=1e-3), "no better")
 
 
+@pytest.mark.parametrize("error", [0.25, 0.3, 0.5, 0.85])
+def test_a_rate_does_not_hold_where_the_error_may_hide_growth(error):
+    grows = ([1.0, 0.5, 0.9], 0.1, 1.0, 5.0, LAM)
+    assert certify.linear_rate(*grows).verdict == "violated"
+    assert certify.linear_rate(*grows, error=0.2).verdict == "violated"
+    is_vacuous(certify.linear_rate(*grows, error=error), "moved away")
+    is_vacuous(certify.linear_rate(*grows, error=0.95), "no better")
+    # At the minimum, as far as that is known, distances may do as they like.
+    settled = [1.0, 0.1, error / 20, error / 10]
+    assert certify.linear_rate(settled, 0.1, 1.0, 5.0, LAM, error=error / 9).verdict == "holds"
+
+
 def test_linear_rate_is_tight_on_a_quadratic():
     """Along the flattest direction descent contracts by exactly 1 - step (lowest + lam)."""
     distances = [(1 - 0.1 * (2 + LAM)) ** k for k in range(8)]
@@ -211,6 +223,32 @@ def test_influence_distance():
     is_vacuous(certify.influence_distance(1.0, 2.0, -1e-3, 0.5), "-0.001")
 
 
+@pytest.mark.parametrize("kind", [float, np.float32, jnp.float32])
+def test_no_bound_is_zero_because_a_square_underflows(kind):
+    """lambda_min 1e-30 squared is 0 in float32; 1e-170 in float64."""
+    small = 1e-170 if kind is float else 1e-30
+    one, low = kind(1.0), kind(small)
+    tiny_gap = certify.influence_distance(one, kind(small), low, kind(small))
+    assert (tiny_gap.verdict, tiny_gap.bound) == ("holds", pytest.approx(1.0))
+    damped = certify.resolvent(kind(0.5), kind(small), low, kind(small))
+    assert (damped.verdict, damped.bound) == ("holds", pytest.approx(0.5))
+    large = certify.influence_distance(one, one, kind(1e-18), one)
+    assert large.bound == pytest.approx(1e36, rel=1e-6)
+
+
+def test_a_bound_beyond_all_numbers_says_nothing():
+    for certificate in (
+        certify.influence_distance(1.0, 1.0, 1e-170, LAM),
+        certify.resolvent(1.0, 1.0, 1e-320, LAM),
+        certify.step_rule(1.0, 1e-320, 0.0),
+        certify.anchor_distance(1.0, 1.0, 1e-320),
+        certify.descent_distance(1.0, 1.0, 0.0, 1e-320),
+        certify.newton_gap(1.0, 1e200, 1e200, 0.0, LAM),
+        certify.minimum_distance(1.0, [1.0, 1.0], 1e-320),
+    ):
+        is_vacuous(certificate, "beyond")
+
+
 def test_minimum_distance(convex):
     other = convex.anchor + 0.7
     norms = [convex.residual(convex.end), convex.residual(other)]
@@ -239,6 +277,8 @@ def test_numbers_that_are_none_are_refused():
         certify.stationarity(1.0, -1.0, tol=0.1)
     with pytest.raises(ValueError, match="distances"):
         certify.linear_rate([1.0], 0.1, 0.0, 1.0, LAM)
+    with pytest.raises(ValueError, match="grad_norms"):
+        certify.minimum_distance(1.0, [1.0, math.inf], 1.0)
     with pytest.raises(ValueError, match="lowest"):
         certify.resolvent(1.0, 1.0, math.nan, LAM)
     with pytest.raises(ValueError, match="points"):

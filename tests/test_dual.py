@@ -393,5 +393,10 @@ def test_bad_arguments(problem):
                 dual.fit(loss, gram, labels, problem.offset, l2=L2)
             with pytest.raises(ValueError, match="`labels` must be classes of 3"):
                 dual.remove(loss, gram, problem.offset, labels, FORGET, l2=L2)
+    summed = SQUARED._replace(value=lambda f, y: jnp.sum(SQUARED.value(f, y)))
+    with pytest.raises(ValueError, match="one value per example"):
+        dual.fit(summed, gram, problem.labels, problem.offset, l2=L2)
+    with pytest.raises(ValueError, match="one value per example"):
+        dual.dual_weights(summed, problem.offset, problem.labels, l2=L2)
     with pytest.raises(ValueError, match=r"must be \[n, C\] and \[n\]"):
         dual.fit(SQUARED, gram, problem.labels[1:], problem.offset, l2=L2)

@@ -8,6 +8,7 @@ from famr_jax import evaluation, metrics, statistics
 from famr_jax.data.stream import OnDisk
 from famr_jax.evaluation import Absent, Ensemble, EnsembleMeasure, Evaluator, Measure, Part
 from famr_jax.forget import ForgetSet
+from famr_jax.report.format import number
 from famr_jax.types import Batch
 
 C = 3
@@ -48,6 +49,18 @@ def evaluator(gone, **settings):
 
 def softmax(logits):
     return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("gone", [CLASS, SAMPLES])
+def test_a_model_that_gives_nan_is_not_finite_in_all_measures(gone):
+    """Its accuracy was 0, as if it had forgotten everything."""
+    evaluate = evaluator(gone)
+    broken = {"model": "broken"} | evaluate({"logits": jnp.full_like(MODEL["logits"], jnp.nan)})
+    lines = evaluation.verdicts([*evaluate.references(), broken])
+    judged = [line for line in lines if "absent" not in line]
+    assert {"for_acc", "ret_acc", "test_acc"} <= {line["measure"] for line in judged}
+    assert {line["verdict"] for line in judged} == {"not finite"}
+    assert {number(line["value"], line["unit"]) for line in judged} == {"not finite"}
 
 
 def test_measures_of_a_class_by_hand():

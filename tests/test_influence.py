@@ -295,6 +295,51 @@ def test_new_numbers_do_not_retrace():
     assert len(TRACES) <= seen + 1
 
 
+@pytest.mark.parametrize("wrong", ["sum", "by class"])
+def test_influence_is_of_examples_or_of_nothing(linear, wrong):
+    """A loss of [N, C] gave N C influences on N examples, and a summed one none that was right."""
+    params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
+    more = {"l2": L2, "normaliser": "n", "key": KEY}
+
+    def loss(params, batch):
+        losses = softmax_loss(params, batch)
+        return jnp.sum(losses) if wrong == "sum" else jnp.tile(losses[:, None], 5)
+
+    def curvature(data):
+        return GaussNewton(lambda p, b: b.x @ p["w"] + p["b"], of_outputs, params, data)
+
+    def of_outputs(outputs, batch):
+        return losses.cross_entropy(outputs, batch.labels)
+
+    for given in (None, curvature):
+        with pytest.raises(ValueError, match="`loss_fn` must give one value per example"):
+            influence(loss, params, linear, linear[:3], curvature=given, **more)
+        with pytest.raises(ValueError, match="`loss_fn` must give one value per example"):
+            remove(loss, params, linear[FORGET], linear[RETAIN], curvature=given, **more)
+    ask = partial(influence, softmax_loss, params, linear, linear[:3], **more)
+    with pytest.raises(ValueError, match="`query_fn` must give a row per example"):
+        ask(query_fn=lambda p, b: jnp.sum(softmax_loss(p, b)))
+
+
+@pytest.mark.parametrize("label", [-1, -100, 5, 255])
+def test_labels_that_are_no_class_have_no_influence(linear, label):
+    """They had an influence of 0, "converged" and "definite"; -1 had that of the last class."""
+    params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
+    more = {"l2": L2, "normaliser": "n", "key": KEY}
+    bad = Batch(linear.x, linear.labels.at[3].set(label))
+
+    def own_loss(params, batch):
+        log_p = jax.nn.log_softmax(batch.x @ params["w"] + params["b"])
+        return -jnp.take_along_axis(log_p, batch.labels[:, None], axis=1)[:, 0]
+
+    for loss in (softmax_loss, own_loss):
+        for data, queries in ((bad, linear[:3]), (linear, bad[:5])):
+            with pytest.raises(ValueError, match=r"`labels` must be >= 0|of label"):
+                influence(loss, params, data, queries, **more)
+        with pytest.raises(ValueError, match=r"`labels` must be >= 0|of label"):
+            remove(loss, params, bad[FORGET], bad[RETAIN], **more)
+
+
 def test_bad_arguments_are_named(linear):
     params = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}
     good = {"l2": L2, "normaliser": "n", "key": KEY}

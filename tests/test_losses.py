@@ -46,6 +46,18 @@ def test_cross_entropy_worked(logits, label, smoothing, value):
     np.testing.assert_allclose(mine, value, rtol=1e-6)
 
 
+@pytest.mark.parametrize("label", [-1, -100, 3, 255])
+def test_a_label_that_is_no_class_has_no_loss(label):
+    """-1 was the last class; of others the gradient was 0, as if nothing were left to learn."""
+    logits, labels = jnp.zeros((2, 3)), jnp.array([1, label])
+    with pytest.raises(ValueError, match="`labels` must be classes of 3, 0 to 2, got "):
+        cross_entropy(logits, labels)
+    value, grad = jax.jit(jax.vmap(jax.value_and_grad(cross_entropy)))(logits, labels)
+    np.testing.assert_allclose(value, [LOG3, np.nan], rtol=1e-6)
+    assert np.isfinite(grad[0]).all()
+    assert np.isnan(grad[1]).all()
+
+
 def test_l2_anchor_worked():
     params = {"a": jnp.array([[1.0, 2.0]]), "b": jnp.array(5.0)}
     anchor = {"a": jnp.array([[0.0, 4.0]]), "b": jnp.array(3.0)}

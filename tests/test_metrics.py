@@ -41,6 +41,27 @@ def test_a_tie_of_k_classes_counts_one_kth(logits, labels, share):
     np.testing.assert_allclose(value, share, rtol=1e-6)
 
 
+@pytest.mark.parametrize("label", [-1, -100, 3, 255])
+@pytest.mark.parametrize("name", ["accuracy", "confidence"])
+def test_a_label_that_is_no_class_is_refused(name, label):
+    logits, labels = rows([0, 0, 9], [9, 0, 0]), jnp.array([label, 0])
+    with pytest.raises(ValueError, match="`labels` must be classes of 3, 0 to 2, got "):
+        getattr(metrics, name)(logits, labels)
+    assert np.isnan(JITTED[name](logits, labels)).any()
+
+
+@pytest.mark.parametrize("bad", [[0, np.nan, 9], [np.nan] * 3])
+def test_a_model_that_gives_nan_has_no_accuracy(bad):
+    logits, labels = rows(bad, [9, 0, 0]), jnp.array([1, 0])
+    for function in (metrics.hits, jax.jit(metrics.hits)):
+        np.testing.assert_array_equal(function(logits, labels), [np.nan, 1])
+    for name in ("accuracy", "confidence"):
+        assert np.isnan(JITTED[name](logits, labels)).any()
+    assert np.isnan(JITTED["entropy"](logits)[0])
+    infinite = rows([np.inf, 0, 0], [-np.inf, 0, 0])
+    np.testing.assert_allclose(metrics.hits(infinite, jnp.array([0, 0])), [1, 0])
+
+
 def test_worked_numbers():
     z, labels = rows([LOG3, 0], [0, 0]), jnp.array([1, 0])
     log2 = math.log(2)

@@ -150,6 +150,64 @@ def test_bad_data_is_refused():
                 matvec()
 
 
+WRONG = {"sum": jnp.sum, "mean": jnp.mean, "column": lambda losses: losses[:, None],
+         "by class": lambda losses: jnp.tile(losses[:, None], 3)}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("batch_size", [None, 5, 1])
+def test_a_loss_of_another_shape_than_one_value_per_example_is_refused(wrong, batch_size):
+    params, batch, loss_fn, outputs_fn, output_loss = problem("logistic")
+
+    def loss(params, batch):
+        return WRONG[wrong](loss_fn(params, batch))
+
+    def of_outputs(outputs, batch):
+        return WRONG[wrong](output_loss(outputs, batch))
+
+    rest = params, batch, batch_size
+    for matvec in (
+        curvature.Hessian(loss, *rest),
+        curvature.EmpiricalFisher(loss, *rest),
+        curvature.GaussNewton(outputs_fn, of_outputs, *rest),
+    ):
+        for product in (matvec, lambda v, matvec=matvec: curvature.linearized(matvec)(v)):
+            with pytest.raises(ValueError, match="`loss_fn` must give one value per example"):
+                product(params)
+
+
+@pytest.mark.parametrize("batch_size", [None, 5, 1])
+def test_outputs_without_a_row_per_example_are_refused(batch_size):
+    params, batch, _, outputs_fn, output_loss = problem("logistic")
+
+    def outputs(params, batch):
+        return jnp.sum(outputs_fn(params, batch), axis=0)[:2]
+
+    rest = params, batch
+    for call in (
+        lambda: curvature.GaussNewton(outputs, output_loss, *rest, batch_size)(params),
+        lambda: curvature.Jacobian(outputs, *rest, batch_size)(params),
+        lambda: curvature.linearized(curvature.Jacobian(outputs, *rest, batch_size))(params),
+        lambda: curvature.Jacobian(outputs, *rest, batch_size).transpose()(jnp.ones((13, 3))),
+        lambda: curvature.sampled_fisher(outputs, *rest, batch_size=batch_size, key=KEY),
+    ):
+        with pytest.raises(ValueError, match="`outputs_fn` must give a row per example"):
+            call()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_refused_at_the_door(dtype):
+    like = {"a": jnp.ones(9, dtype)}
+    for ask in (
+        lambda: curvature.eigenvalues(curvature.Identity(), like, k=1, key=KEY),
+        lambda: curvature.density(curvature.Identity(), like, num_steps=3, num_probes=2, key=KEY),
+        lambda: curvature.trace(curvature.Identity(), like, method="hutch++", key=KEY),
+        lambda: curvature.solve(curvature.Identity(), like),
+    ):
+        with pytest.raises(ValueError, match=r"must be of float32 or float64, got .*float16"):
+            ask()
+
+
 def test_hessian_is_gauss_newton_for_a_linear_model():
     params, batch, loss_fn, outputs_fn, output_loss = problem("logistic")
     first = columns(curvature.Hessian(loss_fn, params, batch), params)

@@ -160,6 +160,39 @@ def test_other_dtypes_become_float32(dtype, tmp_path):
     assert_same(loaded, jax.tree.map(lambda leaf: jnp.asarray(leaf.astype(np.float32)), rounded))
 
 
+@pytest.mark.parametrize(("dtype", "share"), [(np.float16, 1e-3), (ml_dtypes.bfloat16, 8e-3)])
+def test_half_precision_in_an_npz_becomes_float32(dtype, share, tmp_path):
+    """Of bfloat16 NumPy writes V2, and `isfinite` knew no such type."""
+    google_file("gap", tmp_path / "whole.npz")
+    arrays = {name: array.astype(dtype) for name, array in np.load(tmp_path / "whole.npz").items()}
+    np.savez(tmp_path / "half.npz", **arrays)
+    (_, whole), (_, half) = (
+        pretrained.load(tmp_path / f"{name}.npz") for name in ("whole", "half")
+    )
+    for mine, wanted in zip(jax.tree.leaves(half), jax.tree.leaves(whole), strict=True):
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, wanted, rtol=share, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, int, complex, bool, np.longdouble])
+def test_weights_that_are_no_floats_are_refused(dtype, tmp_path):
+    google_file("gap", tmp_path / "file.npz")
+    arrays = dict(np.load(tmp_path / "file.npz"))
+    for name in ("head/bias", "head/kernel"):
+        np.savez(tmp_path / "file.npz", **arrays | {name: arrays[name].astype(dtype)})
+        with pytest.raises(ValueError, match=f"of another type: {name} .* for float16, bfloat16"):
+            pretrained.load(tmp_path / "file.npz")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.complex64, bool])
+def test_weights_of_a_directory_that_are_no_floats_are_refused(dtype, tmp_path):
+    _, params = token_model()
+    arrays = timm_arrays(params)
+    arrays["head.bias"] = arrays["head.bias"].astype(dtype)
+    with pytest.raises(ValueError, match=r"of another type: head\.bias"):
+        pretrained.load(written(tmp_path / "timm", arrays))
+
+
 def test_another_number_of_classes_gets_a_head_of_zeros(tmp_path):
     params = token_model()[1]
     source = written(tmp_path, timm_arrays(params))

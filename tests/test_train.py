@@ -12,6 +12,7 @@ from conftest import assert_same, drawn, random_batch, to_float64
 from famr_jax import loop, mesh, unlearn
 from famr_jax.losses import cross_entropy
 from famr_jax.methods import nothing
+from famr_jax.metrics import accuracy
 from famr_jax.train import Recipe, Supervised, adamw, run
 from famr_jax.types import Batch
 
@@ -157,20 +158,49 @@ def test_training_fits_separable_data(logistic):
     assert float(info["accuracy"]) == 1
 
 
-def test_the_recipe_warms_up_and_decays_to_zero():
-    tree = {"w": jnp.ones((2, 2))}
-    optimizer = adamw(num_steps=10, lr=1.0, weight_decay=0.0, warmup=0.2)
+def rates(num_steps, warmup):
+    """The learning rate of each step and of one more: Adam's step for a constant gradient."""
+    optimizer = adamw(num_steps=num_steps, lr=1.0, weight_decay=0.0, warmup=warmup)
 
     @jax.jit
     def sizes():
+        tree = {"w": jnp.ones((2, 2))}
         state, steps = optimizer.init(tree), []
-        for _ in range(11):
+        for _ in range(num_steps + 1):
             updates, state = optimizer.update(tree, state, tree)
             steps.append(-updates["w"][0, 0])
         return jnp.stack(steps)
 
-    # Adam of a constant gradient steps by the learning rate.
-    lr = sizes()
+    return sizes()
+
+
+@pytest.mark.parametrize(("num_steps", "warmup"), [(1, 0.1), (1, 0.9), (8, 0.0), (10, 0.1)])
+def test_a_warm_up_of_less_than_two_steps_starts_at_the_peak(num_steps, warmup):
+    wanted = (1 + np.cos(np.pi * np.arange(num_steps + 1) / num_steps)) / 2
+    np.testing.assert_allclose(rates(num_steps, warmup), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("label", [-1, -100, 3, 255])
+def test_a_label_that_is_no_class_is_refused(logistic, batch, label):
+    bad = Batch(batch.x, batch.labels.at[0].set(label))
+    with pytest.raises(ValueError, match="`labels` must be classes of 3, 0 to 2, got "):
+        run(logistic, bad, TOY, key=KEY)
+    if label < 0:  # what a learner is asked nobody knows, but that no class is negative
+        learner = Supervised(logistic.apply, SGD)
+        sizes = {"size": len(bad), "epochs": 1, "batch_size": 4}
+        with pytest.raises(ValueError, match="`labels` must be >= 0"):
+            loop.run_epochs(learner, learner.init(drawn(logistic.init)), bad, **sizes, key=KEY)
+
+
+def test_one_epoch_of_one_batch_trains(logistic):
+    labels = jnp.arange(12) % 3
+    train = Batch(3.0 * jax.nn.one_hot(labels, 16).reshape(12, 4, 4, 1), labels)
+    done = run(logistic, train, Recipe(epochs=1, batch_size=12, lr=1.0), key=KEY)
+    assert float(accuracy(logistic.apply(done.params, train.x), labels)) == 1
+
+
+def test_the_recipe_warms_up_and_decays_to_zero():
+    lr = rates(10, 0.2)
     np.testing.assert_allclose(lr[:3], [0, 0.5, 1], atol=1e-3)
     assert np.all(np.diff(lr[2:]) < 0)
     np.testing.assert_allclose(lr[-1], 0, atol=1e-6)
@@ -180,12 +210,7 @@ def test_only_matrices_decay():
     tree = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     optimizer = adamw(num_steps=10, lr=1.0, weight_decay=0.1, warmup=0.1)
 
-    @jax.jit
-    def twice(zeros):
-        _, state = optimizer.update(zeros, optimizer.init(tree), tree)
-        return optimizer.update(zeros, state, tree)[0]
-
-    updates = twice(jax.tree.map(jnp.zeros_like, tree))
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, tree), optimizer.init(tree), tree)
     np.testing.assert_allclose(updates["kernel"], -0.1, rtol=1e-5)
     assert_same(updates["bias"], jnp.zeros(2))
 
@@ -257,6 +282,7 @@ def test_run_stops_where_the_loss_is_not_finite(model, batch):
     spoilt = Batch(jnp.full_like(batch.x, jnp.nan), batch.labels)
     done = run(model, spoilt, TOY, key=jax.random.split(KEY, 2))
     assert not done.finite
+    assert np.isnan(done.log["accuracy"][-1])
     assert done.log["loss"].shape == (2, 1)
 
 

@@ -9,7 +9,7 @@ from conftest import assert_same, counting, random_batch, to_float64
 from jax.flatten_util import ravel_pytree
 
 from famr_jax.losses import l2_anchor
-from famr_jax.methods import famr, retrain
+from famr_jax.methods import descent_ascent, famr, retrain
 from famr_jax.minimise import InBatches, minimise
 from famr_jax.train import Supervised
 from famr_jax.types import Batch, Context, Pair, pytree, static
@@ -106,7 +106,7 @@ def test_resumed_at_any_epoch_is_the_uninterrupted_run(model, params, forget):
 
 def test_famr_never_touches_retained_data(model, params, forget, retain):
     unlearner = famr(model.apply, optimizer=ADAM)
-    spoilt = Batch(jnp.full_like(retain.x, jnp.nan), jnp.full_like(retain.labels, -1))
+    spoilt = Batch(jnp.full_like(retain.x, jnp.nan), jnp.zeros_like(retain.labels))
     without = run(unlearner, params, forget, **SETTINGS)
     assert_same(run(unlearner, params, forget, spoilt, **SETTINGS), without)
 
@@ -140,7 +140,7 @@ def test_new_lam_weights_and_keys_do_not_retrace(model, params, forget):
         key = jax.random.key(int(lam))
         unlearner = famr(apply_fn, lam=lam, optimizer=ADAM)
         run(unlearner, weights, forget, **{**SETTINGS, "key": key})
-    assert len(traces) == 1
+    assert len(traces) == 2  # one of a single image, for the number of classes
 
 
 def test_a_sweep_over_lam_is_one_run_and_each_member_a_separate_one(model, params, forget):
@@ -149,7 +149,7 @@ def test_a_sweep_over_lam_is_one_run_and_each_member_a_separate_one(model, param
     sweep = jax.vmap(lambda lam: famr(apply_fn, lam=lam, optimizer=SGD))(lams)
     settings = {**SETTINGS, "key": keys, "swept": True}
     swept = run(sweep, params, forget, **settings)
-    assert len(traces) == 1
+    assert len(traces) == 2  # one of a single image, for the number of classes
     assert swept.log["objective"].shape == (3, 3)
     for i, lam in enumerate(lams):
         alone = run(famr(model.apply, lam=float(lam), optimizer=SGD), params, forget, **SETTINGS)
@@ -253,6 +253,16 @@ def test_run_refuses(model, params, forget, changes, message):
     settings = {"forget": forget, "retain": None, **SETTINGS, **changes}
     with pytest.raises(ValueError, match=message):
         run(famr(model.apply, optimizer=ADAM), params, settings.pop("forget"), **settings)
+
+
+@pytest.mark.parametrize("label", [-1, -100, 3, 255])
+@pytest.mark.parametrize("where", ["forget", "retain"])
+def test_a_label_that_is_no_class_is_refused(model, params, forget, retain, label, where):
+    sets = {"forget": forget, "retain": retain}
+    sets[where] = Batch(sets[where].x, sets[where].labels.at[0].set(label))
+    method = descent_ascent(model.apply, optimizer=optax.sgd(0.1))
+    with pytest.raises(ValueError, match="`labels` must be classes of 3, 0 to 2, got "):
+        run(method, params, **sets, epochs=1, batch_size=4, key=KEY)
 
 
 def test_run_refuses_no_retained_data_for_a_method_that_passes_over_it(model, params, forget):

@@ -10,7 +10,8 @@ def svc_confidence(
 
     An RBF support vector classifier (C=3, gamma=auto) learns to tell retained training examples
     (members) from test examples by p_y alone, a random draw of as many of each as the smaller has.
-    The target is the oracle's value; higher is not better for a random forget set.
+    The target is the oracle's value; higher is not better for a random forget set. NaN if one of
+    the numbers is.
 
     Args:
         retain: Confidence p_y of retained training examples, `[r]`.
@@ -28,6 +29,8 @@ def svc_confidence(
     for name, values in (("retain", retain), ("test", test), ("forget", forget)):
         if len(values) < 1:
             raise ValueError(f"`{name}` must hold at least 1 confidence, got 0.")
+    if any(np.isnan(values).any() for values in (retain, test, forget)):
+        return float("nan")
     size = min(len(retain), len(test))
     draw = np.random.default_rng(seed).choice
     members = draw(np.asarray(retain), size, replace=False)
@@ -42,7 +45,7 @@ def loss_attack(forget: np.ndarray, test: np.ndarray, *, seed: int = 0) -> float
     """Balanced accuracy of telling forget from test examples by their loss; 0.5 is chance.
 
     Logistic regression with balanced classes on the per-example cross-entropy, over 10 stratified
-    splits. The target is the oracle's value, near 0.5 for a random forget set.
+    splits. The target is the oracle's value, near 0.5 for a random forget set. NaN if a loss is.
 
     Args:
         forget: Cross-entropy of the forget set, `[f]`, at least 10 examples.
@@ -58,6 +61,8 @@ def loss_attack(forget: np.ndarray, test: np.ndarray, *, seed: int = 0) -> float
     for name, values in (("forget", forget), ("test", test)):
         if len(values) < 10:
             raise ValueError(f"`{name}` must hold at least 10 losses, got {len(values)}.")
+    if np.isnan(forget).any() or np.isnan(test).any():
+        return float("nan")
     x = np.concatenate([forget, test])[:, None]
     y = np.repeat([1, 0], [len(forget), len(test)])
     splits = StratifiedKFold(10, shuffle=True, random_state=seed)

@@ -50,11 +50,17 @@ def linearized(matvec: Callable) -> Callable:
 
 
 def check_vector(name: str, tree: Any) -> None:
-    """Raises a `ValueError` unless a tree holds numbers, all of one real floating-point type."""
+    """Raises a `ValueError` unless a tree holds numbers, all of one real floating-point type.
+
+    Of at least float32: eigenvalues and factors are of no worse, and half precision loses them.
+    """
     types = {getattr(leaf, "dtype", np.dtype(object)) for leaf in jax.tree.leaves(tree)}
     if len(types) != 1 or not jnp.issubdtype(next(iter(types)), jnp.floating):
         told = ", ".join(sorted(map(str, types))) or "no array"
         raise ValueError(f"`{name}` must hold arrays of one real floating-point type, got {told}.")
+    if jnp.finfo(next(iter(types))).bits < 32:
+        got = f"got {next(iter(types))}: cast the params first"
+        raise ValueError(f"`{name}` must be of float32 or float64, {got}.")
     if not any(leaf.size for leaf in jax.tree.leaves(tree)):
         raise ValueError(f"`{name}` must hold at least one number, got none.")
 

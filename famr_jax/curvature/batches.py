@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from famr_jax.mesh import spread
@@ -25,6 +26,36 @@ def size_of(data: Any) -> int:
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(f"`data` must hold arrays of one length >= 1, got {sorted(sizes)}.")
     return sizes.pop()
+
+
+def one_each(losses: Any, data: Any) -> Any:
+    """The losses as they are, if there is one for each example.
+
+    A mean or a sum over examples, or a loss for each class, would be a curvature of another size.
+
+    Args:
+        losses: What a `loss_fn` gave, or the shape of it by `jax.eval_shape`.
+        data: What it was given.
+
+    Raises:
+        ValueError: Another shape than `[n]`.
+    """
+    shape, n = np.shape(losses), size_of(data)
+    if shape != (n,):
+        raise ValueError(
+            f"`loss_fn` must give one value per example, [n], got {list(shape)} of {n} examples."
+        )
+    return losses
+
+
+def some_each(outputs: Any, data: Any, *, name: str = "outputs_fn") -> Any:
+    """The outputs as they are, if there is a row for each example; see `one_each`."""
+    shape, n = np.shape(outputs), size_of(data)
+    if shape[:1] != (n,):
+        raise ValueError(
+            f"`{name}` must give a row per example, [n, ...], got {list(shape)} of {n} examples."
+        )
+    return outputs
 
 
 def in_batches(data: Any, batch_size: int | None) -> bool:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from famr_jax.curvature.algebra import operator
-from famr_jax.curvature.batches import in_batches, rows_of, sum_of
+from famr_jax.curvature.batches import in_batches, rows_of, some_each, sum_of
 from famr_jax.curvature.operators import OutputsFn
 from famr_jax.types import Params, static
 
@@ -29,14 +29,17 @@ class Jacobian:
 
     def __call__(self, v):
         def product(batch):
-            return jax.jvp(lambda params: self.outputs_fn(params, batch), (self.params,), (v,))[1]
+            return jax.jvp(lambda params: self._outputs(params, batch), (self.params,), (v,))[1]
 
         return rows_of(product, self.data, self.batch_size)
 
     def linearized(self):
         if in_batches(self.data, self.batch_size):
             return self
-        return jax.linearize(lambda params: self.outputs_fn(params, self.data), self.params)[1]
+        return jax.linearize(lambda params: self._outputs(params, self.data), self.params)[1]
+
+    def _outputs(self, params, batch):
+        return some_each(self.outputs_fn(params, batch), batch)
 
     def transpose(self) -> "JacobianTransposed":
         """J^T as an operator, u -> J^T u."""
@@ -55,7 +58,7 @@ class JacobianTransposed:
         def product(pair, weight):
             batch, u = pair
             outputs, pull = jax.vjp(
-                lambda params: jacobian.outputs_fn(params, batch), jacobian.params
+                lambda params: jacobian._outputs(params, batch), jacobian.params
             )
             return pull((jax.vmap(jnp.multiply)(weight, u)).astype(outputs.dtype))[0]
 

@@ -13,7 +13,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from famr_jax.curvature.algebra import operator, precise
-from famr_jax.curvature.batches import in_batches, mean_of, rows_of, size_of
+from famr_jax.curvature.batches import (
+    in_batches,
+    mean_of,
+    one_each,
+    rows_of,
+    size_of,
+    some_each,
+)
 from famr_jax.types import Params, static
 
 LossFn: TypeAlias = Callable[[Params, Any], Array]
@@ -44,7 +51,7 @@ class Hessian:
 
     def __call__(self, v):
         def product(batch, weight):
-            grad = jax.grad(lambda params: jnp.vdot(weight, self.loss_fn(params, batch)))
+            grad = jax.grad(lambda params: jnp.vdot(weight, self._losses(params, batch)))
             return jax.jvp(grad, (self.params,), (v,))[1]
 
         return mean_of(product, self.data, self.batch_size)
@@ -52,8 +59,11 @@ class Hessian:
     def linearized(self):
         if in_batches(self.data, self.batch_size):
             return self
-        grad = jax.grad(lambda params: jnp.mean(self.loss_fn(params, self.data)))
+        grad = jax.grad(lambda params: jnp.mean(self._losses(params, self.data)))
         return jax.linearize(grad, self.params)[1]
+
+    def _losses(self, params, batch):
+        return one_each(self.loss_fn(params, batch), batch)
 
 
 @operator
@@ -90,11 +100,16 @@ class GaussNewton:
         return self._product(self.data, jnp.full(n, 1 / n))
 
     def _product(self, batch, weight):
-        outputs, push = jax.linearize(lambda params: self.outputs_fn(params, batch), self.params)
+        outputs, push = jax.linearize(
+            lambda params: some_each(self.outputs_fn(params, batch), batch), self.params
+        )
         pull = jax.linear_transpose(push, self.params)
         weight = weight.astype(outputs.dtype)
-        grad = jax.grad(lambda outputs: jnp.vdot(weight, self.loss_fn(outputs, batch)))
-        curve = jax.linearize(grad, outputs)[1]
+
+        def weighted(outputs):
+            return jnp.vdot(weight, one_each(self.loss_fn(outputs, batch), batch))
+
+        curve = jax.linearize(jax.grad(weighted), outputs)[1]
         return lambda v: pull(curve(push(v)))[0]
 
 
@@ -118,7 +133,7 @@ class EmpiricalFisher:
 
     def __call__(self, v):
         def product(batch, weight):
-            push = jax.linearize(lambda params: self.loss_fn(params, batch), self.params)[1]
+            push = self._push(batch)
             along = push(v)
             return jax.linear_transpose(push, self.params)(weight.astype(along.dtype) * along)[0]
 
@@ -127,9 +142,17 @@ class EmpiricalFisher:
     def linearized(self):
         if in_batches(self.data, self.batch_size):
             return self
-        push = jax.linearize(lambda params: self.loss_fn(params, self.data), self.params)[1]
+        push = self._push(self.data)
         pull, n = jax.linear_transpose(push, self.params), size_of(self.data)
         return lambda v: pull(push(v) / n)[0]
+
+    def _push(self, batch):
+        """v -> g_i v of every example, `[n]`."""
+
+        def losses(params):
+            return one_each(self.loss_fn(params, batch), batch)
+
+        return jax.linearize(losses, self.params)[1]
 
 
 def fisher(
@@ -163,7 +186,7 @@ def sampled_fisher(
 @functools.partial(jax.jit, static_argnames=("outputs_fn", "batch_size"))
 @precise
 def _draw(params, data, key, *, outputs_fn, batch_size):
-    logits = rows_of(lambda batch: outputs_fn(params, batch), data, batch_size)
+    logits = rows_of(lambda batch: some_each(outputs_fn(params, batch), batch), data, batch_size)
     return jax.random.categorical(key, logits)
 
 

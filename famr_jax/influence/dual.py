@@ -28,8 +28,9 @@ from jax import Array
 from famr_jax import losses
 from famr_jax.curvature import Identity, Solution, linearized, solve
 from famr_jax.curvature.algebra import operator, precise
+from famr_jax.curvature.batches import one_each
 from famr_jax.influence.kernels import Gram
-from famr_jax.types import check_count, check_number, static
+from famr_jax.types import check_count, check_labels, check_number, static
 
 SHORTEST = 1e-6
 """Part of a Newton step below which a fit gives up."""
@@ -279,11 +280,10 @@ def _check_labels(labels, outputs):
     if outputs.shape != (len(labels), classes):
         shapes = f"{outputs.shape} and {labels.shape}"
         raise ValueError(f"outputs and `labels` must be [n, C] and [n], got {shapes}.")
-    if np.any((labels < 0) | (labels >= classes)):
-        got = f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"`labels` must be classes of {classes}, 0 to {classes - 1}, got {got}.")
+    check_labels(labels, classes)
 
 
 def _slopes(loss, outputs, labels):
     """dl_i/df_i, `[n, C]`."""
-    return jax.grad(lambda outputs: jnp.sum(loss.value(outputs, labels)))(outputs)
+    check_labels(labels, outputs.shape[-1])
+    return jax.grad(lambda outputs: jnp.sum(one_each(loss.value(outputs, labels), labels)))(outputs)

@@ -36,12 +36,13 @@ from jax import Array
 
 from famr_jax.curvature import Hessian, Identity, Jacobian, Solution, eigenvalues, solve
 from famr_jax.curvature.algebra import precise
+from famr_jax.curvature.batches import one_each, rows_of, some_each
 from famr_jax.curvature.block import solve_block
 from famr_jax.curvature.conditioning import Estimate
 from famr_jax.curvature.dense import matrix_of, solve_dense
 from famr_jax.curvature.operators import LossFn, OutputsFn
 from famr_jax.curvature.solve import WORDS, check_limits
-from famr_jax.types import Params, check_number
+from famr_jax.types import Params, check_labels, check_number
 
 Normaliser: TypeAlias = Literal["n", "n-m"]
 
@@ -134,12 +135,15 @@ def remove(
         key: PRNG key of Lanczos.
 
     Raises:
-        ValueError: A number out of range, an unknown word, or an empty set.
+        ValueError: A number out of range, an unknown word, an empty set, or a `loss_fn` that does
+            not give one finite value per example, as of a label that is no class.
     """
     _check(l2, damping, normaliser)
     if over not in ("retain", "all"):
         raise ValueError(f"`over` must be 'retain' or 'all', got {over!r}.")
     m, kept = _size("forget", forget), _size("retain", retain)
+    for name, data in (("forget", forget), ("retain", retain)):
+        _check_losses(name, loss_fn, params, data, batch_size)
     n = m + kept
     curvature = curvature or partial(Hessian, loss_fn, params, batch_size=batch_size)
     if over == "all":
@@ -220,7 +224,8 @@ def influence(
         key: PRNG key of Lanczos.
 
     Raises:
-        ValueError: A number out of range, an unknown word, an empty set or a wrong mask.
+        ValueError: A number out of range, an unknown word, an empty set, a wrong mask, or a
+            function that does not give a finite value, or a row, per example.
     """
     _check(l2, damping, normaliser)
     check_limits(damping, tol, max_steps)
@@ -232,8 +237,12 @@ def influence(
     if np.any((gone == 0) | (gone == n)):
         rule = "must take some examples of `data` and leave some"
         raise ValueError(f"what `groups` remove {rule}, got {gone} of {n}.")
+    _check_losses("data", loss_fn, params, data, batch_size)
+    if query_fn is None:
+        _check_losses("queries", loss_fn, params, queries, batch_size)
     query_fn = query_fn or loss_fn
-    shape = jax.eval_shape(query_fn, params, queries).shape
+    asked = some_each(jax.eval_shape(query_fn, params, queries), queries, name="query_fn")
+    shape = asked.shape
     hessian = partial(Hessian, loss_fn, params, data)
     matrix = (curvature(data) if curvature else hessian(batch_size)) + l2 * Identity()
     dim, count = sum(leaf.size for leaf in jax.tree.leaves(params)), min(n, math.prod(shape))
@@ -335,6 +344,24 @@ def _check(l2, damping, normaliser):
     check_number("damping", damping, least=0)
     if normaliser not in ("n", "n-m"):
         raise ValueError(f"`normaliser` must be 'n' or 'n-m', got {normaliser!r}.")
+
+
+def _check_losses(name, loss_fn, params, data, batch_size):
+    """Raises unless every example has one finite loss: the slopes of others may well be 0."""
+    one_each(jax.eval_shape(loss_fn, params, data), data)
+    check_labels(getattr(data, "labels", np.zeros(0, int)))
+    losses = _losses(loss_fn, params, data, batch_size=batch_size)
+    if isinstance(losses, jax.core.Tracer) or bool(jnp.all(jnp.isfinite(losses))):
+        return
+    row = int(jnp.argmin(jnp.isfinite(losses)))
+    of = f" of label {data.labels[row]}" if hasattr(data, "labels") else ""
+    got = f"got {losses[row]} on example {row}{of}"
+    raise ValueError(f"`loss_fn` must be finite on every example of `{name}`, {got}.")
+
+
+@partial(jax.jit, static_argnames=("loss_fn", "batch_size"))
+def _losses(loss_fn, params, data, *, batch_size):
+    return rows_of(partial(loss_fn, params), data, batch_size)
 
 
 def _size(name, data):

@@ -22,6 +22,7 @@ from famr_jax.models.vit import VARIANTS, ViT, name_of
 from famr_jax.models.weightfile import File, read
 from famr_jax.types import Params
 
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 ACTIVATIONS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
@@ -35,7 +36,7 @@ def load(
 
     Pooling, the form of the GELU and the epsilon are the file's: exact and 1e-12 for Hugging Face
     unless its `config.json` says otherwise, exact and 1e-6 for timm, tanh and 1e-6 for AugReg and
-    big_vision. Half precision becomes float32.
+    big_vision. Half precision becomes float32; float8 and what is no real number are refused.
 
     Args:
         source: A `.npz` or `.safetensors` file; a directory with `model.safetensors`; or
@@ -45,7 +46,7 @@ def load(
 
     Raises:
         ValueError: No such file; no ViT of `vit.VARIANTS`; arrays that are missing, surplus, of
-            another shape or not finite, all of them listed.
+            another shape or type or not finite, all of them listed.
     """
     file = read(source)
     model, fresh = _architecture(file, num_classes, image_shape)
@@ -194,7 +195,8 @@ def _checked(file: File, model: Model, fresh: bool) -> dict[str, np.ndarray]:
     if fresh:
         shapes = {path: leaf for path, leaf in shapes.items() if not path.startswith("head/")}
         left = {name: array for name, array in left.items() if not head.match(name)}
-    flat, faults = {}, {"missing": [], "surplus": [], "of another shape": [], "not finite": []}
+    kinds = "missing", "surplus", "of another shape", "of another type", "not finite"
+    flat, faults = {}, {kind: [] for kind in kinds}
     for path, leaf in shapes.items():
         zeros = np.broadcast_to(np.float32(0), leaf.shape)
         wanted = layouts.to_file(path, zeros, file.family, model.module)
@@ -204,6 +206,9 @@ def _checked(file: File, model: Model, fresh: bool) -> dict[str, np.ndarray]:
             if array.shape != wanted[name].shape:
                 sizes = f"{list(array.shape)} for {list(wanted[name].shape)}"
                 faults["of another shape"].append(f"{file.given[name]} {sizes}")
+            elif array.dtype.name not in DTYPES:
+                wanted_types = f"{array.dtype} for {', '.join(DTYPES)}"
+                faults["of another type"].append(f"{file.given[name]} {wanted_types}")
             elif not np.isfinite(array).all():
                 faults["not finite"].append(file.given[name])
         if not any(faults.values()):

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from famr_jax.models import layouts
@@ -48,7 +49,7 @@ def read(source: Path | str) -> File:
     try:
         if weights.suffix == ".npz":
             with weights.open("rb") as opened:  # NumPy leaves a damaged file open
-                arrays = dict(np.load(opened))
+                arrays = {name: _typed(array) for name, array in np.load(opened).items()}
         else:
             import safetensors.numpy
 
@@ -76,6 +77,11 @@ def read(source: Path | str) -> File:
         f"{', '.join(family.title for family in layouts.FAMILIES)}, "
         f"got {', '.join(sorted(arrays)[:5]) or 'no array'}."
     )
+
+
+def _typed(array: np.ndarray) -> np.ndarray:
+    """The array; NumPy keeps of bfloat16 only that it has two bytes and no type of NumPy's."""
+    return array.view(jnp.bfloat16.dtype) if array.dtype == np.dtype("V2") else array
 
 
 def _local(path: Path) -> tuple[Path, Path | None]:
