@@ -1,6 +1,7 @@
 """Image folders: PATH/split/class/image, with an optional PATH/classes.txt of readable names."""
 
 import os
+import re
 from pathlib import Path
 
 from famr_jax.data import encoded
@@ -19,9 +20,10 @@ def load_folder(
 ) -> Dataset:
     """Loads an image folder: `train` and the first of `test`, `val`, `validation` that is there.
 
-    Classes are the sorted names of the directories, images are sorted by file name; both skip
-    hidden files. Images become RGB, or stay grey (one channel) if all of both splits are. Every
-    file is read once, for its hash, size and mode, and decoded when its image is asked for.
+    Classes are the names of the directories, sorted as people count (2 before 10), images are
+    sorted by file name; both skip hidden files. Images become RGB, or stay grey (one channel) if
+    all of both splits are. Every file is read once, for its hash, size and mode, and decoded when
+    its image is asked for.
 
     Args:
         path: The directory that holds the split directories and perhaps `classes.txt` (a line a
@@ -56,10 +58,15 @@ def _visible(directory: Path) -> list[Path]:
     return sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
 
 
+def _counting(directory: Path) -> str:
+    """A name with its numbers padded, so that 2 sorts before 10 and all else as it did."""
+    return re.sub("[0-9]+", lambda number: number[0].zfill(255), directory.name)
+
+
 def _same_classes(train: Path, test: Path) -> list[str]:
     ids = []
     for split in (train, test):
-        entries = _visible(split)
+        entries = sorted(_visible(split), key=_counting)
         for entry in entries:
             if not entry.is_dir():
                 raise ValueError(f"{split} must hold one directory a class, got {entry}.")
