@@ -1,5 +1,6 @@
 """Image folders: what is read, and what is refused."""
 
+import os
 import shutil
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import ExifTags, Image
 
 from famr_jax.cli.flags import BenchFlags
 from famr_jax.cli.opening import open_bench
-from famr_jax.data import load
+from famr_jax.data import from_arrays, load
 
 
 def write_folder(root, *, splits=("train", "val"), classes=("b", "a"), n=2, mode="RGB"):
@@ -153,6 +154,21 @@ def test_classes_are_numbered_as_people_count(tmp_path, names):
     for label, name in enumerate(names):
         [x] = folder.train.x[folder.train.labels == label]
         np.testing.assert_array_equal(x, written[f"train/{name}/0"])
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    latin = os.fsdecode("café".encode("latin-1"))
+    write_folder(tmp_path / "set", classes=("a", latin))
+    with pytest.raises(ValueError, match=r"classes in .*train must be UTF-8, got .caf.udce9"):
+        load(f"folder:{tmp_path / 'set'}")
+    write_folder(tmp_path / latin)
+    with pytest.raises(ValueError, match=r"folder's name must be UTF-8, got 'folder:caf.udce9'"):
+        load(f"folder:{tmp_path / latin}")
+    x, labels = np.zeros((2, 2, 2), np.uint8), np.arange(2)
+    with pytest.raises(ValueError, match="a name of a data set or class must be UTF-8"):
+        from_arrays(x, labels, test=(x, labels), class_names=("a", latin))
+    write_folder(tmp_path / "ä", classes=("a", "café"))
+    assert load(f"folder:{tmp_path / 'ä'}").class_names == ("a", "café")
 
 
 def test_a_class_is_forgotten_by_its_name(tmp_path):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from famr_jax.data import encoded
-from famr_jax.data.dataset import Dataset, kept_classes
+from famr_jax.data.dataset import Dataset, check_text, kept_classes
 from famr_jax.data.encoded import Encoded, Example
 
 _TEST_NAMES = ("test", "val", "validation")
@@ -38,7 +38,9 @@ def load_folder(
     root = Path(path).expanduser()
     if not root.is_dir():
         raise ValueError(f"`folder:PATH` must be a directory, got {root}.")
-    present = [name for name in _TEST_NAMES if (root / name).is_dir()]
+    name = f"folder:{root.resolve().name}"
+    check_text("the folder's name", name)
+    present = [split for split in _TEST_NAMES if (root / split).is_dir()]
     if not (root / "train").is_dir() or not present:
         rule = f"must hold train and one of {', '.join(_TEST_NAMES)}"
         raise ValueError(f"{root} {rule}, got {[entry.name for entry in _visible(root)]}.")
@@ -47,7 +49,6 @@ def load_folder(
     ids = ids[: kept_classes(classes, len(ids))]
     names = _readable_names(root / "classes.txt", ids)
     splits = [_files(directory, ids) for directory in directories]
-    name = f"folder:{root.resolve().name}"
     train, test = encoded.load(
         name, splits, num_classes=len(ids), mode=None, size=image_size, stream=stream
     )
@@ -68,6 +69,7 @@ def _same_classes(train: Path, test: Path) -> list[str]:
     for split in (train, test):
         entries = sorted(_visible(split), key=_counting)
         for entry in entries:
+            check_text(f"names of classes in {split}", entry.name)
             if not entry.is_dir():
                 raise ValueError(f"{split} must hold one directory a class, got {entry}.")
         ids.append([entry.name for entry in entries])
