@@ -219,6 +219,13 @@ def test_preparing_digits_is_silent(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_digits_need_a_directory_to_write_in(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=f"`data_dir` must be a directory to write in.*{root}"):
+            load("digits", data_dir=root)
+
+
 @pytest.mark.parametrize("damage", ["empty", "no shard", "no features", "half a description"])
 def test_half_written_digits_are_prepared_again(digits_root, tmp_path, damage):
     final = tmp_path / "digits" / "1.0.0"

@@ -156,6 +156,33 @@ def test_classes_are_numbered_as_people_count(tmp_path, names):
         np.testing.assert_array_equal(x, written[f"train/{name}/0"])
 
 
+@pytest.mark.parametrize("test", ["none", "empty", "empty classes", "files", "one directory"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_test_split_without_labels_does_not_count(tmp_path, name, test):
+    written = write_folder(tmp_path, splits=("train", name))
+    if test != "none":
+        place = tmp_path / "test" / ("images" if test == "one directory" else "")
+        place.mkdir(parents=True)
+        if test == "empty classes":
+            (place / "a").mkdir()
+            (place / "b").mkdir()
+        elif test != "empty":
+            shutil.copy(tmp_path / "train/a/0.png", place)
+    held_out = load(f"folder:{tmp_path}").test
+    np.testing.assert_array_equal(held_out.x[0], written[f"{name}/a/0"])
+
+
+def test_class_names_may_begin_with_a_bom_and_must_be_utf8(tmp_path):
+    write_folder(tmp_path)
+    lines = "a\tcafé\nb\tbar\n"
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "classes.txt").write_text(lines, encoding=encoding)
+        assert load(f"folder:{tmp_path}").class_names == ("café", "bar")
+    (tmp_path / "classes.txt").write_text(lines, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"classes.txt must be readable text in UTF-8, got"):
+        load(f"folder:{tmp_path}")
+
+
 def test_names_that_are_not_utf8_are_refused(tmp_path):
     latin = os.fsdecode("café".encode("latin-1"))
     write_folder(tmp_path / "set", classes=("a", latin))
@@ -196,8 +223,14 @@ def truncate(root):
     ("break_it", "message"),
     [
         (shutil.rmtree, "`folder:PATH` must be a directory, got"),
-        (lambda root: shutil.rmtree(root / "val"), r"train and one of test, val.*\['train'\]"),
-        (lambda root: shutil.rmtree(root / "train"), r"train and one of test, val.*\['val'\]"),
+        (
+            lambda root: shutil.rmtree(root / "val"),
+            r"train and one of test, val.*\['train'\]",
+        ),
+        (
+            lambda root: shutil.rmtree(root / "train"),
+            r"train and one of test, val.*\['val'\]",
+        ),
         (lambda root: [f.unlink() for f in root.glob("train/a/*")], "train/a must hold images"),
         (lambda root: [shutil.rmtree(d) for d in root.glob("*/a")], "two classes, got ..b.."),
         (lambda root: [shutil.rmtree(d) for d in root.glob("*/?")], "two classes, got .."),

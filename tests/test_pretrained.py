@@ -317,6 +317,10 @@ def test_load_refuses_what_is_no_vit(tmp_path):
         (tmp_path / "twice.safetensors", "hold each array once, got .*cls_token and"),
         (written(tmp_path / "list", arrays, "[1, 2]"), "must be whole files, got"),
         (written(tmp_path / "flat", flat), "patch kernel of square patches, got"),
+        (
+            written(tmp_path / "two", arrays | {"dist_token": np.ones((1, 1, 32), "f")}),
+            "have one class token, got dist_token: take a DeiT not distilled",
+        ),
         (written(tmp_path / "none", no_position), "hold position embeddings of 3 dimensions"),
     ]:
         with pytest.raises(ValueError, match=message):

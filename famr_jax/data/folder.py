@@ -8,7 +8,7 @@ from famr_jax.data import encoded
 from famr_jax.data.dataset import Dataset, check_text, kept_classes
 from famr_jax.data.encoded import Encoded, Example
 
-_TEST_NAMES = ("test", "val", "validation")
+_TEST_NAMES = ("test", "val", "valid", "validation")
 
 
 def load_folder(
@@ -18,7 +18,7 @@ def load_folder(
     image_size: int | None = None,
     stream: bool = False,
 ) -> Dataset:
-    """Loads an image folder: `train` and the first of `test`, `val`, `validation` that is there.
+    """Loads an image folder: `train`, and the first of the test splits that has labelled images.
 
     Classes are the names of the directories, sorted as people count (2 before 10), images are
     sorted by file name; both skip hidden files. Images become RGB, or stay grey (one channel) if
@@ -27,7 +27,8 @@ def load_folder(
 
     Args:
         path: The directory that holds the split directories and perhaps `classes.txt` (a line a
-            class: directory, tab, readable name).
+            class: directory, tab, readable name). Test splits are `test`, `val`, `valid` and
+            `validation`, in this order.
         classes: Keep this many of the first classes; others are not read.
         image_size: Make squares of this side of the images, whatever their size.
         stream: Leave the images on disk.
@@ -44,7 +45,14 @@ def load_folder(
     if not (root / "train").is_dir() or not present:
         rule = f"must hold train and one of {', '.join(_TEST_NAMES)}"
         raise ValueError(f"{root} {rule}, got {[entry.name for entry in _visible(root)]}.")
-    directories = [root / "train", root / present[0]]
+    classes_there = [entry.name for entry in _visible(root / "train")]
+    # A `test` without labels has none of the class directories; an empty one may have them.
+    labelled = [
+        split
+        for split in present
+        if any(_holds_images(root / split / class_id) for class_id in classes_there)
+    ]
+    directories = [root / "train", root / (labelled or present)[0]]
     ids = _same_classes(*directories)
     ids = ids[: kept_classes(classes, len(ids))]
     names = _readable_names(root / "classes.txt", ids)
@@ -57,6 +65,10 @@ def load_folder(
 
 def _visible(directory: Path) -> list[Path]:
     return sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
+
+
+def _holds_images(directory: Path) -> bool:
+    return directory.is_dir() and bool(_visible(directory))
 
 
 def _counting(directory: Path) -> str:
@@ -84,8 +96,12 @@ def _same_classes(train: Path, test: Path) -> list[str]:
 def _readable_names(file: Path, ids: list[str]) -> tuple[str, ...]:
     if not file.exists():
         return tuple(ids)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} must be readable text in UTF-8, got: {error}.") from None
     names = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         class_id, tab, name = line.partition("\t")
         if line and not tab:
             raise ValueError(f"{file} must hold lines of directory, tab, name; got {line!r}.")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,18 @@ def data_root(data_dir: str | os.PathLike | None) -> str:
     """The directory that holds the data sets: as given, else TFDS's own default."""
     found = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return os.path.expanduser(os.fspath(found))
+
+
+def check_writable(root: str) -> None:
+    """Makes a directory for data sets; raises a `ValueError` unless it can be written to."""
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            return
+    except OSError as error:
+        raise ValueError(
+            f"`data_dir` must be a directory to write in, got {root}: {error}."
+        ) from None
 
 
 def load_tfds(

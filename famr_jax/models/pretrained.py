@@ -125,6 +125,8 @@ def resize(model: Model, params: Params, image_shape: tuple[int, int, int]) -> t
 
 def _architecture(file: File, num_classes, image_shape, num_heads) -> tuple[Model, bool]:
     """The model for images of the file's own size, and whether its head is to be a new one."""
+    if second := {"dist_token", "embeddings.distillation_token"} & set(file.arrays):
+        raise file.error(f"have one class token, got {second.pop()}: take a DeiT not distilled")
     kernel = file.get("patches/kernel")
     sizes = kernel.shape if file.family is NPZ else kernel.T.shape
     if len(sizes) != 4 or sizes[0] != sizes[1]:
