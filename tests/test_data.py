@@ -219,6 +219,13 @@ def test_preparing_digits_is_silent(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_digits_need_a_directory_to_write_in(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=f"`data_dir` must be a directory to write in.*{root}"):
+            load("digits", data_dir=root)
+
+
 @pytest.mark.parametrize("damage", ["empty", "no shard", "no features", "half a description"])
 def test_half_written_digits_are_prepared_again(digits_root, tmp_path, damage):
     final = tmp_path / "digits" / "1.0.0"
@@ -383,7 +390,11 @@ DEEP = tfds.features.Image(shape=(2, 2, 1), dtype=np.uint16)
         (EXAMPLES, {"label": np.int64}, r"an image and a class label, got \['image', 'label'\]"),
         (SIDES, {"label": TWO, "image": TWO, "front": ANY, "back": ANY}, "got .'back', 'front'"),
         (EXAMPLES, {"label": TWO, "image": DEEP}, "must have 8-bit images, got Image"),
-        (UNEVEN, {"label": TWO, "image": ANY}, "in record . of `train` of `toy` and 2x"),
+        (
+            UNEVEN,
+            {"label": TWO, "image": ANY},
+            "in record . of `train` of `toy` in .*toy-train.* 2x",
+        ),
     ],
 )
 def test_tfds_refuses(tmp_path, examples, options, message):
@@ -413,9 +424,60 @@ def test_tfds_names_a_record_that_is_no_image(tmp_path, on, broken, why):
     prepare(
         tmp_path, {"train": [EXAMPLES[0] | {"image": broken}], "test": EXAMPLES}, label=TWO, **GREY
     )
-    rule = f"record 0 of `train` of `toy` must be a readable 8-bit image, got .*{why}"
+    rule = f"record 0 of `train` of `toy` in .*train.* must be a readable 8-bit image, got .*{why}"
     with pytest.raises(ValueError, match=rule):
         load("toy", data_dir=tmp_path, stream=on)
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("toy")
+    prepare(root, EXAMPLES, label=TWO, **GREY)
+    return root
+
+
+def overwrite(file, start, stop):
+    content = bytearray(file.read_bytes())
+    content[start:stop] = b"x" * (stop - start)
+    file.write_bytes(content)
+
+
+SHARD, INFO = "toy-train.array_record-00000-of-00001", "dataset_info.json"
+DAMAGE = {
+    "missing": (SHARD, lambda file: file.unlink()),
+    "empty": (SHARD, lambda file: file.write_bytes(b"")),
+    "short": (SHARD, lambda file: os.truncate(file, file.stat().st_size // 2)),
+    "shorter": (SHARD, lambda file: os.truncate(file, 70_000)),
+    "overwritten": (SHARD, lambda file: overwrite(file, 0, 200)),
+    "overwritten records": (SHARD, lambda file: overwrite(file, 110, 200)),
+    "overwritten foot": (SHARD, lambda file: overwrite(file, 65_536, 65_600)),
+    "cut description": (INFO, lambda file: os.truncate(file, file.stat().st_size // 2)),
+    "no description": (INFO, lambda file: file.unlink()),
+    "empty description": (INFO, lambda file: file.write_text("{}")),
+    "cut features": ("features.json", lambda file: os.truncate(file, file.stat().st_size // 2)),
+}
+
+
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_tfds_data_names_data_set_and_file(toy_root, tmp_path, damage, on):
+    name, break_it = DAMAGE[damage]
+    shutil.copytree(toy_root, tmp_path, dirs_exist_ok=True)
+    break_it(tmp_path / "toy" / "1.0.0" / name)
+    with pytest.raises(ValueError, match=f"`toy` must have .*{name}"):
+        load("toy", data_dir=tmp_path, stream=on)
+
+
+def test_a_shard_with_other_records_than_described_is_refused(toy_root, tmp_path):
+    shutil.copytree(toy_root, tmp_path, dirs_exist_ok=True)
+    info = tmp_path / "toy" / "1.0.0" / INFO
+    for told in (1, 3):
+        description = json.loads(info.read_text())
+        for split in description["splits"]:
+            split["shardLengths"] = [str(told)]
+        info.write_text(json.dumps(description))
+        with pytest.raises(ValueError, match=f"`toy` must have {told} records, got 2 in .*{SHARD}"):
+            load("toy", data_dir=tmp_path)
 
 
 def test_tfds_refuses_another_file_format(tmp_path):

@@ -1,12 +1,15 @@
 """Image folders: what is read, and what is refused."""
 
+import os
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from famr_jax.data import load
+from famr_jax.cli.flags import BenchFlags
+from famr_jax.cli.opening import open_bench
+from famr_jax.data import from_arrays, load
 
 
 def write_folder(root, *, splits=("train", "val"), classes=("b", "a"), n=2, mode="RGB"):
@@ -78,6 +81,135 @@ def test_folder_reads_the_kept_classes_and_their_names_only(tmp_path):
     assert len(folder.train) == 4
 
 
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp", "mpo", "tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_folder_turns_pictures_upright(tmp_path, form, orientation):
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:16, :24], upright[:16, 24:], upright[16:, :24] = (255, 0, 0), (0, 255, 0), 255
+    # How a camera stores it: rows and columns swapped from 5 on, then turned over.
+    stored = upright.swapaxes(0, 1) if orientation >= 5 else upright
+    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
+    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / place).mkdir(parents=True)
+        picture = Image.fromarray(stored)
+        picture.save(tmp_path / place / f"0.{form}", form, exif=exif)
+    for stream in (False, True):
+        folder = load(f"folder:{tmp_path}", stream=stream)
+        assert folder.image_shape == (32, 48, 3)
+        shown = folder.train.pixels([0])[0].astype(int)[8::16, 12::24]
+        np.testing.assert_allclose(shown, upright[8::16, 12::24], atol=8)
+
+
+def test_a_damaged_orientation_says_nothing(tmp_path):
+    written = write_folder(tmp_path)
+    picture = Image.fromarray(written["train/a/0"])
+    picture.save(tmp_path / "train" / "a" / "0.png", exif=b"Exif\0\0torn to pieces")
+    np.testing.assert_array_equal(load(f"folder:{tmp_path}").train.x[0], written["train/a/0"])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
+def test_what_is_transparent_is_white(tmp_path, mode):
+    write_folder(tmp_path)
+    picture, options = Image.new("RGB", (4, 3), (102, 102, 102)), {}
+    if mode in ("RGBA", "LA"):
+        picture.putalpha(Image.linear_gradient("L").resize((4, 3)))
+        alpha = np.asarray(picture)[..., 3:] / 255
+        picture = picture.convert(mode)
+    else:
+        picture, alpha = picture.convert(mode), np.zeros((3, 4, 1))
+        options = {
+            "transparency": {"P": picture.getpixel((0, 0)), "L": 102, "RGB": (102,) * 3}[mode]
+        }
+    picture.save(tmp_path / "train" / "a" / "0.png", **options)
+    [shown] = np.unique(picture.convert("RGB"))
+    wanted = np.broadcast_to(255 + alpha * (int(shown) - 255), (3, 4, 3))
+    np.testing.assert_allclose(load(f"folder:{tmp_path}").train.x[0], wanted, atol=1)
+
+
+def test_what_is_opaque_keeps_its_bits(tmp_path):
+    written = write_folder(tmp_path)
+    picture = Image.fromarray(written["train/a/0"])
+    picture.putalpha(255)
+    picture.save(tmp_path / "train" / "a" / "0.png")
+    np.testing.assert_array_equal(load(f"folder:{tmp_path}").train.x[0], written["train/a/0"])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        tuple(str(i) for i in range(12)),
+        ("1", "2", "10", "11"),
+        ("class_2", "class_10", "class_10b"),
+        ("a", "a-b", "a1", "b"),
+        ("n01443537", "n01629819", "n12267677"),
+    ],
+)
+def test_classes_are_numbered_as_people_count(tmp_path, names):
+    written = write_folder(tmp_path, classes=names, n=1)
+    folder = load(f"folder:{tmp_path}")
+    assert folder.class_names == names
+    for label, name in enumerate(names):
+        [x] = folder.train.x[folder.train.labels == label]
+        np.testing.assert_array_equal(x, written[f"train/{name}/0"])
+
+
+@pytest.mark.parametrize("test", ["none", "empty", "empty classes", "files", "one directory"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_test_split_without_labels_does_not_count(tmp_path, name, test):
+    written = write_folder(tmp_path, splits=("train", name))
+    if test != "none":
+        place = tmp_path / "test" / ("images" if test == "one directory" else "")
+        place.mkdir(parents=True)
+        if test == "empty classes":
+            (place / "a").mkdir()
+            (place / "b").mkdir()
+        elif test != "empty":
+            shutil.copy(tmp_path / "train/a/0.png", place)
+    held_out = load(f"folder:{tmp_path}").test
+    np.testing.assert_array_equal(held_out.x[0], written[f"{name}/a/0"])
+
+
+def test_class_names_may_begin_with_a_bom_and_must_be_utf8(tmp_path):
+    write_folder(tmp_path)
+    lines = "a\tcafé\nb\tbar\n"
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "classes.txt").write_text(lines, encoding=encoding)
+        assert load(f"folder:{tmp_path}").class_names == ("café", "bar")
+    (tmp_path / "classes.txt").write_text(lines, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"classes.txt must be readable text in UTF-8, got"):
+        load(f"folder:{tmp_path}")
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    latin = os.fsdecode("café".encode("latin-1"))
+    write_folder(tmp_path / "set", classes=("a", latin))
+    with pytest.raises(ValueError, match=r"classes in .*train must be UTF-8, got .caf.udce9"):
+        load(f"folder:{tmp_path / 'set'}")
+    write_folder(tmp_path / latin)
+    with pytest.raises(ValueError, match=r"folder's name must be UTF-8, got 'folder:caf.udce9'"):
+        load(f"folder:{tmp_path / latin}")
+    x, labels = np.zeros((2, 2, 2), np.uint8), np.arange(2)
+    with pytest.raises(ValueError, match="a name of a data set or class must be UTF-8"):
+        from_arrays(x, labels, test=(x, labels), class_names=("a", latin))
+    write_folder(tmp_path / "ä", classes=("a", "café"))
+    assert load(f"folder:{tmp_path / 'ä'}").class_names == ("a", "café")
+
+
+def test_a_class_is_forgotten_by_its_name(tmp_path):
+    write_folder(tmp_path, classes=("1", "2", "10", "11"))
+    flags = BenchFlags(dataset=f"folder:{tmp_path}", model="logistic")
+    bench = open_bench(flags)
+    for spec, label in (("name:2", 1), ("class:1", 1), ("name:10", 2)):
+        (gone,) = bench.forget_sets([spec])
+        assert (gone.spec, gone.kind, gone.classes) == (spec, "class", (label,))
+        np.testing.assert_array_equal(gone.mask, bench.dataset.train.labels == label)
+    with pytest.raises(ValueError, match="must be one of 1, 10, 11, 2, got '3'"):
+        bench.forget_sets(["name:3"])
+
+
 def replace_image(root, size=(9, 9), mode="RGB"):
     Image.new(mode, size).save(root / "val" / "b" / "1.png")
 
@@ -91,8 +223,14 @@ def truncate(root):
     ("break_it", "message"),
     [
         (shutil.rmtree, "`folder:PATH` must be a directory, got"),
-        (lambda root: shutil.rmtree(root / "val"), r"train and one of test, val.*\['train'\]"),
-        (lambda root: shutil.rmtree(root / "train"), r"train and one of test, val.*\['val'\]"),
+        (
+            lambda root: shutil.rmtree(root / "val"),
+            r"train and one of test, val.*\['train'\]",
+        ),
+        (
+            lambda root: shutil.rmtree(root / "train"),
+            r"train and one of test, val.*\['val'\]",
+        ),
         (lambda root: [f.unlink() for f in root.glob("train/a/*")], "train/a must hold images"),
         (lambda root: [shutil.rmtree(d) for d in root.glob("*/a")], "two classes, got ..b.."),
         (lambda root: [shutil.rmtree(d) for d in root.glob("*/?")], "two classes, got .."),

@@ -199,11 +199,15 @@ def test_variants_of_the_papers(variant, row):
 def test_a_width_and_a_depth_name_a_vit_too():
     assert create("vit_64x4/2").module == create("vit_nano/2").module
     assert vit.module("vit_96x3/4_token_exact", 5).variant == (96, 3, 3)
+    assert vit.module("vit_384x12x12/16", 5).variant == (384, 12, 12)
     assert vit.module("vit_64/4", 5) is None
     assert vit.module("vit_x/4", 5) is None
     for name, message in (
         ("vit_16x2/4", "`model` needs a width that 32 divides, got 16"),
         ("vit_0x2/4", "32 divides, got 0"),
+        ("vit_32x2x3/4", "heads that divide its width, got 3 for 32"),
+        ("vit_0x2x3/4", "heads that divide its width, got 3 for 0"),
+        ("vit_32x2x0/4", "`heads` must be an integer >= 1, got 0"),
         ("vit_32x0/4", "`depth` must be an integer >= 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from weight_files import create, google_file, timm_arrays, token_model, written
 
 from famr_jax import models
-from famr_jax.models import pretrained
+from famr_jax.cli.opening import _start
+from famr_jax.models import layouts, pretrained, weightfile
 
 FROZEN = Path(__file__).parent / "data" / "vit.npz"
 
@@ -120,7 +121,7 @@ def test_logits_of_googles_npz(pool, prefix, old, name, tmp_path, images):
 @pytest.mark.parametrize(("name", "pool"), [("vit_mu/4_token", "token"), ("vit_mu/4_exact", "avg")])
 def test_arrays_of_timm(name, pool, tmp_path):
     params = drawn(create(name).init)
-    config = json.dumps({"architecture": "vit", "global_pool": pool})
+    config = json.dumps({"num_heads": 2, "global_pool": pool})
     loaded, same = pretrained.load(written(tmp_path / "a", timm_arrays(params), config))
     assert loaded.name == name
     assert_same(same, params)
@@ -129,7 +130,50 @@ def test_arrays_of_timm(name, pool, tmp_path):
         pretrained.load(written(tmp_path / "b", timm_arrays(params), other))
 
 
-@pytest.mark.parametrize("name", ["vit_mu/4_token", "vit_mu/2_token_tanh_eps1e-05"])
+@pytest.mark.parametrize("heads", [1, 2, 4, 8])
+@pytest.mark.parametrize("place", ["num_heads", "num_attention_heads", "model_args", "argument"])
+def test_heads_are_as_the_file_tells_or_as_asked_for(heads, place, tmp_path, images):
+    params = token_model()[1]
+    module = models.vit.ViT(3, 4, models.vit.Variant(32, 2, heads), "token", "exact")
+    config = {"model_args": {"num_heads": heads}} if place == "model_args" else {place: heads}
+    source = written(tmp_path, timm_arrays(params), json.dumps(config))
+    asked = heads if place == "argument" else None
+    model, same = pretrained.load(source, num_heads=asked)
+    assert_same(same, params)
+    assert model.module == module
+    assert model is models.create(model.name, num_classes=3, image_shape=(8, 8, 2))
+    wanted = module.apply({"params": params}, images)[0]
+    np.testing.assert_allclose(model.apply(same, images), wanted, atol=1e-5)
+    if place != "argument":
+        with pytest.raises(ValueError, match=f"`num_heads` must be that of .*, {heads}, got 16"):
+            pretrained.load(source, num_heads=16)
+
+
+def test_heads_that_nobody_tells_are_asked_for(hugging_face, tmp_path):
+    bare = written(tmp_path / "timm", timm_arrays(token_model()[1]), None)
+    theirs = hugging_face("weights", False)
+    (theirs / "config.json").unlink()
+    for source in (bare, theirs):
+        with pytest.raises(ValueError, match=r"number of attention heads .* `num_heads`"):
+            pretrained.load(source, image_shape=(8, 12, 2))
+    with pytest.raises(ValueError, match="have heads that divide its width 32, got 3"):
+        pretrained.load(bare, num_heads=3)
+    _start(str(bare), create("vit_32x2x4/4_token"))
+    with pytest.raises(ValueError, match="`model` must have the width 32 and the 2 blocks of"):
+        _start(str(bare), create("vit_32x4/4_token"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "heads"),
+    [("vit_small_patch16_224", 6), ("deit_small_patch16_224.fb_in1k", 6), ("vit_small_moco", None)],
+)
+def test_an_architecture_of_timm_tells_its_heads(architecture, heads):
+    file = weightfile.File("x", layouts.TIMM, {}, {}, {"architecture": architecture})
+    assert pretrained._told_heads(file, 384, 12) == heads
+    assert pretrained._told_heads(file, 512, 12) is None
+
+
+@pytest.mark.parametrize("name", ["vit_mu/4_token", "vit_32x1x8/2_token_tanh_eps1e-05"])
 def test_save_and_load_give_the_same_model_and_bits(name, tmp_path):
     model = models.create(name, num_classes=4, image_shape=(8, 12, 1))
     params = drawn(model.init)
@@ -274,7 +318,8 @@ def test_a_prelogits_layer_is_surplus_unless_the_head_is_new(tmp_path):
     ("change", "message"),
     [
         ({"hidden_act": "relu"}, "hidden_act of gelu, .*got 'relu'"),
-        ({"num_attention_heads": 4}, "variants mu, .*got width 32, 2 blocks, 4 heads"),
+        ({"num_attention_heads": 5}, "have heads that divide its width 32, got 5"),
+        ({"num_attention_heads": "2"}, "`num_heads` must be an integer >= 1, got '2'"),
         ({"layer_norm_eps": 0}, "`epsilon` must be finite and > 0"),
     ],
 )
@@ -305,6 +350,10 @@ def test_load_refuses_what_is_no_vit(tmp_path):
         (tmp_path / "twice.safetensors", "hold each array once, got .*cls_token and"),
         (written(tmp_path / "list", arrays, "[1, 2]"), "must be whole files, got"),
         (written(tmp_path / "flat", flat), "patch kernel of square patches, got"),
+        (
+            written(tmp_path / "two", arrays | {"dist_token": np.ones((1, 1, 32), "f")}),
+            "have one class token, got dist_token: take a DeiT not distilled",
+        ),
         (written(tmp_path / "none", no_position), "hold position embeddings of 3 dimensions"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -349,7 +398,7 @@ def test_the_hub_is_asked_only_for_hf(hugging_face, frozen, tmp_path, monkeypatc
     model, _ = pretrained.load("hf:owner/name")
     assert asked == [("owner/name", "model.safetensors"), ("owner/name", "config.json")]
     (files / "config.json").unlink()
-    assert pretrained.load("hf:owner/name", image_shape=(8, 12, 2))[0] is model
+    assert pretrained.load("hf:owner/name", image_shape=(8, 12, 2), num_heads=2)[0] is model
     (files / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"`source` hf:owner/name must be a repository .*got: no"):
         pretrained.load("hf:owner/name")

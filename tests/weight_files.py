@@ -21,8 +21,8 @@ def token_model():
     return model, drawn(model.init)
 
 
-def written(directory, arrays, config=None):
-    """A directory with the arrays, and the configuration as text."""
+def written(directory, arrays, config='{"num_heads": 2}'):
+    """A directory with the arrays, and the configuration as text if there is one."""
     directory.mkdir(exist_ok=True)
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     save_file(contiguous, directory / "model.safetensors", metadata={"format": "pt"})

@@ -110,6 +110,9 @@ class Bench:
         if any(spec.startswith("superclass:") for spec in specs):
             known = superclasses.of_each(dataset.train, dataset)
             attributes = {"superclass": known} | (attributes or {})
+        if any(spec.startswith("name:") for spec in specs):
+            names = np.array(dataset.class_names, object)[dataset.train.labels]
+            attributes = {"name": names} | (attributes or {})
         return forget.parse_all(
             specs,
             dataset.train,

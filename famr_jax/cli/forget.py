@@ -47,7 +47,7 @@ class Flags:
     """Settings of a run."""
 
     forget: tuple[str, ...] = ("class:3", "random:0.05")
-    """What to forget, one case each: class:3,5, random:0.05, index:FILE or superclass:NAME."""
+    """Cases to forget: class:3,5, name:CLASS, random:0.05, index:FILE or superclass:NAME."""
     lam: NotNegative = 0.1
     """FAMR's anchor strength."""
     epochs: Count = 10

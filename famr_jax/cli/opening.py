@@ -71,9 +71,17 @@ def open_bench(
 
 
 def _start(weights: str, model: models.Model) -> Start:
+    sizes = getattr(model.module, "variant", None)
     found, params = pretrained.load(
-        weights, num_classes=model.num_classes, image_shape=model.image_shape
+        weights,
+        num_classes=model.num_classes,
+        image_shape=model.image_shape,
+        num_heads=sizes and sizes.heads,
     )
+    # First the sizes: where the file does not tell its heads, the found ones are the model's own.
+    if sizes and sizes[:2] != (wanted := found.module.variant[:2]):
+        rule = f"must have the width {wanted[0]} and the {wanted[1]} blocks of `weights`"
+        raise ValueError(f"`model` {rule}, got {model.name}.")
     if found.name != model.name:
         rule = f"must be that of `weights`, {found.name}"
         raise ValueError(f"`model` {rule}, got {model.name}.")

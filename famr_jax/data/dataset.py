@@ -80,7 +80,8 @@ class Dataset:
         mirrored: Whether a mirrored image keeps its class; False for digits and letters.
 
     Raises:
-        ValueError: For fewer than two classes, a label outside them, or unequal image shapes.
+        ValueError: For a name that is not UTF-8, fewer than two classes, a label outside them, or
+            unequal image shapes.
     """
 
     name: str
@@ -90,6 +91,8 @@ class Dataset:
     mirrored: bool
 
     def __post_init__(self):
+        for name in (self.name, *self.class_names):
+            check_text("a name of a data set or class", str(name))
         if self.num_classes < 2:
             raise ValueError(f"`class_names` must name at least two, got {self.class_names}.")
         for name, split in (("train", self.train), ("test", self.test)):
@@ -126,6 +129,17 @@ class Dataset:
             digest.update(np.ascontiguousarray(images))
             digest.update(np.ascontiguousarray(split.labels))
         return digest.hexdigest()
+
+
+def check_text(title: str, text: str) -> None:
+    """Raises a `ValueError` unless a text can be written as UTF-8, as results and plots must be.
+
+    A file name of other bytes is read as a text that cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{title} must be UTF-8, got {text!r}: rename it.") from None
 
 
 def digests_of(x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from famr_jax.data.dataset import Dataset
-from famr_jax.data.tfds import data_root, import_tfds, read
+from famr_jax.data.tfds import check_writable, data_root, import_tfds, read
 
 tfds = import_tfds()
 
@@ -78,7 +78,7 @@ def _prepared(root: str) -> Digits:
     builder = _complete(root)
     if builder:
         return builder
-    os.makedirs(root, exist_ok=True)
+    check_writable(root)
     # In a directory of our own, then renamed in one step: two processes that prepare at once never
     # write the same file, and whoever comes second finds the work done.
     with tempfile.TemporaryDirectory(prefix=".digits-", dir=root) as private:

@@ -10,13 +10,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from famr_jax.data.dataset import Split
 from famr_jax.data.stream import OnDisk, pieces, read_ahead
 
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 """How many channels there are in the modes of Pillow that images are decoded to."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPPING = [turn for orientation, turn in _TURNS.items() if orientation >= 5]
 
 
 class Example(NamedTuple):
@@ -135,17 +146,37 @@ def _scan(split: Encoded, look: Callable[[Image.Image, bytes], Any]) -> _Found:
 
 def _facts(picture: Image.Image, encoded: bytes) -> _Facts:
     grey = picture.mode in ("1", "L") and "transparency" not in picture.info
-    return _Facts(hashlib.blake2b(encoded, digest_size=16).digest(), picture.size[::-1], grey)
+    width, height = picture.size
+    if _turn(picture) in _SWAPPING:
+        width, height = height, width
+    return _Facts(hashlib.blake2b(encoded, digest_size=16).digest(), (height, width), grey)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """What makes a stored picture upright, by its EXIF orientation; None for nothing."""
+    if picture.format == "TIFF":  # which Pillow turns itself, its size too
+        return None
+    try:
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    # A damaged EXIF block says nothing, as in viewers; its parsers raise many types.
+    except Exception:
+        return None
 
 
 def _pixels(mode: str, size: int | None, picture: Image.Image, _encoded: bytes) -> np.ndarray:
-    """The decoded image, uint8 `[height, width, channels]`.
+    """The decoded image, uint8 `[height, width, channels]`: upright, on white where transparent.
 
     With a size, the largest square in the middle, resized by Pillow's bicubic filter: what resizing
     the short side and cropping the centre gives, without rounding the long side.
     """
-    if "transparency" in picture.info:
+    picture.load()
+    if (turn := _turn(picture)) is not None:
+        picture = picture.transpose(turn)
+    if picture.has_transparency_data:
         picture = picture.convert("RGBA")
+        if mode != "RGBA":
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture).convert("RGB")
     if picture.mode != mode:
         picture = picture.convert(mode)
     if size is not None:

@@ -32,7 +32,7 @@ def selected(path: str) -> tuple[str, ...]:
     if not path:
         return IMAGENET100
     try:
-        ids = Path(path).expanduser().read_text(encoding="utf-8").split()
+        ids = Path(path).expanduser().read_text(encoding="utf-8-sig").split()
     except (OSError, ValueError) as error:
         rule = "must be a readable text file of WordNet ids"
         raise ValueError(f"`imagenet100:FILE` {rule}, got {path!r}: {error}.") from None

@@ -3,10 +3,8 @@
 import contextlib
 import importlib.util
 import os
-import tempfile
-from pathlib import Path
 
-from famr_jax.data.tfds import check_known, data_root, find, import_tfds
+from famr_jax.data.tfds import check_known, check_writable, data_root, find, import_tfds
 
 
 def prepare(name: str, data_dir: str | os.PathLike | None = None) -> str:
@@ -39,7 +37,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> str:
             f"Preparing `{name}` needs TensorFlow, which is not installed: "
             "`pip install 'famr_jax[prepare]'`. Reading it afterwards does not."
         )
-    _check_writable(root)
+    check_writable(root)
     try:
         builder = tfds.builder(name, data_dir=root, file_format="array_record")
         builder.download_and_prepare()
@@ -57,14 +55,3 @@ def _described(builder, root: str) -> str:
         raise ValueError(f"`{builder.name}` must be array_record, got {where}: move it away.")
     sizes = [f"{split.num_examples} {name}" for name, split in builder.info.splits.items()]
     return f"{builder.info.full_name}: {', '.join(sizes)} examples in {root}"
-
-
-def _check_writable(root: str) -> None:
-    try:
-        Path(root).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            return
-    except OSError as error:
-        raise ValueError(
-            f"`data_dir` must be a directory to write in, got {root}: {error}."
-        ) from None

@@ -2,11 +2,12 @@
 
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +49,18 @@ def data_root(data_dir: str | os.PathLike | None) -> str:
     return os.path.expanduser(os.fspath(found))
 
 
+def check_writable(root: str) -> None:
+    """Makes a directory for data sets; raises a `ValueError` unless it can be written to."""
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            return
+    except OSError as error:
+        raise ValueError(
+            f"`data_dir` must be a directory to write in, got {root}: {error}."
+        ) from None
+
+
 def load_tfds(
     name: str,
     data_dir: str | os.PathLike | None,
@@ -77,9 +90,23 @@ def load_tfds(
 
 
 def find(name: str, root: str) -> Any:
-    """The builder of what is prepared; raises TFDS's own error where nothing is."""
-    # From the files alone: a builder's own code may import TensorFlow.
-    return import_tfds().core.read_only_builder.builder_from_files(name, data_dir=root)
+    """The builder of what is prepared; raises TFDS's own error where nothing is.
+
+    Raises:
+        ValueError: A damaged description.
+    """
+    core = import_tfds().core
+    try:
+        # From the files alone: a builder's own code may import TensorFlow.
+        return core.read_only_builder.builder_from_files(name, data_dir=root)
+    except core.DatasetNotFoundError:
+        raise
+    except Exception as error:  # TFDS passes on what its parsers raise
+        place = Path(root) / name.partition(":")[0]
+        raise ValueError(
+            f"`{name}` must have a whole dataset_info.json and features.json in {place}, got "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def check_known(name: str) -> None:
@@ -140,9 +167,13 @@ def read(
     if None not in sides and max(sides) <= (image_size or 0):
         image_size = None
     splits = list(builder.info.splits)
-    used = [split for split in ("train", "test", "validation") if split in splits]
-    sources = {split: _records(builder, name, split) for split in used}
-    labelled = [split for split in used if sources[split][0][label] >= 0][:2]
+    used = [
+        split
+        for split in ("train", "test", "validation")
+        if split in splits and builder.info.splits[split].num_examples
+    ]
+    sources = {split: _records(builder, name, split, (image, label)) for split in used}
+    labelled = [split for split in used if sources[split].read([0])[0][label] >= 0][:2]
     if len(labelled) < 2 or labelled[0] != "train":
         raise ValueError(f"`{name}` must have splits train and test or validation, got {splits}.")
     train, test = encoded.load(
@@ -182,8 +213,46 @@ def _image_and_label(builder: Any, name: str) -> tuple[str, str]:
     return image, label
 
 
-def _records(builder: Any, name: str, split: str) -> Any:
-    """The records of a split by number, their images encoded."""
+class _Records(NamedTuple):
+    """The records of a split, their images encoded.
+
+    Attributes:
+        name: The data set's.
+        source: TFDS's records by number.
+        needed: Features that each must have.
+        files: The shards that hold them, in order.
+        ends: How many records there are up to the end of each.
+    """
+
+    name: str
+    source: Any
+    needed: tuple[str, ...]
+    files: list[Path]
+    ends: np.ndarray
+
+    def file(self, row: int) -> Path:
+        """The shard that holds a record."""
+        return self.files[np.searchsorted(self.ends, row, side="right")]
+
+    def read(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The records at some rows.
+
+        Raises:
+            ValueError: They are not what was written.
+        """
+        try:
+            found = self.source.__getitems__(rows)
+            if any(record[key] is None for record in found for key in self.needed):
+                raise ValueError("a record without its features")
+        except Exception as error:  # array_record and TFDS raise many types
+            files = ", ".join(sorted({str(self.file(row)) for row in rows}))
+            raise ValueError(
+                f"`{self.name}` must have readable records, got {error} in {files}."
+            ) from error
+        return found
+
+
+def _records(builder: Any, name: str, split: str, needed: tuple[str, ...]) -> _Records:
     tfds = import_tfds()
     # Pillow decodes here and not within TFDS: only what is kept, and the same bits whether or not
     # OpenCV is there.
@@ -192,23 +261,43 @@ def _records(builder: Any, name: str, split: str) -> Any:
         for key, value in builder.info.features.items()
         if isinstance(value, tfds.features.Image)
     }
+    stored = builder.info.splits[split]
+    kind = builder.info.file_format.value
+    if kind == "array_record":
+        for file, count in zip(stored.filepaths, stored.shard_lengths, strict=True):
+            _check_shard(name, Path(file), count)
     try:
-        return builder.as_data_source(split, decoders=skip)
+        source = builder.as_data_source(split, decoders=skip)
     except NotImplementedError:
-        kind = builder.info.file_format.value
         raise ValueError(
             f"`{name}` must be prepared with `--file_format=array_record`, got {kind} in "
             f"{builder.data_path}."
         ) from None
+    files = [Path(file) for file in stored.filepaths]
+    return _Records(name, source, needed, files, np.cumsum(stored.shard_lengths))
+
+
+def _check_shard(name: str, file: Path, count: int) -> None:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        held = ArrayRecordReader(str(file)).num_records()
+    except Exception as error:  # a missing, cut or overwritten file: many types
+        raise ValueError(f"`{name}` must have whole shards, got {error} in {file}.") from error
+    if held != count:
+        raise ValueError(f"`{name}` must have {count} records, got {held} in {file}.")
 
 
 def _encoded(
-    records: Any, title: str, image: str, label: str, wanted: Mapping[int, int]
+    records: _Records, title: str, image: str, label: str, wanted: Mapping[int, int]
 ) -> Encoded:
     def read(rows):
         return [
             Example(record[image], wanted.get(record[label]), record.get("id"))
-            for record in records.__getitems__(rows)
+            for record in records.read(rows)
         ]
 
-    return Encoded(title, len(records), read, lambda row: f"record {row} of {title}")
+    def where(row):
+        return f"record {row} of {title} in {records.file(row)}"
+
+    return Encoded(title, len(records.source), read, where)

@@ -70,10 +70,11 @@ def create(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) ->
     """Builds an architecture by name; the same arguments give the same object, which jit relies on.
 
     Args:
-        name: `vit_V/P` for Vision Transformer variant V (mu, nano, Ti, S, B, L; or 64x4 for width
-            64, depth 4 and heads of 32) with patches of P pixels, mean pooling and the fast GELU by
-            tanh; `vit_V/P_token` for a class token and the exact GELU; behind either `_tanh` or
-            `_exact`, and `_eps1e-12` for another epsilon of the layer normalisations than 1e-6.
+        name: `vit_V/P` for Vision Transformer variant V (mu, nano, Ti, S, B, L; 64x4x8 for width
+            64, depth 4 and 8 heads; or 64x4 with heads of 32) with patches of P pixels, mean
+            pooling and the fast GELU by tanh; `vit_V/P_token` for a class token and the exact GELU;
+            behind either `_tanh` or `_exact`, and `_eps1e-12` for another epsilon of the layer
+            normalisations than 1e-6.
             `resnet18` with group normalisation; `mlp_64x32` with hidden layers of 64 and 32;
             `logistic` regression.
         num_classes: Width of the logits, at least 2.
@@ -111,7 +112,7 @@ def _create(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> M
             )
         return Model(name, num_classes, image_shape, module)
     raise ValueError(
-        f"`model` must be vit_V/PATCH with V one of {', '.join(vit.VARIANTS)} or WIDTHxDEPTH, also "
-        "with _token, _tanh, _exact or _eps1e-12 behind; resnet18; mlp_SIZExSIZE...; or logistic, "
-        f"got {name!r}."
+        f"`model` must be vit_V/PATCH with V one of {', '.join(vit.VARIANTS)} or WIDTHxDEPTH or "
+        "WIDTHxDEPTHxHEADS, also with _token, _tanh, _exact or _eps1e-12 behind; resnet18; "
+        f"mlp_SIZExSIZE...; or logistic, got {name!r}."
     )

@@ -18,12 +18,14 @@ import numpy as np
 
 from famr_jax.models import Model, create, layouts
 from famr_jax.models.layouts import HUGGING_FACE, NPZ, TIMM
-from famr_jax.models.vit import VARIANTS, ViT, name_of
+from famr_jax.models.vit import VARIANTS, Variant, ViT, label_of, name_of
 from famr_jax.models.weightfile import File, read
-from famr_jax.types import Params
+from famr_jax.types import Params, check_count
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 ACTIVATIONS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+TIMM_SIZES = {"tiny": "Ti", "small": "S", "base": "B", "large": "L"}
+"""What timm calls the variants in the names of its architectures."""
 
 
 def load(
@@ -31,6 +33,7 @@ def load(
     *,
     num_classes: int | None = None,
     image_shape: tuple[int, int, int] | None = None,
+    num_heads: int | None = None,
 ) -> tuple[Model, Params]:
     """Loads a Vision Transformer whose logits are those of the file's own library.
 
@@ -43,13 +46,14 @@ def load(
             `hf:owner/name`, which downloads that file from Hugging Face's hub.
         num_classes: None keeps the file's head; another number than its gets a head of zeros.
         image_shape: `(height, width, channels)`; None keeps the file's, else see `resize`.
+        num_heads: Attention heads, for files that do not tell; else it must be the file's.
 
     Raises:
-        ValueError: No such file; no ViT of `vit.VARIANTS`; arrays that are missing, surplus, of
-            another shape or type or not finite, all of them listed.
+        ValueError: No such file; no ViT; unknown attention heads; arrays that are missing, surplus,
+            of another shape or type or not finite, all of them listed.
     """
     file = read(source)
-    model, fresh = _architecture(file, num_classes, image_shape)
+    model, fresh = _architecture(file, num_classes, image_shape, num_heads)
     flat = _checked(file, model, fresh)
     if fresh:
         flat["head/kernel"] = np.zeros((model.module.variant.dim, model.num_classes), np.float32)
@@ -120,8 +124,10 @@ def resize(model: Model, params: Params, image_shape: tuple[int, int, int]) -> t
     return resized, {**params, "position": jnp.concatenate([token, grid.reshape(-1, dim)])}
 
 
-def _architecture(file: File, num_classes, image_shape) -> tuple[Model, bool]:
+def _architecture(file: File, num_classes, image_shape, num_heads) -> tuple[Model, bool]:
     """The model for images of the file's own size, and whether its head is to be a new one."""
+    if second := {"dist_token", "embeddings.distillation_token"} & set(file.arrays):
+        raise file.error(f"have one class token, got {second.pop()}: take a DeiT not distilled")
     kernel = file.get("patches/kernel")
     sizes = kernel.shape if file.family is NPZ else kernel.T.shape
     if len(sizes) != 4 or sizes[0] != sizes[1]:
@@ -129,39 +135,73 @@ def _architecture(file: File, num_classes, image_shape) -> tuple[Model, bool]:
     patch, _, channels, dim = sizes
     block = re.compile(re.escape(file.family.block).replace(r"\#", r"(\d+)\b"))
     depth = len({match[1] for name in file.arrays if (match := block.match(name))})
-    pooling, gelu, epsilon, heads = _style(file)
-    alike = [name for name, row in VARIANTS.items() if row == (dim, depth, heads or row.heads)]
-    if not alike:
-        got = f"width {dim}, {depth} blocks, {heads or 'unknown'} heads"
-        raise file.error(f"be one of the variants {', '.join(VARIANTS)}, got {got}")
+    pooling, gelu, epsilon = _style(file)
+    sizes = Variant(dim, depth, _heads(file, dim, depth, num_heads))
     rows, columns = _grid(file, pooling, patch, image_shape)
     bias = file.get("head/bias")
     classes = None if bias is None else bias.size
     model = create(
-        name_of(alike[0], patch, pooling, gelu, epsilon),
+        name_of(label_of(sizes), patch, pooling, gelu, epsilon),
         num_classes=num_classes or classes or 2,
         image_shape=(rows * patch, columns * patch, channels),
     )
     return model, num_classes not in (None, classes)
 
 
-def _style(file: File) -> tuple[str, str, float, int | None]:
-    """Pooling, form of the GELU and epsilon; the number of heads if the file tells."""
+def _heads(file: File, dim: int, depth: int, asked: int | None) -> int:
+    """The number of attention heads: as the file tells, else as asked for."""
+    told = _told_heads(file, dim, depth)
+    if told is None and asked is None:
+        rule = "tell its number of attention heads in a config.json, or be given `num_heads`"
+        raise file.error(f"{rule}: any that divides its width {dim} fits its arrays, got none")
+    if None not in (told, asked) and told != asked:
+        raise ValueError(f"`num_heads` must be that of {file.source}, {told}, got {asked!r}.")
+    heads = asked if told is None else told
+    check_count("num_heads", heads)
+    if dim % heads:
+        raise file.error(f"have heads that divide its width {dim}, got {heads}")
+    return heads
+
+
+def _told_heads(file: File, dim: int, depth: int) -> Any:
+    """The number of heads by the arrays, the configuration or the architecture it names."""
+    config = file.config
+    if file.family is NPZ:
+        query = file.get("block_0/qkv/bias")
+        return None if query is None else len(np.atleast_1d(query))
+    for settings, key in (
+        (config, "num_attention_heads"),
+        (config, "num_heads"),
+        (config.get("model_args") or {}, "num_heads"),
+    ):
+        if key in settings:
+            return settings[key]
+    if file.family is HUGGING_FACE:
+        return 12 if "model_type" in config else None  # what transformers leaves out
+    named = re.match(
+        r"(?:vit|deit3?)_(tiny|small|base|large)_(?:distilled_)?patch\d+_\d+(\.|$)",
+        str(config.get("architecture", "")),
+    )
+    row = VARIANTS[TIMM_SIZES[named[1]]] if named else None
+    return row.heads if row and row[:2] == (dim, depth) else None
+
+
+def _style(file: File) -> tuple[str, str, float]:
+    """Pooling, form of the GELU and epsilon."""
     token = file.family is HUGGING_FACE or file.get("class_token") is not None
     pooling = "token" if token else "mean"
     if file.family is NPZ:
-        query = file.get("block_0/qkv/bias")
-        return pooling, "tanh", 1e-6, None if query is None else len(np.atleast_1d(query))
+        return pooling, "tanh", 1e-6
     if file.family is TIMM:
         said = file.config.get("global_pool", pooling)
         if said not in (pooling, {"token": "token", "mean": "avg"}[pooling]):
             raise file.error(f"pool as its arrays do, by {pooling}, got global_pool {said!r}")
-        return pooling, "exact", 1e-6, None
+        return pooling, "exact", 1e-6
     activation = file.config.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         raise file.error(f"have a hidden_act of {', '.join(ACTIVATIONS)}, got {activation!r}")
     epsilon = float(file.config.get("layer_norm_eps", 1e-12))
-    return pooling, ACTIVATIONS[activation], epsilon, file.config.get("num_attention_heads")
+    return pooling, ACTIVATIONS[activation], epsilon
 
 
 def _grid(file: File, pooling, patch, image_shape) -> tuple[int, int]:

@@ -142,18 +142,36 @@ class ViT(nn.Module):
 
 
 def variant(name: str) -> Variant | None:
-    """The sizes of a name of `VARIANTS`, or of a width and a depth as `64x4`, heads of 32; or None.
+    """The sizes of a name of `VARIANTS`, or of a width, a depth and heads as `64x4x2`; or None.
+
+    Without a number of heads, as `64x4`, they are 32 wide.
 
     Raises:
-        ValueError: A width that heads of 32 do not divide, or a depth of 0.
+        ValueError: A width that its heads do not divide, or a size of 0.
     """
-    if not re.fullmatch(r"\d+x\d+", name):
+    match = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", name)
+    if match is None:
         return VARIANTS.get(name)
-    dim, depth = map(int, name.split("x"))
-    if dim < 32 or dim % 32:
-        raise ValueError(f"`model` needs a width that 32 divides, got {dim}.")
+    dim, depth = int(match[1]), int(match[2])
     check_count("depth", depth)
-    return Variant(dim, depth, dim // 32)
+    if match[3] is None:
+        if dim < 32 or dim % 32:
+            raise ValueError(f"`model` needs a width that 32 divides, got {dim}.")
+        return Variant(dim, depth, dim // 32)
+    heads = int(match[3])
+    check_count("heads", heads)
+    if not dim or dim % heads:
+        raise ValueError(f"`model` needs heads that divide its width, got {heads} for {dim}.")
+    return Variant(dim, depth, heads)
+
+
+def label_of(sizes: Variant) -> str:
+    """The name that `variant` turns back into these sizes, the shortest there is."""
+    for name, row in VARIANTS.items():
+        if row == sizes:
+            return name
+    heads = "" if sizes.heads * 32 == sizes.dim else f"x{sizes.heads}"
+    return f"{sizes.dim}x{sizes.depth}{heads}"
 
 
 def name_of(variant: str, patch: int, pooling: str, gelu: str, epsilon: float) -> str:
