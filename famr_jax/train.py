@@ -91,8 +91,9 @@ class Supervised:
         def objective(params, batch):
             logits = self.apply_fn(params, batch.x)
             loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
-            right = jnp.mean(jnp.argmax(logits, -1) == batch.labels)
-            return jnp.mean(loss), jnp.where(jnp.any(jnp.isnan(logits)), jnp.nan, right)
+            right = jnp.argmax(logits, -1) == batch.labels
+            lost = jnp.any(jnp.isnan(logits), axis=-1)
+            return jnp.mean(loss), jnp.mean(jnp.where(lost, jnp.nan, right))
 
         gradient = jax.value_and_grad(objective, has_aux=True)
         parts = self.accumulate

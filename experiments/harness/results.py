@@ -1,5 +1,6 @@
 """What an experiment leaves: claims with verdicts, numbers in a JSON, a page."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from famr_jax.cli.record import made
-from famr_jax.files import read_json
 from famr_jax.report import Claims
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -71,4 +71,4 @@ def setting(results: Mapping[str, Any]) -> str:
 
 def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     """Every committed result by its file's stem."""
-    return {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
