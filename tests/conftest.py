@@ -1,5 +1,7 @@
 """A toy problem that compiles in no time, and what several test files compare with."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +65,19 @@ def random_batch(size, seed):
     rng = np.random.default_rng(seed)
     x = jnp.asarray(rng.normal(size=(size, *SHAPE)), jnp.float32)
     return Batch(x, jnp.asarray(rng.integers(0, CLASSES, size), jnp.int32))
+
+
+MOST_MAPPINGS = 25_000
+"""Linux gives a process 65,530; each compiled program takes some, and without XLA aborts."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+    """Frees compiled programs after a file of tests, where there are many of them."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and len(mappings.read_text().splitlines()) > MOST_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
