@@ -17,8 +17,9 @@ from famr_jax.influence import influence, remove
 from famr_jax.minimise import repeat
 from famr_jax.types import Batch, Params
 
-NEWTON_STEPS, STATIONARY = 50, 1e-9
-HALVINGS = 12
+NEWTON_STEPS, HALVINGS = 50, 12
+NEAR = 1e-7
+"""How near a convex model comes to its minimum, at most ||gradient|| / l2 away from it."""
 LINEARISED = "linearised:"
 
 
@@ -90,16 +91,15 @@ def open_subject(name: str, image_shape: tuple[int, int, int]) -> Subject:
 
 
 class Recipe(NamedTuple):
-    """How a model is trained: ridge; steps and peak step of Adam where it is not convex."""
+    """How a model that is not convex is trained: steps and peak step of Adam."""
 
-    l2: float
     num_steps: int
     lr: float
 
 
 @partial(jax.jit, static_argnames=("subject", "recipe"))
 def retrain(
-    subject: Subject, start: Params, batch: Batch, keep: Array, recipe: Recipe
+    subject: Subject, start: Params, batch: Batch, keep: Array, recipe: Recipe, *, l2: float
 ) -> tuple[Params, Array]:
     """Trains once, on all the examples it keeps at every step: weights, and the gradient's norm.
 
@@ -113,7 +113,8 @@ def retrain(
         start: From where.
         batch: All examples.
         keep: Which stay, `[n]` of 0 and 1.
-        recipe: How.
+        recipe: How, unless convex.
+        l2: Ridge.
     """
     sets = batch, keep * keep.size / jnp.sum(keep)
 
@@ -122,11 +123,11 @@ def retrain(
 
     @jax.grad
     def gradient(params):
-        ridge = recipe.l2 / 2 * optax.tree.norm(params, squared=True)
+        ridge = l2 / 2 * optax.tree.norm(params, squared=True)
         return jnp.mean(weighted(params, sets)) + ridge
 
     def newton(params, grad):
-        matrix = Hessian(weighted, params, sets) + recipe.l2 * Identity()
+        matrix = Hessian(weighted, params, sets) + l2 * Identity()
         step = solve(matrix, grad, tol=1e-3, max_steps=1000).value
 
         def moved(size):
@@ -142,7 +143,7 @@ def retrain(
         return (optax.apply_updates(params, updates), state), None
 
     if subject.convex:
-        params, grad, _ = repeat(gradient, newton, start, target=STATIONARY, max_steps=NEWTON_STEPS)
+        params, grad, _ = repeat(gradient, newton, start, target=NEAR * l2, max_steps=NEWTON_STEPS)
         return params, optax.tree.norm(grad)
     optimizer = optax.adam(optax.cosine_decay_schedule(recipe.lr, recipe.num_steps))
     carry = (start, optimizer.init(start))
@@ -151,14 +152,14 @@ def retrain(
 
 
 @partial(jax.jit, static_argnames=("subject", "recipe", "at_once"))
-def retrained_losses(subject, start, batch, queries, keeps, recipe, *, at_once):
+def retrained_losses(subject, start, batch, queries, keeps, recipe, *, l2, at_once):
     """The queries' losses after each of many retrainings, and the gradient's norm that each leaves.
 
     So many as `at_once` says run in one `vmap`.
     """
 
     def one(keep):
-        params, left = retrain(subject, start, batch, keep, recipe)
+        params, left = retrain(subject, start, batch, keep, recipe, l2=l2)
         return subject.loss_fn(params, queries), left
 
     return jax.lax.map(one, keeps, batch_size=at_once)
@@ -205,6 +206,7 @@ def changes(
     masks: Mapping[str, Array],
     recipe: Recipe,
     *,
+    l2: float,
     at_once: int,
     key: Array,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, Any]]:
@@ -216,6 +218,7 @@ def changes(
         queries: What is asked.
         masks: What each removal takes, `[removals, n]`, by kind; of one size within a kind.
         recipe: How models are trained.
+        l2: Ridge of their objective.
         at_once: Retrainings in one `vmap`.
         key: PRNG key.
 
@@ -226,13 +229,15 @@ def changes(
     start_key, lanczos_key = jax.random.split(key)
     start, prepare = subject.begin(start_key)
     train, queries = (Batch(prepare(batch.x), batch.labels) for batch in (train, queries))
-    loss_fn, l2, groups = subject.loss_fn, recipe.l2, jnp.concatenate([*masks.values()])
-    original, gradient_norm = retrain(subject, start, train, jnp.ones(len(train)), recipe)
+    loss_fn, groups = subject.loss_fn, jnp.concatenate([*masks.values()])
+    original, gradient_norm = retrain(subject, start, train, jnp.ones(len(train)), recipe, l2=l2)
     before = loss_fn(original, queries)
 
     def without(start):
         keeps = 1.0 - groups
-        return retrained_losses(subject, start, train, queries, keeps, recipe, at_once=at_once)
+        return retrained_losses(
+            subject, start, train, queries, keeps, recipe, l2=l2, at_once=at_once
+        )
 
     # One minimum is reached soonest from the other.
     truth, left = without(original if subject.convex else start)
@@ -275,7 +280,6 @@ def changes(
         "gradient_norm_retrained": jnp.max(left),
         "solved": answer.why,
         "converged": jnp.all(answer.solution.converged) & jnp.all(newton_solved),
-        "block_products": answer.solution.num_steps[0],
         "lambda_min_of_hessian": least.values[0],
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(original)),
     }

@@ -22,8 +22,8 @@ def score(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     }
 
 
-def compare(starts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """Scores every prediction, and gives the spread over the starts or pairs of starts."""
+def compare(starts: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """Scores every prediction: a row each, with the spread over the starts or pairs of starts."""
     scores = {name: [score(found[name], found["truth"]) for found in starts] for name in METHODS}
     if "continued" in starts[0]:
         scores["first order, of training on"] = [
@@ -35,7 +35,7 @@ def compare(starts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
         scores["first order, of another start"] = [
             score(a["first order"], b["truth"]) for a, b in pairs
         ]
-    return {name: _spread(each) for name, each in scores.items()}
+    return [{"prediction": name} | _spread(each) for name, each in scores.items()]
 
 
 def _spread(scores: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -44,4 +44,4 @@ def _spread(scores: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         name: {"mean": np.mean(each), "min": min(each), "max": max(each)}
         for name, each in columns.items()
     }
-    return spread | {"n": len(scores)}
+    return {"n": len(scores)} | spread
