@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from famr_jax.attacks import held_out_probe, linear_probe, loss_attack, svc_confidence
@@ -74,15 +77,41 @@ def test_loss_attack_is_at_chance_when_both_are_alike(forget, test):
 
 def test_loss_attack_is_scikit_learns_over_the_folds():
     forget, test = draw(0, 30, 0.0, 1.0), draw(1, 90, 0.3, 1.5)
-    x, y = np.r_[forget, test].reshape(-1, 1), np.r_[np.ones(30), np.zeros(90)]
+    x, y = np.log(np.r_[forget, test].reshape(-1, 1)), np.r_[np.ones(30), np.zeros(90)]
     scores = []
     for train, held in StratifiedKFold(10, shuffle=True, random_state=4).split(x, y):
-        attacker = LogisticRegression(class_weight="balanced").fit(x[train], y[train])
+        attacker = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
+        attacker.fit(x[train], y[train])
         scores.append(balanced_accuracy_score(y[held], attacker.predict(x[held])))
     mine = loss_attack(forget, test, seed=4)
     np.testing.assert_allclose(mine, np.mean(scores))
     assert mine == loss_attack(forget, test, seed=4)
     assert 0.6 < mine < 0.95
+
+
+def test_loss_attack_does_not_depend_on_the_scale_of_the_loss():
+    """Losses of 1e-3 and 2e-3 are as separable as those of 1 and 2, and a mixture as mixed."""
+    assert loss_attack(np.full(200, 1e-3), np.full(200, 2e-3)) == 1
+    rng = np.random.default_rng(0)
+    low, high, sigma = 1.4e-4, 2e-3, 1.13
+    forget, test = (m * np.exp(sigma * rng.normal(size=2000)) for m in (low, high))
+    best = norm.cdf(np.log(high / low) / (2 * sigma))  # of any rule: .88
+    assert best == pytest.approx(0.88, abs=0.001)
+    found = loss_attack(forget, test)
+    assert found == pytest.approx(best, abs=0.015)
+    for scale in (1e-6, 1e4):
+        assert loss_attack(scale * forget, scale * test) == pytest.approx(found, abs=1e-12)
+
+
+def test_loss_attack_takes_infinite_losses_and_zeros_as_the_largest_and_least():
+    few, many = draw(0, 30, 0.5, 1.0), draw(1, 60, 2.0, 4.0)
+    assert loss_attack(few, np.append(many, np.inf)) == 1
+    assert loss_attack(np.append(few, 0.0), many) == 1
+    spoilt = loss_attack(np.append(few, np.inf), many)
+    assert 0.9 < spoilt < 1
+    assert loss_attack(np.zeros(20), np.full(20, np.inf)) == 1
+    assert loss_attack(np.zeros(20), np.full(20, 0.5)) == 1
+    assert loss_attack(np.zeros(20), np.zeros(20)) == 0.5
 
 
 @pytest.mark.parametrize(("forget", "test", "name"), [(9, 50, "forget"), (50, 9, "test")])

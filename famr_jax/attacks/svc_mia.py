@@ -44,11 +44,13 @@ def svc_confidence(
 def loss_attack(forget: np.ndarray, test: np.ndarray, *, seed: int = 0) -> float:
     """Balanced accuracy of telling forget from test examples by their loss; 0.5 is chance.
 
-    Logistic regression with balanced classes on the per-example cross-entropy, over 10 stratified
-    splits. The target is the oracle's value, near 0.5 for a random forget set. NaN if a loss is.
+    Logistic regression with balanced classes on the standardised logarithm of the per-example
+    cross-entropy, so that the scale of the losses does not matter, over 10 stratified splits. The
+    target is the oracle's value, near 0.5 for a random forget set. NaN if a loss is.
 
     Args:
-        forget: Cross-entropy of the forget set, `[f]`, at least 10 examples.
+        forget: Cross-entropy of the forget set, `[f]`, at least 10 examples. Losses of 0 count as
+            half of the least of both sets, infinite ones as twice the largest.
         test: Cross-entropy of test examples, `[t]`, at least 10.
         seed: Draws the splits.
 
@@ -57,14 +59,24 @@ def loss_attack(forget: np.ndarray, test: np.ndarray, *, seed: int = 0) -> float
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     for name, values in (("forget", forget), ("test", test)):
         if len(values) < 10:
             raise ValueError(f"`{name}` must hold at least 10 losses, got {len(values)}.")
     if np.isnan(forget).any() or np.isnan(test).any():
         return float("nan")
-    x = np.concatenate([forget, test])[:, None]
+    x = _log(np.concatenate([forget, test]).astype(float))[:, None]
     y = np.repeat([1, 0], [len(forget), len(test)])
     splits = StratifiedKFold(10, shuffle=True, random_state=seed)
-    attacker = LogisticRegression(class_weight="balanced")
+    attacker = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
     return float(cross_val_score(attacker, x, y, cv=splits, scoring="balanced_accuracy").mean())
+
+
+def _log(losses):
+    """Logarithms, of zeros and infinite losses just beyond the others."""
+    between = losses[(losses > 0) & np.isfinite(losses)]
+    if not between.size:
+        between = np.ones(1)
+    return np.log(np.clip(losses, between.min() / 2, 2 * between.max()))
