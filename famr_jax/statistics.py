@@ -12,10 +12,62 @@ ORACLES_FOR_A_VERDICT = 8
 Verdict = Literal["inside band", "outside band", "not resolved", "too few oracles", "not finite"]
 
 
-def prediction_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
+def resolution_of(unit: str, n: int | None) -> float:
+    """The smallest difference that a measure can show: 1/n for a share of n examples, else 0."""
+    return 1 / n if unit == "share" and n else 0.0
+
+
+def widened(pair: Sequence[float] | None, by: float) -> tuple[float, float] | None:
+    """An interval that is no narrower than what the measure can show; None stays None.
+
+        low - by, high + by
+
+    Values that all agree have an interval of no width, which says more than N examples can.
+
+    Args:
+        pair: Both ends.
+        by: Smallest difference the measure can show, by `resolution_of`.
+    """
+    return None if pair is None else (pair[0] - by, pair[1] + by)
+
+
+def share_interval(share: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Where the true share lies, of which n examples gave one: Clopper and Pearson's interval.
+
+        k = n share,  low = Beta(k, n - k + 1)^-1(a),  high = Beta(k + 1, n - k)^-1(1 - a),
+        a = (1 - level) / 2
+
+    Args:
+        share: Of the examples, in [0, 1]; k need not be whole, as ties in accuracies count in part.
+        n: How many examples.
+        level: Least probability that the interval holds the true share.
+
+    Raises:
+        ValueError: A share outside [0, 1], or no example.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934).
+    """
+    if n < 1:
+        raise ValueError(f"`n` must be >= 1, got {n}.")
+    if not 0 <= share <= 1:
+        raise ValueError(f"`share` must be in [0, 1], got {share}.")
+    k, a = n * share, (1 - level) / 2
+    low = scipy.stats.beta.ppf(a, k, n - k + 1) if k > 0 else 0.0
+    high = scipy.stats.beta.ppf(1 - a, k + 1, n - k) if k < n else 1.0
+    return float(low), float(high)
+
+
+def prediction_interval(
+    values: Sequence[float], *, level: float = 0.95, resolution: float = 0.0
+) -> tuple[float, float]:
     """Where one more value of the same normal population falls with probability `level`.
 
-        mean +- t(n - 1, (1 + level) / 2) s sqrt(1 + 1/n)
+        mean +- (t(n - 1, (1 + level) / 2) s sqrt(1 + 1/n) + resolution)
+
+    Args:
+        values: Of each oracle.
+        level: The probability.
+        resolution: Smallest difference the measure can show, by `resolution_of`.
 
     Raises:
         ValueError: Fewer than two values.
@@ -25,7 +77,7 @@ def prediction_interval(values: Sequence[float], *, level: float = 0.95) -> tupl
         raise ValueError(f"`values` must hold at least 2 oracles, got {values.size}.")
     quantile = scipy.stats.t.ppf((1 + level) / 2, values.size - 1)
     half = quantile * values.std(ddof=1) * np.sqrt(1 + 1 / values.size)
-    return float(values.mean() - half), float(values.mean() + half)
+    return widened((float(values.mean() - half), float(values.mean() + half)), resolution)
 
 
 def gap(value: float, oracles: Sequence[float]) -> float:
@@ -53,15 +105,14 @@ def verdict(
         value: Of the unlearned model.
         original: Of the original.
         oracles: Of each oracle.
-        resolution: Smallest difference the metric can show, 1/N for an accuracy; the band is that
-            much wider on both sides, since oracles that all agree have a band of no width.
+        resolution: Smallest difference the metric can show, by `resolution_of`; the band is that much
+            wider on both sides.
     """
     if not np.all(np.isfinite([value, original, *oracles])):
         return "not finite"
     if len(oracles) < ORACLES_FOR_A_VERDICT:
         return "too few oracles"
-    low, high = prediction_interval(oracles)
-    low, high = low - resolution, high + resolution
+    low, high = prediction_interval(oracles, resolution=resolution)
     if not low <= value <= high:
         return "outside band"
     return "not resolved" if low <= original <= high else "inside band"
@@ -83,11 +134,14 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return found | {"sd": sd, "interval": [found["mean"] - half, found["mean"] + half]}
 
 
-def sign(found: dict[str, Any], *, least: int = 3) -> int:
-    """1 or -1 where the interval of a mean leaves out 0, 0 where it does not or n is too small."""
+def sign(found: dict[str, Any], *, least: int = 3, resolution: float = 0.0) -> int:
+    """1 or -1 where the interval of a mean leaves out 0, 0 where it does not or n is too small.
+
+    The interval is `widened` by the resolution.
+    """
     if found["n"] < least:
         return 0
-    low, high = found["interval"]
+    low, high = widened(found["interval"], resolution)
     return int(low > 0) - int(high < 0)
 
 

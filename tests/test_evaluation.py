@@ -204,7 +204,7 @@ def test_verdicts_put_a_value_beside_doing_nothing_band_null_and_n():
     (line, other) = evaluation.verdicts(rows_of({"a": 0.22, "b": 0.6}, 0.9, oracles))
     assert line["model"] == "a"
     assert (line["value"], line["original"], line["n"], line["oracles"]) == (0.22, 0.9, 100, 8)
-    assert line["band"] == statistics.prediction_interval(oracles)
+    assert line["band"] == statistics.prediction_interval(oracles, resolution=1 / 100)
     assert line["null"] == statistics.null_gap(oracles)
     assert line["gap"] == pytest.approx(0)
     assert line["original_gap"] == pytest.approx(0.68)

@@ -156,6 +156,13 @@ def test_claims_are_judged(done):
     assert verdicts() == ["holds", "mixed"]
     case["stationary"][0]["kl_test"] = 1.5
     assert verdicts() == ["holds", "fails"]
+    # Accuracies of 2000 images that coincide are not known to more than one of them.
+    case |= {"ret_acc_n": 2000, "num_forget": 100}
+    sweep([0.0455] * 3, up, [0.1, 0.5, 0.9])
+    words = lambda_sweep.claims(results, flags)[0]["words"]
+    assert "Ret-Acc +4.55 points (+4.50 to +4.60, N=2000) and For-Acc +2.10 points" in words
+    sweep([0.0004] * 3, up, [0.1, 0.5, 0.9])
+    assert verdicts() == ["mixed", "holds"]
     sweep(up, up, [0.1, 0.5, 0.9], converged=False)
     assert verdicts() == ["holds", "not resolved"]
     assert "not all points were reached" in lambda_sweep.claims(results, flags)[1]["words"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.special
+import scipy.stats
 from conftest import counting
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,6 +165,46 @@ def test_prediction_interval_by_the_printed_table():
     low, high = statistics.prediction_interval([1, 3])
     assert math.isclose(high - 2, 12.7062 * math.sqrt(3), rel_tol=1e-5)
     assert math.isclose(2 - low, high - 2)
+
+
+def test_an_interval_is_no_narrower_than_n_examples_can_show():
+    assert statistics.resolution_of("share", 200) == 0.005
+    assert statistics.resolution_of("nats", 200) == statistics.resolution_of("share", None) == 0
+    # Three accuracies of 2000 images that coincide: .0455 is not known to more than .0005.
+    same = statistics.spread([0.0455] * 3)["interval"]
+    np.testing.assert_allclose(same, 0.0455)
+    low, high = statistics.widened(same, 1 / 2000)
+    assert math.isclose(low, 0.045)
+    assert math.isclose(high, 0.046)
+    assert statistics.widened(None, 0.1) is None
+    assert statistics.prediction_interval([0.0] * 8, resolution=1 / 50) == (-0.02, 0.02)
+    plain, wide = (statistics.prediction_interval([1, 3], resolution=r) for r in (0.0, 0.5))
+    np.testing.assert_allclose(wide, np.add(plain, (-0.5, 0.5)))
+
+
+def test_a_sign_within_the_resolution_is_none():
+    same = statistics.spread([0.004] * 3)
+    assert statistics.sign(same) == statistics.sign(same, resolution=1 / 500) == 1
+    assert statistics.sign(same, resolution=1 / 200) == 0
+    assert statistics.sign(statistics.spread([-0.004] * 3), resolution=1 / 500) == -1
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 500), (13, 500), (13, 146), (29, 200), (8, 8), (0, 1)])
+@pytest.mark.parametrize("level", [0.95, 0.5])
+def test_share_interval_is_scipys_exact_one(k, n, level):
+    wanted = scipy.stats.binomtest(k, n).proportion_ci(level, method="exact")
+    found = statistics.share_interval(k / n, n, level=level)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_share_interval_by_hand_and_between_whole_counts():
+    # None of n: the upper end solves (1 - high)^n = .025.
+    assert statistics.share_interval(0.0, 500) == (0.0, pytest.approx(1 - 0.025 ** (1 / 500)))
+    ends = [statistics.share_interval(k / 10, 10) for k in (2, 2.5, 3)]
+    assert ends == sorted(ends)
+    for share, n, name in ((1.1, 9, "share"), (float("nan"), 9, "share"), (0.5, 0, "n")):
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            statistics.share_interval(share, n)
 
 
 @pytest.mark.parametrize("values", [[], [1.0]])

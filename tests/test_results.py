@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import class_forgetting
+from experiments.famr import main_job
 from experiments.harness import ledger
 from experiments.harness.results import read_results
 
@@ -29,6 +30,16 @@ def test_ledger_refuses_unknown_claims_and_verdicts():
     entry |= {"claim": sentence, "source": paper.source, "verdict": "perhaps"}
     with pytest.raises(ValueError, match="verdict"):
         ledger.ledger({"x": result})
+
+
+@pytest.mark.parametrize("name", [name for name in RESULTS if RESULTS[name].get("claims")])
+def test_recorded_claims_are_what_todays_experiments_say_of_the_recorded_numbers(name):
+    claims, config, results = (RESULTS[name][part] for part in ("claims", "config", "results"))
+    if name in FORGETTING:
+        assert claims == main_job.claims(results)
+    else:
+        module = import_module(ledger.module_of(config["experiment"]))
+        assert claims == module.EXPERIMENT.claims(results, config["flags"])
 
 
 @pytest.mark.parametrize("name", RESULTS)

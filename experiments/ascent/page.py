@@ -95,7 +95,8 @@ def _curves(method: str, paths: Sequence[dict], result: dict[str, Any], metric: 
     if share:
         bands, levels = [(test - eps, test + eps, "grey")], [(test, "Test-Acc", "grey")]
     if share and len(known) > 1:
-        bands.append((*prediction_interval(known), "blue"))
+        least = 1 / result["num_forget"]
+        bands.append((*prediction_interval(known, resolution=least), "blue"))
     elif known:
         levels.append((float(np.mean(known)), "oracles", "blue"))
     rows = [

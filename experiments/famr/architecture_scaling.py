@@ -44,6 +44,7 @@ import jax
 import numpy as np
 
 from experiments.famr import FAMR, train_to_accuracy
+from experiments.famr.points import points
 from experiments.famr.scaling_page import AXES, ROLES, page
 from experiments.famr.train_to_accuracy import Division
 from experiments.harness.run import Experiment, main
@@ -232,7 +233,7 @@ def claims(results: Mapping[str, Any], flags: Mapping[str, Any]) -> list[dict[st
         return []
     rows, made, dataset = {r["model"]: r for r in results["models"]}, [], results["dataset"]
     for axis, names in results["axes"].items():
-        found, ends = results["trends"][axis]["for_acc"], (rows[names[0]], rows[names[-1]])
+        ends, (change, sign) = (rows[names[0]], rows[names[-1]]), _difference(results, axis)
         means = [f"{rows[name]['ends']['famr']['for_acc']['mean']:.1%}" for name in names]
         kept = [
             row["ends"]["famr"]["ret_acc"]["mean"] - row["ends"]["original"]["ret_acc"]["mean"]
@@ -245,7 +246,7 @@ def claims(results: Mapping[str, Any], flags: Mapping[str, Any]) -> list[dict[st
         words = (
             f"{dataset['name']} ({dataset['num_classes']} classes), {flags['forget']} "
             f"(N={results['num_forget']}), by {axis}, {names[0]} to {names[-1]}: For-Acc "
-            f"{', '.join(means)} after FAMR; the largest less the smallest {_told(found)}, at a "
+            f"{', '.join(means)} after FAMR; the largest less the smallest {change}, at a "
             f"Ret-Acc that FAMR changed by {kept[0]:+.1%} and {kept[1]:+.1%}; a linear probe finds "
             f"the class with balanced accuracy {probed[0]} and {probed[1]} (original, FAMR, "
             "oracle)."
@@ -253,17 +254,16 @@ def claims(results: Mapping[str, Any], flags: Mapping[str, Any]) -> list[dict[st
         reached = all(rows[name]["reached"] for name in names)
         if not reached:
             words += f" Not every model reached {flags['target']:.0%} on held-out images."
-        verdict = ("not resolved", "fails", "holds")[statistics.sign(found) if reached else 0]
+        verdict = ("not resolved", "fails", "holds")[sign if reached else 0]
         made.append(FAMR.judge("size", verdict, words))
     return made
 
 
-def _told(found):
-    points = f"{100 * found['mean']:+.1f} points"
-    if found["interval"] is None:
-        return f"{points} (n={found['n']} each)"
-    low, high = (f"{100 * end:+.1f}" for end in found["interval"])
-    return f"{points} ({low} to {high}, n={found['n']} each)"
+def _difference(results, axis):
+    """The largest model's For-Acc less the smallest's in words, and its sign, 0 if unresolved."""
+    found, n = results["trends"][axis]["for_acc"], results["num_forget"]
+    told = f"{points(found, n, decimals=1)}, n={found['n']} each)"
+    return told, statistics.sign(found, resolution=1 / n)
 
 
 def headline(content: Mapping[str, Any]) -> list[str]:
@@ -277,11 +277,10 @@ def headline(content: Mapping[str, Any]) -> list[str]:
             " ".join([word, *(f"{100 * famr_of[name][key]['mean']:.1f}" for name in names)])
             for word, key in shown
         ]
-        found = results["trends"][axis]["for_acc"]
         words = ("not resolved", "larger forgets less", "larger forgets more")
-        change = f"For-Acc large - small {_told(found).replace(' points', '')}"
-        verdict = f"{dataset}  {axis}  {change}: {words[statistics.sign(found)]}"
-        lines += ["  ".join([dataset, axis, *told]), verdict]
+        change, sign = _difference(results, axis)
+        change = f"For-Acc large - small {change.replace(' points', '')}: {words[sign]}"
+        lines += ["  ".join([dataset, axis, *told]), f"{dataset}  {axis}  {change}"]
     return lines
 
 

@@ -45,6 +45,7 @@ import numpy as np
 
 from experiments.famr import FAMR, OURS
 from experiments.famr.lambda_page import COLUMNS, means, page
+from experiments.famr.points import points
 from experiments.harness.results import setting
 from experiments.harness.run import Experiment, main
 from famr_jax import evaluation, loop, mesh, minimise, statistics, unlearn
@@ -112,8 +113,9 @@ def _case(flags, bench, gone, original):
     oracles = {}
     for name in NAMES[:-1]:
         if values := [row[name] for row in others if name in row]:
-            band = statistics.prediction_interval(values) if len(values) > 1 else None
-            more = {"band": band, "null": statistics.null_gap(values)}
+            least = statistics.resolution_of(COLUMNS[name].unit, before["n"][name])
+            band = len(values) > 1 and statistics.prediction_interval(values, resolution=least)
+            more = {"band": band or None, "null": statistics.null_gap(values)}
             oracles[name] = statistics.spread(values) | more
     rows = show(f"sweep {gone.name}", lambda: sweep(flags, bench, evaluate))
     target = oracles["for_acc"]["mean"]
@@ -209,18 +211,18 @@ def claims(results: Mapping[str, Any], flags: Mapping[str, Any]) -> list[dict[st
 
 
 def _trade(case, where, ends):
-    effects = [case["effect"][name] for name in ("ret_acc", "for_acc")]
-    signs = [statistics.sign(each) for each in effects]
+    kept, forgotten = case["effect"]["ret_acc"], case["effect"]["for_acc"]
+    effects = {"Ret-Acc": (kept, case["ret_acc_n"]), "For-Acc": (forgotten, case["num_forget"])}
+    signs = [statistics.sign(found, resolution=1 / n) for found, n in effects.values()]
     verdict = "fails" if -1 in signs else ("not resolved", "mixed", "holds")[sum(signs)]
     told = " and ".join(
-        f"{name} {100 * each['mean']:+.2f} points ({_points(each['interval'])})"
-        for name, each in zip(("Ret-Acc", "For-Acc"), effects, strict=True)
+        f"{name} {points(found, n, decimals=2)}, N={n})" for name, (found, n) in effects.items()
     )
     oracle, before = case["oracles"]["ret_acc"], case["original"]["ret_acc"]
     least = case["rows"][0]["lam"]
     first, *_, last = (means(row) for row in case["rows"] if row["lam"] == least)
     words = (
-        f"{where} from {ends} at epoch {PAPER_EPOCH}, {told} over {effects[0]['n']} orders of the "
+        f"{where} from {ends} at epoch {PAPER_EPOCH}, {told} over {kept['n']} orders of the "
         f"batches; at lam {least:g} alone Ret-Acc is {first['ret_acc']:.1%} after epoch "
         f"{first['epoch']} and {last['ret_acc']:.1%} after {last['epoch']}, of the original "
         f"{before:.1%}, of the oracles {oracle['mean']:.1%} (n={oracle['n']})."
@@ -256,10 +258,6 @@ def _judge_limit(values: Sequence[float], original: float, oracles: Mapping[str,
         return "not resolved"
     falls = all(a <= b for a, b in itertools.pairwise(values))
     return "holds" if falls and values[0] <= high else "mixed"
-
-
-def _points(pair):
-    return "no interval" if pair is None else " to ".join(f"{100 * end:+.2f}" for end in pair)
 
 
 def headline(content: Mapping[str, Any]) -> list[str]:

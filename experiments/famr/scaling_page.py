@@ -8,7 +8,7 @@ import numpy as np
 from experiments.harness.results import Page
 from famr_jax import report
 from famr_jax.report import Column, Drawing, Grid, Section, Table, Text, interval, number
-from famr_jax.statistics import prediction_interval
+from famr_jax.statistics import prediction_interval, resolution_of, widened
 
 AXES = ("size", "width", "depth")
 ROLES = {"original": "original", "famr": "FAMR", "oracle": "oracle"}
@@ -43,25 +43,28 @@ def along(results: Mapping[str, Any], axis: str) -> Section:
     names, trend = results["axes"][axis], results["trends"][axis]["for_acc"]
     rows = [row for name in names for row in results["models"] if row["model"] == name]
     points = f"{number(trend['mean'], 'points')} points"
-    if trend["interval"]:
-        points += f" (95 % interval {interval(trend['interval'], 'points')})"
+    if pair := widened(trend["interval"], 1 / results["num_forget"]):
+        points += f" (95 % interval {interval(pair, 'points')})"
     told = (
         f"For-Acc after FAMR, {names[-1]} less {names[0]}: {points}. Lines are means over the "
         "seeds; shaded is one standard deviation either way; in blue the 95 % prediction interval "
         "of one more oracle, of any of these models."
     )
+    forgotten, kept = results["num_forget"], results["num_train"] - results["num_forget"]
     chance, most = (results["chance"], "chance"), (results["max_entropy"], "log C")
     charts = [
-        by_epoch(rows, "for_acc", "For-Acc", "share", "% of the forget set", chance),
-        by_epoch(rows, "ret_acc", "Ret-Acc", "share", "% of retained images"),
-        by_epoch(rows, "entropy", "Entropy on the forget set", "nats", "nats", most),
+        by_epoch(rows, "for_acc", "For-Acc", "share", "% of the forget set", chance, n=forgotten),
+        by_epoch(rows, "ret_acc", "Ret-Acc", "share", "% of retained images", n=kept),
+        by_epoch(rows, "entropy", "Entropy on the forget set", "nats", "nats", most, n=forgotten),
         probes_chart(rows),
     ]
     return Section(f"By {axis}", [Text(told), Grid(charts, width=440)])
 
 
-def by_epoch(rows: Rows, name: str, title: str, unit: str, words: str, *levels: tuple) -> Drawing:
-    """One measure from the original on, a line a model, beside the oracles of all of them."""
+def by_epoch(
+    rows: Rows, name: str, title: str, unit: str, words: str, *levels: tuple, n: int
+) -> Drawing:
+    """One measure of n images, from the original on, beside the oracles of all models."""
     oracles = [value for row in rows for value in row["ends"]["oracle"][name]["values"]]
     points = [
         {"model": row["model"], "epoch": epoch, name: np.mean(seeds), "sd": np.std(seeds, ddof=1)}
@@ -78,7 +81,7 @@ def by_epoch(rows: Rows, name: str, title: str, unit: str, words: str, *levels: 
         words=words,
         x_words="epoch of FAMR (0 = original)",
         spread="sd",
-        band=prediction_interval(oracles),
+        band=prediction_interval(oracles, resolution=resolution_of(unit, n)),
         levels=[(float(np.mean(oracles)), "oracles"), *levels],
         y_range=(0, None),
     )

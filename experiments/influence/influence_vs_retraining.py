@@ -45,7 +45,7 @@ DRAWN = 200
 class Flags:
     """Settings of a run."""
 
-    models: tuple[str, ...] = ("logistic", "linearised:mlp_8")
+    models: tuple[str, ...] = ("logistic",)
     """logistic; mlp_SIZE or vit_V/PATCH; or linearised:NAME, which is convex."""
     train: Annotated[tuple[Count, ...], Ascending()] = (200, 1000)
     """Sizes N of the training set, ascending; the smaller are part of the larger."""

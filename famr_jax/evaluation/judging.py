@@ -22,9 +22,9 @@ def verdicts(
 
     Returns:
         Lines with `measure`, `model`, `value`, `original`, `oracle` (mean), `band` (95 % prediction
-        interval of one more oracle), `null` (mean gap of an oracle to the others), `gap` and
-        `original_gap` (to the oracles' mean), `oracles` (their number), `n` (examples), `unit` and
-        `verdict`. What was not measured is not there.
+        interval of one more oracle, of shares of n examples 1/n wider on both sides), `null` (mean
+        gap of an oracle to the others), `gap` and `original_gap` (to the oracles' mean), `oracles`
+        (their number), `n` (examples), `unit` and `verdict`. What was not measured is not there.
     """
     oracles = [row for row in rows if row["model"] == "oracle"]
     original = next((row for row in rows if row["model"] == "original"), {})
@@ -54,12 +54,12 @@ def _judged(measure, row, original, values):
         return line
     line |= {"oracle": float(np.mean(values)), "oracles": len(values)}
     line["gap"] = statistics.gap(value, values)
+    resolution = statistics.resolution_of(measure.unit, size)
     if len(values) > 1:
-        line |= {"band": statistics.prediction_interval(values)}
+        line |= {"band": statistics.prediction_interval(values, resolution=resolution)}
         line["null"] = statistics.null_gap(values)
     if before is not None:
         line["original_gap"] = statistics.gap(before, values)
-        resolution = 1 / size if measure.unit == "share" and size else 0.0
         line["verdict"] = statistics.verdict(value, before, values, resolution=resolution)
     return line
 
