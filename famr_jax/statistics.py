@@ -105,8 +105,8 @@ def verdict(
         value: Of the unlearned model.
         original: Of the original.
         oracles: Of each oracle.
-        resolution: Smallest difference the metric can show, by `resolution_of`; the band is that much
-            wider on both sides.
+        resolution: Smallest difference the metric can show, by `resolution_of`; the band is that
+            much wider on both sides.
     """
     if not np.all(np.isfinite([value, original, *oracles])):
         return "not finite"

@@ -1,6 +1,7 @@
 """The experiment at its SMALL size, its scores on known answers, and its prose."""
 
 from dataclasses import replace
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ from jax.flatten_util import ravel_pytree
 
 from experiments.harness import ledger, run
 from experiments.harness.results import read_results
-from experiments.influence import INFLUENCE
+from experiments.influence import INFLUENCE, curves
 from experiments.influence import influence_vs_retraining as experiment
 from experiments.influence.retraining import Recipe, open_subject, retrain
 from experiments.influence.scores import score
+from famr_jax import data
 from famr_jax.types import Batch
 
 RESULTS = {k: v for k, v in read_results().items() if k.startswith("influence_vs_retraining")}
@@ -30,24 +32,45 @@ def done(tmp_path_factory):
 
 def test_small_run_predicts_the_convex_model_and_judges_both(done):
     chosen, content = done
-    convex, network = content["results"]["cases"]
-    for kind in experiment.KINDS:
-        scores = convex["scores"][kind]
-        assert scores["newton"]["error"]["max"] < 0.5
-        assert scores["newton"]["rank"]["mean"] > 0.8
+    results = content["results"]
+    rows = {(r["model"], r["train"], r["l2"], r["removed"], r["prediction"]): r
+            for r in results["rows"]}  # fmt: skip
+    for place in product(chosen.train, chosen.l2, curves.KINDS):
+        newton, null = (rows["logistic", *place, name] for name in ("newton", "null"))
+        assert newton["error"]["max"] < 0.5
+        assert newton["rank"]["mean"] > 0.8
         # A convex model forgets its start.
-        assert scores["null"]["rank"]["min"] > 0.99
-        assert scores["null"]["n"] == 2
-        assert "first order, of training on" in network["scores"][kind]
-    for status in convex["status"]:
-        assert max(status["gradient_norm"], status["gradient_norm_retrained"]) < 1e-8
-        assert status["converged"]
-    assert min(status["gradient_norm_retrained"] for status in network["status"]) > 1e-8
+        assert null["rank"]["min"] > 0.99
+        assert null["n"] == 2
+        assert ("mlp_4", *place, "first order, of training on") in rows
+    for solve in results["solves"]:
+        left = max(solve["gradient_norm"], solve["gradient_norm_retrained"])
+        assert (left < 1e-6 * solve["l2"]) == (solve["model"] == "logistic")
+        assert solve["converged"]
+    convex, _ = curves.curves(results, convex=True)
+    near = [abs(np.log(point.slope)) for point in convex.points]
+    assert near[1] < near[0], "a larger ridge"
+    assert near[1] < 0.1
     assert {claim["claim"] for claim in content["claims"]} == set(INFLUENCE.claims.values())
     ledger.ledger({"x": content})
     page = (chosen.out / "report.html").read_text()
-    assert page.count("<svg") == 4
+    # Slopes and ranks of two models and kinds, and clouds at two corners.
+    assert page.count("<svg") == 2 * 2 * 2 + 2 * 2 * 2
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_training_sets_are_nested_and_removals_are_theirs(tmp_path):
+    with jax.enable_x64(True):
+        flags, digits = experiment.Flags(removals=7), data.load("digits", data_dir=tmp_path)
+        small, large = (experiment.sets(flags, digits, n) for n in (20, 50))
+    rows = {row.tobytes() for row in np.asarray(large[0].x)}
+    assert {row.tobytes() for row in np.asarray(small[0].x)} <= rows
+    np.testing.assert_array_equal(small[1].x[:100], large[1].x[:100])
+    for (train, queries, masks), group in ((small, 2), (large, 5)):
+        assert masks["single"].sum(1).tolist() == [1] * 7
+        assert masks["group"].sum(1).tolist() == [group] * 7
+        gone = train.x[np.argmax(masks["single"], axis=1)]
+        np.testing.assert_array_equal(queries.x[100:], gone)
 
 
 def test_score_of_known_answers():
@@ -59,38 +82,64 @@ def test_score_of_known_answers():
     assert monotone["rank"] == pytest.approx(1)
 
 
-def test_verdicts_follow_the_numbers():
-    def case(convex, rank, slope, left=1e-9, converged=True):
-        status = [{"gradient_norm": 1e-9, "gradient_norm_retrained": left, "converged": converged}]
-        numbers = {"rank": rank, "slope": slope, "error": 0.1}
-        spread = {k: {"mean": v, "min": v, "max": v} for k, v in numbers.items()}
-        scores = {"first order": spread | {"n": 1}}
-        scores = dict.fromkeys(experiment.KINDS, scores)
-        return {"model": "m", "convex": convex, "scores": scores, "status": status}
+def results_of(points, *, convex=True, left=1e-9, converged=True):
+    """Results with these (N, l2, rank, slope) of both kinds of removal."""
+    rows, solves = [], []
+    for train, l2, rank, slope in points:
+        place = {"model": "m", "train": train, "l2": l2}
+        norms = {"gradient_norm": 1e-9 * l2, "gradient_norm_retrained": left and left * l2}
+        solves.append(place | norms | {"converged": converged})
+        for removed, name in product((*curves.KINDS, "own"), ("first order", "newton")):
+            means = {"rank": rank, "slope": slope if name == "first order" else 1.0}
+            scores = {score: {"mean": value} for score, value in means.items()}
+            rows.append(place | {"removed": removed, "prediction": name} | scores)
+    return {"models": [{"model": "m", "convex": convex}], "rows": rows, "solves": solves}
 
-    def judged(*cases):
-        flags = {"starts": 1, "removals": 4, "train": 40}
-        return [each["verdict"] for each in experiment.claims({"cases": cases}, flags)]
 
-    assert judged(case(True, 0.95, 1.0), case(False, 0.5, 1.0)) == ["holds", "fails"]
-    assert judged(case(True, 0.95, 1.0), case(True, 0.95, 2.0)) == ["mixed"]
-    for left in (0.1, None):  # a norm that is not finite is null in the JSON
-        assert judged(case(True, 0.95, 1.0, left=left)) == ["not resolved"]
-    assert judged(case(False, 0.95, 1.0, left=0.1)) == ["holds"]
-    assert judged(case(True, 0.95, 1.0, converged=False)) == ["not resolved"]
+def judged(*points, **settings):
+    flags = {"starts": 1, "removals": 4, "train": [20, 40], "l2": [1e-3, 1.0]}
+    (claim,) = experiment.claims(results_of(points, **settings), flags)
+    return claim["verdict"]
+
+
+def test_verdicts_are_on_the_whole_curve():
+    near, far = (40, 1.0, 0.95, 1.1), (20, 1e-3, 0.95, 3.2)
+    assert judged((20, 1.0, 0.95, 1.0), near) == "holds"
+    assert judged(far, near) == "mixed"
+    assert judged(far, (40, 1.0, 0.5, 1.0), convex=False) == "fails"
+    # One size of the training set is no curve.
+    assert judged(far) == judged(far, (20, 1.0, 0.95, 1.0)) == "not resolved"
+    for left in (1e-5, None):  # a norm that is not finite is null in the JSON
+        assert judged(near, (20, 1.0, 0.95, 1.0), left=left) == "not resolved"
+    assert judged(near, (20, 1.0, 0.95, 1.0), left=1.0, convex=False) == "holds"
+    assert judged(near, far, converged=False) == "not resolved"
+
+
+def test_words_say_from_which_ridge_times_n_on_the_size_is_right():
+    points = [(20, 1e-3, 0.95, 3.2), (20, 1.0, 0.97, 1.05), (40, 1e-3, 0.93, 2.1), (40, 1.0, 1, 1)]
+    (curve, _) = curves.curves(results_of(points))
+    assert curve.good_from == 20
+    assert curves.told(curve) == (
+        "m single: slope 3.20, 2.10, 1.05, 1.00 as l2 N grows from 0.02 to 40, rank 0.93 to 1.00, "
+        "in 0.8-1.25 with rank 0.9 from l2 N = 20 on, newton slope 1.00 to 1.00, own rank 0.93 to "
+        "1.00"
+    )
+    (curve, _) = curves.curves(results_of([(20, 1.0, 1, 1), (40, 1.0, 0.8, 1)]))
+    assert curve.good_from is None
+    assert "with rank 0.9 nowhere" in curves.told(curve)
 
 
 def test_retraining_drops_what_it_is_told_to():
     """Weights of one and zero give what training on the rest alone gives."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        x, recipe = jnp.asarray(rng.normal(size=(12, 4, 4, 1))), Recipe(1e-2, 20, 1e-2)
+        x, recipe = jnp.asarray(rng.normal(size=(12, 4, 4, 1))), Recipe(20, 1e-2)
         for name in ("logistic", "mlp_4", "linearised:mlp_4"):
             subject = open_subject(name, (4, 4, 1))
             start, prepare = subject.begin(jax.random.key(0))
             batch = Batch(prepare(x), jnp.arange(12) % 10)
-            masked, _ = retrain(subject, start, batch, jnp.arange(12) > 2, recipe)
-            alone, _ = retrain(subject, start, batch[3:], jnp.ones(9), recipe)
+            masked, _ = retrain(subject, start, batch, jnp.arange(12) > 2, recipe, l2=1e-2)
+            alone, _ = retrain(subject, start, batch[3:], jnp.ones(9), recipe, l2=1e-2)
             gap = optax.tree.norm(optax.tree.sub(masked, alone))
             assert gap < 1e-6 * optax.tree.norm(alone)
 
@@ -119,8 +168,12 @@ def test_linearised_model_is_the_model_and_its_jacobian():
     ("bad", "match"),
     [
         ({"removals": 0}, "removals"),
-        ({"l2": 0.0}, "l2"),
-        ({"group": 40}, "train"),
+        ({"l2": (0.0, 1.0)}, "l2"),
+        ({"l2": (1.0, 0.1)}, "`l2` must be ascending"),
+        ({"train": ()}, "`train` must be ascending"),
+        ({"train": (2, 40)}, "`train` must hold"),
+        ({"train": (40, 1500)}, "`train` must be at most 1437, got 1500"),
+        ({"group": 0.01}, "group"),
         ({"models": ("ridge:mlp_4",)}, "model"),
     ],
 )
@@ -138,10 +191,7 @@ def test_numbers_in_the_docstring_are_those_of_the_results(name):
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_committed_scores_give_the_committed_claims_and_a_page(name):
+def test_committed_results_give_a_page_with_the_curves(name):
     content = RESULTS[name]
-    # Their solves are told in fewer words than today's: taken as exact here.
-    cases = [case | {"status": []} for case in content["results"]["cases"]]
-    judged = experiment.claims({"cases": cases}, content["config"]["flags"])
-    assert judged == content["claims"]
-    assert len(experiment.page(content).blocks) == 2
+    first, *_ = experiment.page(content).blocks
+    assert len(first.blocks[0].blocks) == 2 * len(curves.curves(content["results"]))

@@ -9,9 +9,7 @@ FAMR = Paper(
             "FAMR brings the accuracy on the forgotten class to 0 % (ViT-B, L) or 0.9-2.1 % "
             "(ViT-Ti, S)."
         ),
-        "keeps": (
-            "FAMR keeps retained accuracy within 2-4 points of the original (ViT-Ti to L)."
-        ),
+        "keeps": ("FAMR keeps retained accuracy within 2-4 points of the original (ViT-Ti to L)."),
         "step": "The paper's step, 1e-4 at lam 0.1, is within eta <= 1/(L + lam).",
         "stationary": (
             "FAMR ends at the stationary point grad L_forget + lam (params - anchor) = 0."

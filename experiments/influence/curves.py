@@ -121,9 +121,10 @@ def _is_exact(solve, convex):
 def judge(found: Sequence[Curve]) -> str:
     """One verdict on curves: holds where every point is good, fails where none is, else mixed.
 
-    Not resolved where a solve stopped early, or where a convex model is not at its minimum.
+    Not resolved from one size of the training set, where a solve stopped early, or where a convex
+    model is not at its minimum.
     """
-    if not all(curve.exact for curve in found):
+    if not all(curve.exact and len(curve.sizes) > 1 for curve in found):
         return "not resolved"
     good = [point.good for curve in found for point in curve.points]
     return "holds" if all(good) else "mixed" if any(good) else "fails"

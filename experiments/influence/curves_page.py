@@ -31,6 +31,10 @@ CURVES = (
     "out that a removal changes the curvature, and matters less the larger it is. Newton takes one "
     "step with the curvature of what is left. On the dotted line the size is right."
 )
+CLOUDS = (
+    "First start, at the least and the largest ridge times N; pairs of removal and query drawn at "
+    "random, the axes over the middle 98 % of them. On the grey line the prediction is right."
+)
 
 
 def page(content: Mapping[str, Any]) -> Page:
@@ -42,23 +46,16 @@ def page(content: Mapping[str, Any]) -> Page:
         for row in results["rows"]
     ]
     charts = [chart for curve in curves(results) for chart in (slopes(curve), ranks(curve))]
-    clouds = [cloud(drawn) for drawn in results["clouds"]]
-    words = (
-        f"First start, at the least and the largest ridge times N; {len(results['clouds'][0]['truth'])} "
-        "pairs of removal and query drawn at random, the axes over the middle 98 % of them. On the "
-        "grey line the prediction is right."
-    )
     names = {"train": "N", "l2": None}
     columns = {name: names.get(name) for name in scores[0]}
     blocks = [
         Section("Curves over the ridge", [Grid(charts, width=440), Text(CURVES, kind="note")]),
-        Section(
-            "Predicted and true changes of the test losses",
-            [Grid(clouds, width=440), Text(words, kind="note")],
-        ),
         Section("Scores", [Table(scores, columns, caption=CAPTION)]),
         Section("Solves, one line a start", [Table(results["solves"], SOLVES)]),
     ]
+    if clouds := [cloud(drawn) for drawn in results["clouds"]]:
+        shown = [Grid(clouds, width=440), Text(CLOUDS, kind="note")]
+        blocks.insert(1, Section("Predicted and true changes of the test losses", shown))
     lead = (
         "Predicted changes of test losses when training images are removed, beside those of models "
         "really retrained without them, for several training sets and ridges."
