@@ -120,13 +120,13 @@ def test_words_say_from_which_ridge_times_n_on_the_size_is_right():
     (curve, _) = curves.curves(results_of(points))
     assert curve.good_from == 20
     assert curves.told(curve) == (
-        "m single: slope 3.20, 2.10, 1.05, 1.00 as l2 N grows from 0.02 to 40, rank 0.93 to 1.00, "
-        "in 0.8-1.25 with rank 0.9 from l2 N = 20 on, newton slope 1.00 to 1.00, own rank 0.93 to "
-        "1.00"
+        "m single: slope 3.20, 2.10, 1.05, 1.00 at l2 N = 0.02, 0.04, 20, 40, rank 0.93 to 1.00, "
+        "good (slope 0.8 to 1.25, rank 0.9) from l2 N = 20 on; beside it newton slope 1.00, own "
+        "rank 0.93 to 1.00"
     )
     (curve, _) = curves.curves(results_of([(20, 1.0, 1, 1), (40, 1.0, 0.8, 1)]))
     assert curve.good_from is None
-    assert "with rank 0.9 nowhere" in curves.told(curve)
+    assert "rank 0.9) nowhere; " in curves.told(curve)
 
 
 def test_retraining_drops_what_it_is_told_to():

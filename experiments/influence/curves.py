@@ -131,17 +131,19 @@ def judge(found: Sequence[Curve]) -> str:
 
 
 def told(curve: Curve) -> str:
-    """A curve in words: its first-order slopes by ridge times N, ranks, and what stands beside."""
+    """A curve in words: first-order slopes by ridge times N, ranks, and what stands beside."""
     points = sorted(curve.points, key=lambda point: point.l2_n)
     slopes = ", ".join(f"{point.slope:.2f}" for point in points)
+    places = ", ".join(f"{point.l2_n:g}" for point in points)
     where = "nowhere" if curve.good_from is None else f"from l2 N = {curve.good_from:g} on"
     return (
-        f"{curve.model} {curve.removed}: slope {slopes} as l2 N grows from {points[0].l2_n:g} to "
-        f"{points[-1].l2_n:g}, rank {_range(point.rank for point in points)}, in "
-        f"{SLOPES[0]}-{SLOPES[1]} with rank {RANK} {where}, {curve.others().replace('  ', ', ')}"
+        f"{curve.model} {curve.removed}: slope {slopes} at l2 N = {places}, rank "
+        f"{_range(point.rank for point in points)}, good (slope {SLOPES[0]} to {SLOPES[1]}, rank "
+        f"{RANK}) {where}; beside it {curve.others().replace('  ', ', ')}"
     )
 
 
 def _range(values):
     values = list(values)
-    return f"{min(values):.2f} to {max(values):.2f}"
+    ends = f"{min(values):.2f}", f"{max(values):.2f}"
+    return " to ".join(dict.fromkeys(ends))
