@@ -18,18 +18,18 @@ class in the features, beside the originals and models retrained without it to t
 cent; the probe's balanced accuracy on the class; points and their 95 % interval):
 
     cifar100  size  For-Acc 8.3 12.8 7.8  Ret-Acc 38.8 40.6 43.5  probe 74.1 74.8 76.2
-    cifar100  size  For-Acc large - small -0.5 (-8.1 to +7.2, n=3 each): not resolved
+    cifar100  size  For-Acc large - small -0.5 (-8.4 to +7.4, n=3 each): not resolved
     cifar100  width  For-Acc 12.8 11.7 7.8  Ret-Acc 40.6 41.4 42.8  probe 74.8 76.0 76.1
-    cifar100  width  For-Acc large - small -5.0 (-16.5 to +6.5, n=3 each): not resolved
+    cifar100  width  For-Acc large - small -5.0 (-16.8 to +6.7, n=3 each): not resolved
     cifar100  depth  For-Acc 8.3 12.8 14.2  Ret-Acc 38.8 40.6 40.4  probe 74.1 74.8 74.5
-    cifar100  depth  For-Acc large - small +5.9 (-48.2 to +60.0, n=3 each): not resolved
+    cifar100  depth  For-Acc large - small +5.9 (-48.4 to +60.2, n=3 each): not resolved
 
     tiny_imagenet_100  size  For-Acc 13.1 13.6 4.7  Ret-Acc 38.2 38.6 37.6  probe 62.9 66.7 65.1
-    tiny_imagenet_100  size  For-Acc large - small -8.4 (-21.4 to +4.7, n=5 each): not resolved
+    tiny_imagenet_100  size  For-Acc large - small -8.4 (-22.0 to +5.2, n=5 each): not resolved
     tiny_imagenet_100  width  For-Acc 13.6 10.8 9.3  Ret-Acc 38.6 37.4 40.2  probe 66.7 62.1 62.0
-    tiny_imagenet_100  width  For-Acc large - small -4.3 (-13.2 to +4.7, n=5 each): not resolved
+    tiny_imagenet_100  width  For-Acc large - small -4.3 (-13.8 to +5.3, n=5 each): not resolved
     tiny_imagenet_100  depth  For-Acc 13.1 13.6 10.2  Ret-Acc 38.2 38.6 38.3  probe 62.9 66.7 64.7
-    tiny_imagenet_100  depth  For-Acc large - small -2.9 (-17.1 to +11.4, n=5 each): not resolved
+    tiny_imagenet_100  depth  For-Acc large - small -2.9 (-17.7 to +11.9, n=5 each): not resolved
 
 Five of six axes end with the largest model lowest, but no difference is resolved: how far a run
 forgets differs more from seed to seed. The probe finds the class in oracles nearly as well.
