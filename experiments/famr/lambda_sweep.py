@@ -113,7 +113,7 @@ def _case(flags, bench, gone, original):
     oracles = {}
     for name in NAMES[:-1]:
         if values := [row[name] for row in others if name in row]:
-            least = statistics.resolution_of(COLUMNS[name].unit, before["n"][name])
+            least = statistics.resolution_of(COLUMNS[name].unit, before["n"].get(name))
             band = len(values) > 1 and statistics.prediction_interval(values, resolution=least)
             more = {"band": band or None, "null": statistics.null_gap(values)}
             oracles[name] = statistics.spread(values) | more
