@@ -84,9 +84,9 @@ class Density(NamedTuple):
         """Where an eigenvalue may lie at lowest, and at highest, that no probe has seen.
 
         An eigenvalue t outside the nodes has at most the weight 1 / sum_i l_i(t)^2 / w_i in a
-        probe, l_i being Lagrange's polynomials of the nodes (Christoffel's function); a random probe
-        hardly gives an eigenvector less than a share of 1/dim. Each bound holds with probability
-        .95.
+        probe, l_i being Lagrange's polynomials of the nodes (Christoffel's function); a random
+        probe hardly gives an eigenvector less than a share of 1/dim. Each bound holds with
+        probability .95.
 
         Source: the bound of Van Dorsselaer, Hochstenbach and Van der Vorst (SIAM J. Matrix Anal.
         Appl. 22, 2000), in nodes and weights.

@@ -76,8 +76,9 @@ def solve(
     CG needs A + damping I positive definite, and stops where it meets a direction of negative
     curvature; its x minimises x^T A x / 2 - b^T x over its space, and is kept for that where its
     residual is still large. MINRES minimises the residual for any symmetric matrix, singular ones
-    too. Either starts afresh from the true residual until that is small or no longer halves. Many right-hand sides: `vmap` over
-    `b`. Damping, tol and data of equal shape are arguments of one compiled program.
+    too. Either starts afresh from the true residual until that is small or no longer halves. Many
+    right-hand sides: `vmap` over `b`. Damping, tol and data of equal shape are arguments of one
+    compiled program.
 
     Args:
         matvec: A, a callable pytree `v -> A v`.
@@ -242,8 +243,8 @@ def _minres(product, b, target, max_steps):
 
     The tridiagonal matrix is positive definite as long as cos gamma < 0, so that indefiniteness is
     seen when CG would see it (Liu and Roosta, arXiv 2206.05732). The residual r before a step has
-    ||A r|| = |phi| ||(gamma, cos beta)||. Of a singular system that has no solution this vanishes at
-    the least residual, and the step beyond would divide by rounding (Choi, Paige and Saunders,
+    ||A r|| = |phi| ||(gamma, cos beta)||. Of a singular system that has no solution this vanishes
+    at the least residual, and the step beyond would divide by rounding (Choi, Paige and Saunders,
     2011). Where r only lies among small eigenvalues, a start afresh from r goes on.
 
     Returns:
