@@ -164,7 +164,7 @@ def test_rows_that_depend_on_each_other_get_an_orthonormal_basis():
 
 
 def test_singular_systems_get_the_least_solution_and_ill_conditioned_ones_all_of_theirs():
-    """LU leaves a small residual, and an x up to 160 times too long by its part in the null space."""
+    """LU leaves a small residual, and x up to 160 times too long by its part in the null space."""
     for seed in range(20):
         draw = np.random.default_rng(seed)
         basis = np.linalg.qr(draw.normal(size=(40, 40)))[0]

@@ -217,6 +217,7 @@ CROWDED = {
 def test_intervals_cover_what_crowded_spectra_hold():
     """Ends, and the effective dimension, of which the error over the probes says little."""
     like, lam, inside = {"a": jnp.zeros(400)}, 1e-2, {}
+    judged = jax.jit(lambda density: (density.decided(lam), density.unseen(400)))
     for name, spread in CROWDED.items():
         positive = np.maximum(spread, 0)
         dimension = np.sum(positive / (positive + lam))
@@ -225,8 +226,7 @@ def test_intervals_cover_what_crowded_spectra_hold():
             found = curvature.density(
                 matvec, like, num_steps=25, num_probes=6, key=jax.random.key(seed)
             )
-            share, error = found.decided(lam)
-            lowest, highest = found.unseen(400)
+            (share, error), (lowest, highest) = judged(found)
             for what, covers in (
                 ("dimension", abs(400 * share - dimension) <= 400 * error),
                 ("lowest", lowest <= spread.min()),

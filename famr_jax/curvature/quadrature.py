@@ -95,7 +95,8 @@ class Density(NamedTuple):
         share = scipy.special.betaincinv(0.5, (dim - 1) / 2, odds) if dim > 1 else 1.0
         below = jax.vmap(partial(_unseen, share))(self.nodes, self.weights)
         above = jax.vmap(partial(_unseen, share))(-self.nodes[:, ::-1], self.weights[:, ::-1])
-        return jnp.max(below), -jnp.max(above)
+        rounding = ROUNDING * jnp.finfo(self.nodes.dtype).eps * jnp.max(jnp.abs(self.nodes))
+        return jnp.max(below) - rounding, rounding - jnp.max(above)
 
     def smooth(self, grid: Array, *, width: float) -> tuple[Array, Array]:
         """The density on a grid, each node a Gaussian of `width`; with standard errors."""
