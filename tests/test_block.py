@@ -8,7 +8,7 @@ from dense import Dense, symmetric
 
 from famr_jax.curvature import block, solve
 from famr_jax.curvature.block import solve_block
-from famr_jax.curvature.dense import matrix_of, solve_dense
+from famr_jax.curvature.dense import Matrix, matrix_of, solve_dense
 
 
 @pytest.fixture(autouse=True)
@@ -161,3 +161,21 @@ def test_rows_that_depend_on_each_other_get_an_orthonormal_basis():
             q, r = block._factor(rows)
             np.testing.assert_allclose(q @ q.T, np.eye(6), atol=close)
             np.testing.assert_allclose(r.T @ q, rows, atol=close * jnp.abs(rows).max())
+
+
+def test_singular_systems_get_the_least_solution_and_ill_conditioned_ones_all_of_theirs():
+    """LU leaves a small residual, and x up to 160 times too long by its part in the null space."""
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        basis = np.linalg.qr(draw.normal(size=(40, 40)))[0]
+        inside = draw.normal(size=(3, 40))
+        for zeros, least in ((8, 0.0), (0, 1e-4)):
+            spread = np.r_[np.full(8, least), draw.uniform(0.5, 2, size=32)]
+            exact = (basis * spread) @ basis.T
+            matrix = jnp.asarray(exact + exact.T, jnp.float32) / 2
+            b = {"a": jnp.asarray(inside @ exact, jnp.float32)}
+            found = solve_dense(Matrix(matrix), b, tol=1e-4)
+            assert found.converged.all()
+            wanted = inside - inside @ basis[:, :zeros] @ basis[:, :zeros].T
+            off = np.linalg.norm(found.value["a"] - wanted, axis=1)
+            assert np.all(off < 1e-2 * np.linalg.norm(wanted, axis=1)), (seed, zeros)

@@ -176,3 +176,67 @@ def test_one_program_for_all_dampings_tolerances_and_data():
     count = len(traces)
     solve(jax.tree.map(lambda leaf: leaf + 1, params), 0.2)
     assert len(traces) == count > 0
+
+
+LEAST = {
+    "two zeros": np.r_[0, 0, np.logspace(0, -2, 10)],
+    "indefinite": np.r_[np.zeros(9), np.linspace(-1, 1, 31)[np.linspace(-1, 1, 31) != 0]],
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", LEAST)
+def test_minres_finds_the_least_residual_of_a_system_without_solution(name, dtype):
+    """Steps beyond it divide by rounding: they ended at x = 0, with the advice to take more."""
+    spread = LEAST[name]
+    matrix = symmetric(spread).astype(dtype)
+    b = np.ones(len(spread))
+    found = curvature.solve(
+        Dense(matrix), {"a": jnp.asarray(b, dtype)}, method="minres", max_steps=400
+    )
+    values, vectors = np.linalg.eigh(np.asarray(matrix, float))
+    least = np.linalg.norm(vectors[:, np.abs(values) < 1e-5].T @ b) / np.linalg.norm(b)
+    np.testing.assert_allclose(found.residual, least, rtol=1e-3)
+    assert not found.converged
+    assert "least residual" in found.why
+    assert found.num_steps < 200
+
+
+def test_unfinished_cg_is_the_best_of_its_space_and_not_zero():
+    """Its residual is above one, where x = 0 has one; its error in the A-norm is smaller."""
+    matrix = symmetric(np.logspace(0, -5, 300)).astype(jnp.float32)
+    b = np.random.default_rng(0).normal(size=(2, 300))
+    exact = np.asarray(matrix, float)
+    right = {"a": jnp.asarray(b, jnp.float32)}
+    single = curvature.solve(Dense(matrix), {"a": right["a"][0]}, max_steps=60)
+    block = curvature.solve_block(Dense(matrix), right, max_steps=20)
+    for x, b_j in ((single.value["a"], b[0]), *zip(block.value["a"], b, strict=True)):
+        wanted = np.linalg.solve(exact, b_j)
+        error = np.asarray(x, float) - wanted
+        assert error @ exact @ error < 0.9 * wanted @ exact @ wanted
+    residual = np.linalg.norm(b[0] - exact @ np.asarray(single.value["a"], float))
+    np.testing.assert_allclose(single.residual, residual / np.linalg.norm(b[0]), rtol=0.05)
+    assert single.residual > 1
+    assert not single.converged
+    assert "A-norm" in single.why
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e20, 1e30])
+def test_scale_of_the_matrix_does_not_matter_in_float32(scale):
+    """The squares of such numbers vanish or overflow."""
+    spread = np.logspace(0, -2, 24)
+    matrix, b = symmetric(spread).astype(jnp.float32), np.ones(24)
+    matvec, like = Dense(matrix * np.float32(scale)), {"a": jnp.ones(24, jnp.float32)}
+    wanted = np.linalg.solve(np.asarray(matrix, float), b)
+    for method in ("cg", "minres"):
+        found = curvature.solve(matvec, like, tol=1e-4, method=method)
+        assert found.why == "converged"
+        x = np.asarray(found.value["a"], float) * scale
+        np.testing.assert_allclose(x, wanted, atol=1e-2 * np.abs(wanted).max())
+    key = jax.random.key(0)
+    found = curvature.eigenvalues(matvec, like, k=1, which="smallest", key=key)
+    np.testing.assert_allclose(found.values / scale, 0.01, rtol=1e-3)
+    density = curvature.density(matvec, like, num_steps=24, num_probes=2, key=key)
+    np.testing.assert_allclose(density.nodes[0] / scale, spread[::-1], rtol=1e-2)
+    trace, error = curvature.trace(matvec, like, key=key)
+    assert abs(trace / scale - spread.sum()) < 5 * error / scale < 1

@@ -132,6 +132,8 @@ def test_hutch_plus_plus_beats_hutchinson_where_eigenvalues_decay():
     assert abs(plain - spread.sum()) < 4 * loose
     assert abs(fine - spread.sum()) < 4 * tight
     assert tight < loose / 10
+    one = curvature.trace(Dense(3 * jnp.eye(1)), {"a": jnp.zeros(1)}, method="hutch++", key=KEY)
+    np.testing.assert_allclose(one, (3, 0), atol=1e-12)
     for bad in ({"num_probes": 1}, {"method": "hutch++", "num_probes": 5}, {"method": "exact"}):
         with pytest.raises(ValueError, match=next(reversed(bad))):
             curvature.trace(matvec, like, key=KEY, **bad)
@@ -202,6 +204,41 @@ def test_condition_by_quadrature_is_near_the_truth():
         assert abs(estimate.value - value) < 4 * estimate.error
         assert estimate.error < 0.1 * len(spread)
     assert found.negative.value - 4 * found.negative.error <= 0
+
+
+CROWDED = {
+    "uniform": np.linspace(0, 1, 400),
+    "power law": 100 / np.arange(1, 401) ** 1.5,
+    "nearly null": np.r_[np.full(350, 1e-5), np.geomspace(1e-4, 100, 50)],
+    "indefinite": np.r_[-np.geomspace(1e-4, 3, 200), np.geomspace(1e-4, 100, 200)],
+}
+
+
+def test_intervals_cover_what_crowded_spectra_hold():
+    """Ends, and the effective dimension, of which the error over the probes says little."""
+    like, lam, inside = {"a": jnp.zeros(400)}, 1e-2, {}
+    judged = jax.jit(lambda density: (density.decided(lam), density.unseen(400)))
+    for name, spread in CROWDED.items():
+        positive = np.maximum(spread, 0)
+        dimension = np.sum(positive / (positive + lam))
+        matvec = Dense(jnp.diag(jnp.asarray(spread)))
+        for seed in range(20):
+            found = curvature.density(
+                matvec, like, num_steps=25, num_probes=6, key=jax.random.key(seed)
+            )
+            (share, error), (lowest, highest) = judged(found)
+            for what, covers in (
+                ("dimension", abs(400 * share - dimension) <= 400 * error),
+                ("lowest", lowest <= spread.min()),
+                ("highest", highest >= spread.max()),
+            ):
+                inside.setdefault((name, what), []).append(bool(covers))
+            # The least node would stand in for the end: room is left, but no more than a tenth.
+            assert found.nodes.min() - lowest < 0.15 * np.ptp(spread)
+            if name != "indefinite":
+                assert 400 * error < 40
+    for case, covered in inside.items():
+        assert np.mean(covered) >= 0.9, case
 
 
 def test_spectra_refuse_what_is_no_vector():

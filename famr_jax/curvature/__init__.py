@@ -16,11 +16,11 @@ from famr_jax.curvature.operators import GaussNewton as GaussNewton
 from famr_jax.curvature.operators import Hessian as Hessian
 from famr_jax.curvature.operators import fisher as fisher
 from famr_jax.curvature.operators import sampled_fisher as sampled_fisher
+from famr_jax.curvature.quadrature import Density as Density
+from famr_jax.curvature.quadrature import density as density
 from famr_jax.curvature.solve import Solution as Solution
 from famr_jax.curvature.solve import solve as solve
-from famr_jax.curvature.spectrum import Density as Density
 from famr_jax.curvature.spectrum import Eigenvalues as Eigenvalues
-from famr_jax.curvature.spectrum import density as density
 from famr_jax.curvature.spectrum import eigenvalues as eigenvalues
 from famr_jax.curvature.spectrum import lanczos as lanczos
 from famr_jax.curvature.traces import diagonal as diagonal

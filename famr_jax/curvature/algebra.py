@@ -12,8 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from famr_jax.types import Params, as_pytree, pytree, static
+
+ROUNDING = 5  # eps of the largest |e|: what an eigenvalue is good to at best
 
 
 def precise(function: Callable) -> Callable:
@@ -63,6 +66,23 @@ def check_vector(name: str, tree: Any) -> None:
         raise ValueError(f"`{name}` must be of float32 or float64, {got}.")
     if not any(leaf.size for leaf in jax.tree.leaves(tree)):
         raise ValueError(f"`{name}` must hold at least one number, got none.")
+
+
+def norm(tree: Any) -> jax.Array:
+    """The 2-norm of a tree whose squares may overflow or vanish; otherwise the plain one's bits."""
+    unit = power_of_two(tree)
+    return unit * optax.tree.norm(jax.tree.map(lambda leaf: leaf / unit, tree))
+
+
+def power_of_two(tree: Any) -> jax.Array:
+    """The power of two at or below the largest |entry| of a tree; one for zeros and infinities.
+
+    Dividing by it changes no bit of what neither overflows nor vanishes.
+    """
+    largest = optax.tree.norm(tree, ord="inf")
+    usual = (largest > 0) & jnp.isfinite(largest)
+    _, exponent = jnp.frexp(jnp.where(usual, largest, 1))
+    return jnp.ldexp(jnp.ones_like(largest), exponent - 1)
 
 
 @operator

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from famr_jax.curvature.algebra import check_vector, linearized, precise
 from famr_jax.curvature.solve import (
     CONVERGED,
+    FALLS,
     INDEFINITE,
     NOT_FINITE,
     OUT_OF_STEPS,
@@ -71,6 +72,7 @@ class _Outer(NamedTuple):
     x: Array
     residual: Array
     norms: Array
+    energies: Array
     num_steps: Array
     negative: Array
     reason: Array
@@ -91,10 +93,12 @@ def _solve_block(matvec, b, damping, tol, max_steps):
         x = outer.x + step
         residual = rows - damped(x)
         norms = jnp.linalg.norm(residual, axis=1)
-        better = norms < outer.norms
+        energies = -jnp.sum((rows + residual) * x, axis=1) / 2
+        better = (norms < outer.norms) | (energies < (1 + FALLS) * outer.energies)
         x = jnp.where(better[:, None], x, outer.x)
         residual = jnp.where(better[:, None], residual, outer.residual)
         kept = jnp.where(better, norms, outer.norms)
+        energies = jnp.where(better, energies, outer.energies)
         num_steps = outer.num_steps + used + 1
         # Of the columns that are still open, one that halves is reason enough to go on.
         stalled = jnp.all((kept <= tol) | (norms > outer.norms / 2))
@@ -109,10 +113,11 @@ def _solve_block(matvec, b, damping, tol, max_steps):
             (CONVERGED, NOT_FINITE, INDEFINITE, OUT_OF_STEPS, STALLED),
             -1,
         )
-        return _Outer(x, residual, kept, num_steps, outer.negative | negative, reason)
+        return _Outer(x, residual, kept, energies, num_steps, outer.negative | negative, reason)
 
     norms = jnp.linalg.norm(rows, axis=1)
-    start = _Outer(jnp.zeros_like(rows), rows, norms, 0, jnp.asarray(False), -1)
+    zeros = jnp.zeros_like(norms)
+    start = _Outer(jnp.zeros_like(rows), rows, norms, zeros, 0, jnp.asarray(False), -1)
     end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
     converged = end.norms <= tol
     return Solution(

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from famr_jax.curvature.algebra import check_vector, precise
+from famr_jax.curvature.algebra import ROUNDING, check_vector, precise
 from famr_jax.curvature.dense import matrix_of
-from famr_jax.curvature.spectrum import ROUNDING, Density, check_memory, density, eigenvalues
+from famr_jax.curvature.quadrature import Density, density
+from famr_jax.curvature.spectrum import check_memory, eigenvalues
 from famr_jax.types import check_count, check_number
 
 
@@ -64,9 +65,10 @@ def condition(
     """Conditioning of A + lam I.
 
     Where the dimension is at most num_steps num_probes, the whole spectrum costs no more than its
-    quadrature and is computed. Otherwise both ends come from thick-restart Lanczos, with their
-    residuals as errors, and counts from stochastic Lanczos quadrature: the error of a count is the
-    standard error over the probes plus the mass whose own residual reaches over the threshold.
+    quadrature and is computed. Otherwise both ends come from thick-restart Lanczos, and the rest
+    from stochastic Lanczos quadrature. Errors are half-widths of 95 % intervals: of an end its
+    residual or, if larger, how far beyond it the probes leave room for an eigenvalue; of the others
+    the spread over the probes plus what the steps do not resolve.
 
     Args:
         matvec: A, symmetric.
@@ -101,15 +103,17 @@ def condition(
             eigenvalues(matvec, like, k=1, which=which, tol=tol, key=key)
             for which, key in zip(("smallest", "largest"), keys[:2], strict=True)
         ]
-        ends = tuple(Estimate(end.values[0], end.residuals[0]) for end in found)
-        floor = 2 * ROUNDING * eps * jnp.max(jnp.abs(jnp.stack([end.value for end in ends])))
         quadrature = density(matvec, like, num_steps=num_steps, num_probes=num_probes, key=keys[2])
+        low, high = (end.values[0] for end in found)
+        lowest, highest = quadrature.unseen(dim)
+        ends = (
+            Estimate(low, jnp.maximum(found[0].residuals[0], low - lowest)),
+            Estimate(high, jnp.maximum(found[1].residuals[0], highest - high)),
+        )
+        floor = 2 * ROUNDING * eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
 
     def in_dimensions(mean, error):
         return Estimate(dim * mean, dim * error)
-
-    def decided(e):
-        return jnp.maximum(e, 0) / (jnp.maximum(e, 0) + lam)
 
     smallest = Estimate(ends[0].value + lam, ends[0].error)
     return Condition(
@@ -119,7 +123,7 @@ def condition(
         near_zero=in_dimensions(*quadrature.count(-lam, lam)),
         under_floor=in_dimensions(*quadrature.count(-floor, floor)),
         negative=in_dimensions(*quadrature.count(-jnp.inf, -floor)),
-        effective_dimension=in_dimensions(*quadrature.mean_of(decided)),
+        effective_dimension=in_dimensions(*quadrature.decided(lam)),
         floor=floor,
         exact=exact,
     )

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from famr_jax.curvature.algebra import check_vector, linearized, operator, precise
+from famr_jax.curvature.algebra import (
+    ROUNDING,
+    check_vector,
+    linearized,
+    norm,
+    operator,
+    power_of_two,
+    precise,
+)
 from famr_jax.curvature.solve import (
     CONVERGED,
     NOT_FINITE,
@@ -21,7 +29,8 @@ from famr_jax.curvature.solve import (
 )
 from famr_jax.types import as_pytree, check_count
 
-HOPELESS = 0.1  # of a right-hand side: what LU factors leave only if the matrix is singular
+NUM_PROBES = 4  # random vectors that look for a null space
+NEAR = 10  # times rounding: below it the eigenvalues decide whether the matrix is singular
 
 
 @operator
@@ -73,7 +82,9 @@ def solve_dense(
 ) -> Solution:
     """Solves (A + damping I) x_j = b_j for all j by LU factors, refined once if that falls short.
 
-    A may be indefinite. Where it is singular, its pseudo-inverse takes the place of the factors.
+    A may be indefinite. Where the factors show an eigenvalue near rounding, the spectrum decides:
+    those below 10 eps max|e| count as zero, and x is the least of all that leave the least residual
+    (the pseudo-inverse's).
 
     Args:
         matrix: A; forming it cost one product for each dimension, which is what is reported.
@@ -103,18 +114,25 @@ def _solve_dense(matrix, b, damping, tol):
     rows, unravel = flat_rows(b)
     rows, scale = jax.vmap(normalised)(rows)
     damped = matrix.array + damping * jnp.eye(len(matrix.array), dtype=rows.dtype)
+    unit = power_of_two(damped)
+    damped = damped / unit
     solved = partial(jax.scipy.linalg.lu_solve, jax.scipy.linalg.lu_factor(damped))
+    rounding = 2 * ROUNDING * jnp.finfo(damped.dtype).eps
 
     def closer(found, x):
         error = rows.T - damped @ x
         keep = left(error) < left(found[1])
         return jnp.where(keep, x, found[0]), jnp.where(keep, error, found[1])
 
-    def by_eigenvalues(found):
+    def by_eigenvalues(nothing):
         values, vectors = jnp.linalg.eigh(damped)
-        least = len(damped) * jnp.finfo(damped.dtype).eps * jnp.max(jnp.abs(values))
-        inverse = jnp.where(jnp.abs(values) > least, 1 / values, 0)
-        return closer(found, vectors @ (inverse[:, None] * (vectors.T @ rows.T)))
+        inverse = jnp.where(jnp.abs(values) > rounding * jnp.max(jnp.abs(values)), 1 / values, 0)
+        found = closer(nothing, vectors @ (inverse[:, None] * (vectors.T @ rows.T)))
+        return closer(found, found[0] + vectors @ (inverse[:, None] * (vectors.T @ found[1])))
+
+    def by_factors(nothing):
+        found = closer(nothing, solved(rows.T))
+        return jax.lax.cond(jnp.all(left(found[1]) <= tol), same, refined, found)
 
     def refined(found):
         return closer(found, found[0] + solved(found[1]))
@@ -123,15 +141,21 @@ def _solve_dense(matrix, b, damping, tol):
         return found
 
     left = partial(jnp.linalg.norm, axis=0)
-    found = closer((jnp.zeros_like(rows.T), rows.T), solved(rows.T))
-    found = jax.lax.cond(jnp.all(left(found[1]) <= tol), same, refined, found)
     finite = jnp.all(jnp.isfinite(damped))
-    singular = finite & jnp.any(left(found[1]) > HOPELESS)
-    x, error = jax.lax.cond(singular, by_eigenvalues, same, found)
+    # Two steps of inverse iteration: what they grow by is at most 1/|e| of the eigenvalue nearest
+    # to zero, and near it. The norm is at least the largest |e|.
+    probes = jax.random.normal(jax.random.key(0), (len(damped), NUM_PROBES), damped.dtype)
+    once = solved(probes)
+    once = once / jax.vmap(norm, in_axes=1)(once)
+    nearest = 1 / jnp.max(jax.vmap(norm, in_axes=1)(solved(once)))
+    largest = jnp.max(jnp.sum(jnp.abs(damped), axis=1))
+    sound = nearest > NEAR * rounding * largest
+    nothing = jnp.zeros_like(rows.T), rows.T
+    x, error = jax.lax.cond(sound | ~finite, by_factors, by_eigenvalues, nothing)
     x, residual = x.T, left(error)
     reason = jnp.where(finite & jnp.isfinite(residual), STALLED, NOT_FINITE)
     return Solution(
-        jax.vmap(unravel)(x * scale[:, None]),
+        jax.vmap(unravel)(x / unit * scale[:, None]),
         residual,
         jnp.full(residual.shape, len(damped)),
         residual <= tol,

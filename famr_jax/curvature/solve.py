@@ -15,18 +15,24 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from famr_jax.curvature.algebra import check_vector, linearized, precise
+from famr_jax.curvature.algebra import check_vector, linearized, power_of_two, precise
+from famr_jax.curvature.algebra import norm as tree_norm
 from famr_jax.types import as_pytree, check_count, check_number
 
-CONVERGED, OUT_OF_STEPS, INDEFINITE, STALLED, NOT_FINITE = range(5)
+CONVERGED, OUT_OF_STEPS, INDEFINITE, STALLED, NOT_FINITE, LEAST_SQUARES = range(6)
 WORDS = (
     "converged",
-    "ran out of steps: raise max_steps or damping, or precondition",
+    "ran out of steps: raise max_steps or damping, or precondition (CG's x is the best of its "
+    "space in the A-norm, whatever its residual)",
     "met curvature <= 0, the matrix is indefinite or singular: raise damping, or use MINRES",
     "stalled above tol, at the floor of its floating point or of a singular matrix: raise tol or "
     "damping, or use float64",
     "met numbers that are not finite: look at A and b, or raise damping",
+    "reached the least residual: what is left of b lies where the matrix is singular, or nearly so "
+    "(|e| below 3 sqrt(eps) of the largest): raise damping, or use float64",
 )
+NULL = 3  # sqrt(eps) of the largest |e|: below it MINRES takes what is left for the null space
+FALLS = 1e-3  # by which share the energy of a better x falls; less is rounding
 
 
 class Solution(NamedTuple):
@@ -68,9 +74,11 @@ def solve(
     """Solves (A + damping I) x = b for a symmetric A.
 
     CG needs A + damping I positive definite, and stops where it meets a direction of negative
-    curvature; MINRES minimises the residual for any symmetric matrix. Either starts afresh from the
-    true residual until that is small enough or no longer halves. Many right-hand sides: `vmap` over
-    `b`. Damping, tol and data of equal shape are arguments of one compiled program.
+    curvature; its x minimises x^T A x / 2 - b^T x over its space, and is kept for that where its
+    residual is still large. MINRES minimises the residual for any symmetric matrix, singular ones
+    too. Either starts afresh from the true residual until that is small or no longer halves. Many
+    right-hand sides: `vmap` over `b`. Damping, tol and data of equal shape are arguments of one
+    compiled program.
 
     Args:
         matvec: A, a callable pytree `v -> A v`.
@@ -108,6 +116,7 @@ class _Outer(NamedTuple):
     value: Any
     residual: Any
     norm: Array
+    energy: Array
     num_steps: Array
     negative: Array
     reason: Array
@@ -128,15 +137,18 @@ def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
 
     def body(outer):
         budget = max_steps - outer.num_steps - 1
-        step, used, negative = inner(damped, outer.residual, tol, budget)
+        step, used, negative, least = inner(damped, outer.residual, tol, budget)
         value = optax.tree.add(outer.value, step)
         residual = optax.tree.sub(b, damped(value))
         norm = optax.tree.norm(residual)
+        energy = -optax.tree.vdot(optax.tree.add(b, residual), value) / 2
         better = norm < outer.norm
-        value, residual, norm_now = jax.tree.map(
+        if method == "cg":
+            better |= energy < (1 + FALLS) * outer.energy
+        value, residual, norm_now, energy = jax.tree.map(
             lambda new, old: jnp.where(better, new, old),
-            (value, residual, norm),
-            (outer.value, outer.residual, outer.norm),
+            (value, residual, norm, energy),
+            (outer.value, outer.residual, outer.norm, outer.energy),
         )
         num_steps = outer.num_steps + used + 1
         reason = jnp.select(
@@ -144,17 +156,20 @@ def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
                 norm <= tol,
                 ~jnp.isfinite(norm),
                 negative & (method == "cg"),
+                least & (norm > outer.norm / 2),
                 num_steps + 1 >= max_steps,
                 norm > outer.norm / 2,
             ),
-            (CONVERGED, NOT_FINITE, INDEFINITE, OUT_OF_STEPS, STALLED),
+            (CONVERGED, NOT_FINITE, INDEFINITE, LEAST_SQUARES, OUT_OF_STEPS, STALLED),
             -1,
         )
-        return _Outer(value, residual, norm_now, num_steps, outer.negative | negative, reason)
+        negative |= outer.negative
+        return _Outer(value, residual, norm_now, energy, num_steps, negative, reason)
 
     norm = optax.tree.norm(b)
     reason = jnp.select((norm > 0, norm == 0), (-1, CONVERGED), NOT_FINITE)
-    start = _Outer(optax.tree.zeros_like(b), b, norm, 0, jnp.asarray(False), reason)
+    zero = jnp.zeros_like(norm)
+    start = _Outer(optax.tree.zeros_like(b), b, norm, zero, 0, jnp.asarray(False), reason)
     end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
     value, converged = optax.tree.scale(scale, end.value), end.reason == CONVERGED
     return Solution(value, end.norm, end.num_steps, converged, end.negative, end.reason)
@@ -178,7 +193,7 @@ def _cg(precondition, product, b, target, max_steps):
     """CG from zero until the recursive residual is below `target`.
 
     Returns:
-        x, how many products it took, and whether negative curvature was met.
+        x, how many products it took, whether negative curvature was met, and False.
     """
 
     def going_on(carry):
@@ -188,9 +203,11 @@ def _cg(precondition, product, b, target, max_steps):
     def body(carry):
         x, r, p, rz, num_steps, _ = carry
         ap = product(p)
-        curvature = optax.tree.vdot(p, ap)
+        # A direction of about unit length: the squares of a small p or a small A would vanish.
+        unit = power_of_two(p)
+        curvature = optax.tree.vdot(optax.tree.scale(1 / unit, p), optax.tree.scale(1 / unit, ap))
         negative = curvature <= 0
-        step = jnp.where(negative, 0, rz / jnp.where(negative, 1, curvature))
+        step = jnp.where(negative, 0, rz / unit / unit / jnp.where(negative, 1, curvature))
         x, r = optax.tree.add_scale(x, step, p), optax.tree.add_scale(r, -step, ap)
         z = precondition(r)
         rz, old = optax.tree.vdot(r, z), rz
@@ -200,7 +217,7 @@ def _cg(precondition, product, b, target, max_steps):
     z = precondition(b)
     carry = (optax.tree.zeros_like(b), b, z, optax.tree.vdot(b, z), 0, jnp.asarray(False))
     x, _, _, _, num_steps, negative = jax.lax.while_loop(going_on, body, carry)
-    return x, num_steps, negative
+    return x, num_steps, negative, jnp.asarray(False)
 
 
 class _Minres(NamedTuple):
@@ -215,19 +232,29 @@ class _Minres(NamedTuple):
     delta: Array
     epsilon: Array
     phi: Array
+    size: Array
     num_steps: Array
     negative: Array
+    least: Array
 
 
 def _minres(product, b, target, max_steps):
     """Paige and Saunders (1975) from zero, until the recursive residual `phi` is below `target`.
 
     The tridiagonal matrix is positive definite as long as cos gamma < 0, so that indefiniteness is
-    seen when CG would see it (Liu and Roosta, arXiv 2206.05732).
+    seen when CG would see it (Liu and Roosta, arXiv 2206.05732). The residual r before a step has
+    ||A r|| = |phi| ||(gamma, cos beta)||. Of a singular system that has no solution this vanishes
+    at the least residual, and the step beyond would divide by rounding (Choi, Paige and Saunders,
+    2011). Where r only lies among small eigenvalues, a start afresh from r goes on.
+
+    Returns:
+        x, how many products it took, whether negative curvature was met, and whether it ended at a
+        vanishing A r.
     """
 
     def going_on(s):
-        return (jnp.abs(s.phi) > target) & (s.num_steps < max_steps) & (s.beta > 0)
+        open_ = (jnp.abs(s.phi) > target) & (s.num_steps < max_steps) & (s.beta > 0)
+        return open_ & ~s.least
 
     def body(s):
         # Lanczos: beta' v' = A v - alpha v - beta v_old.
@@ -235,21 +262,24 @@ def _minres(product, b, target, max_steps):
         alpha = optax.tree.vdot(s.v, w)
         w = optax.tree.add_scale(w, -alpha, s.v)
         w = optax.tree.add_scale(w, -s.beta, s.v_old)
-        beta = optax.tree.norm(w)
+        beta = tree_norm(w)
         v = optax.tree.scale(1 / jnp.where(beta > 0, beta, 1), w)
         # The last two reflections act on the new column, then a new one clears its last entry.
         delta = s.cos * s.delta + s.sin * alpha
         gamma = s.sin * s.delta - s.cos * alpha
-        norm = jnp.sqrt(gamma**2 + beta**2)
+        norm = jnp.hypot(gamma, beta)
+        size = jnp.maximum(s.size, jnp.maximum(jnp.abs(alpha), beta))
+        rounding = NULL * jnp.sqrt(jnp.finfo(beta.dtype).eps)
+        least = jnp.hypot(gamma, s.cos * beta) <= rounding * size
         # Zero where the space ends in a singular matrix: nothing is left to add.
         safe = jnp.where(norm > 0, norm, 1)
         cos, sin = gamma / safe, beta / safe
         d = optax.tree.add_scale(s.v, -delta, s.d)
         d = optax.tree.scale(1 / safe, optax.tree.add_scale(d, -s.epsilon, s.d_old))
-        x = optax.tree.add_scale(s.x, cos * s.phi, d)
+        x = optax.tree.add_scale(s.x, jnp.where(least, 0, cos * s.phi), d)
         return _Minres(
             x, v, s.v, beta, d, s.d, cos, sin, -s.cos * beta, s.sin * beta, sin * s.phi,
-            s.num_steps + 1, s.negative | (s.cos * gamma >= 0),
+            size, s.num_steps + 1, s.negative | (s.cos * gamma >= 0), least,
         )  # fmt: skip
 
     zeros = optax.tree.zeros_like(b)
@@ -257,8 +287,8 @@ def _minres(product, b, target, max_steps):
     one, zero = jnp.ones_like(norm), jnp.zeros_like(norm)
     start = _Minres(
         zeros, optax.tree.scale(1 / norm, b), zeros, one, zeros, zeros, -one, zero, zero, zero,
-        norm, 0, jnp.asarray(False),
+        norm, zero, 0, jnp.asarray(False), jnp.asarray(False),
     )  # fmt: skip
     # The first `beta` multiplies v_old = 0; one keeps the loop going.
     end = jax.lax.while_loop(going_on, body, start)
-    return end.x, end.num_steps, end.negative
+    return end.x, end.num_steps, end.negative, end.least

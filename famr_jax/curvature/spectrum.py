@@ -1,4 +1,4 @@
-"""Eigenvalues and spectral densities of any symmetric operator, with errors.
+"""Eigenvalues of any symmetric operator by Lanczos, with residuals.
 
 Lanczos re-orthogonalises against the whole basis, twice: without it the largest eigenvalues appear
 many times over. Residuals are recomputed, because the recursive bound is none in float32.
@@ -14,14 +14,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from famr_jax.curvature.algebra import check_vector, linearized, precise
+from famr_jax.curvature.algebra import ROUNDING, check_vector, linearized, norm, precise
 from famr_jax.types import as_pytree, check_count, check_number
 
 STEPS_BETWEEN_CHECKS = 5  # or an eighth of the steps so far
 STEPS_OF_A_FRESH_START = 10  # in which a direction that was missed shows
 MARGIN = 0.7  # of tol: room for what a fresh start cuts off
 LARGEST_BASIS, NUMBERS_TO_SPARE = 128, 2**27  # for the smallest, which are crowded
-ROUNDING = 5  # eps of the largest |e|: what an eigenvalue is good to at best
 
 
 class Lanczos(NamedTuple):
@@ -73,15 +72,16 @@ def lanczos(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
     check_count("num_steps", num_steps)
     check_vector("start", start)
     check_memory(num_steps, start)
-    return _lanczos(as_pytree(matvec), start, num_steps=num_steps)
+    return lanczos_of(as_pytree(matvec), start, num_steps=num_steps)
 
 
 @partial(jax.jit, static_argnames="num_steps")
-def _lanczos(matvec, start, *, num_steps):
+def lanczos_of(matvec, start, *, num_steps):
+    """`lanczos`, unchecked."""
     product = flat_product(matvec, start)
     v = ravel_pytree(start)[0]
     num_steps = min(num_steps, v.size)
-    basis = jnp.zeros((num_steps + 1, v.size), v.dtype).at[0].set(v / jnp.linalg.norm(v))
+    basis = jnp.zeros((num_steps + 1, v.size), v.dtype).at[0].set(v / norm(v))
 
     def body(basis, i):
         basis, column, beta = _extend(basis, i, product(basis[i]), jax.random.key(i))
@@ -98,8 +98,8 @@ def _extend(basis, i, image, key):
     basis then goes on from a fresh direction, and after the last dimension from zero.
     """
     w, column = orthogonalise(basis, image)
-    beta = jnp.linalg.norm(w)
-    ended = beta <= 2 * ROUNDING * jnp.finfo(w.dtype).eps * jnp.linalg.norm(column)
+    beta = norm(w)
+    ended = beta <= 2 * ROUNDING * jnp.finfo(w.dtype).eps * norm(column)
     w = jax.lax.cond(ended, lambda: _fresh(basis, key), lambda: w / beta)
     w = jnp.where(i + 1 < w.size, w, 0)
     return put(basis, i + 1, w), column, jnp.where(ended, 0, beta)
@@ -202,7 +202,7 @@ def ritz(basis: Basis, sign: Array, k: int) -> tuple[Array, Array]:
 def _ritz(n, matrix, filled, sign):
     """Ritz pairs of the first n rows; those of rows that are not filled come last."""
     upper = sign * jnp.triu(matrix[:n, :n])
-    last = jnp.where(jnp.arange(n) < filled, 0, -2 * jnp.linalg.norm(upper) - 1)
+    last = jnp.where(jnp.arange(n) < filled, 0, -3 * norm(upper))
     values, vectors = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T + jnp.diag(last))
     values, vectors = sign * values[::-1], vectors[:, ::-1]
     rest = matrix.shape[1] - n
@@ -274,97 +274,10 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
     vectors = ritz(basis, sign, k)[1][:, :k].T @ basis.rows[:size]
     images = jax.lax.map(product, vectors)
     values = jnp.sum(vectors * images, axis=1)
-    residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
+    residuals = jax.vmap(norm)(images - values[:, None] * vectors)
     converged = residuals <= tol * scale
     residuals = jnp.maximum(residuals, ROUNDING * jnp.finfo(flat.dtype).eps * scale)
     return Eigenvalues(values, vectors, residuals, basis.num_products + k, converged)
-
-
-class Density(NamedTuple):
-    """A spectral density as quadrature rules, one for each probe.
-
-        mean of f over the spectrum = (1/dim) tr f(A) ~ sum_k weights[p, k] f(nodes[p, k])
-
-    Attributes:
-        nodes: `[probes, num_steps]`.
-        weights: `[probes, num_steps]`, each row sums to one.
-        residuals: `[probes, num_steps]`: an eigenvalue lies this near to each node of some weight;
-            at least 5 eps max|e|, which is what rounding leaves.
-    """
-
-    nodes: Array
-    weights: Array
-    residuals: Array
-
-    def mean_of(self, function: Callable[[Array], Array]) -> tuple[Array, Array]:
-        """(1/dim) tr f(A), and its standard error over the probes."""
-        return mean_and_error(jnp.sum(self.weights * function(self.nodes), axis=1))
-
-    def count(self, low: float | Array, high: float | Array) -> tuple[Array, Array]:
-        """Share of the eigenvalues in (low, high), and its error.
-
-        The error is the standard error over the probes plus the mass whose own residual reaches
-        over a threshold: a count that the steps do not resolve has an error as large as itself.
-        """
-        # A node that is not a number makes a count that is none.
-        inside = ((self.nodes > low) & (self.nodes < high)) + 0 * self.nodes
-        near = [jnp.abs(self.nodes - threshold) < self.residuals for threshold in (low, high)]
-        share, error = self.mean_of(lambda _: inside)
-        doubtful, _ = self.mean_of(lambda _: near[0] | near[1])
-        return share, error + doubtful
-
-    def smooth(self, grid: Array, *, width: float) -> tuple[Array, Array]:
-        """The density on a grid, each node a Gaussian of `width`; with standard errors."""
-        distance = (grid[:, None, None] - self.nodes) / width
-        peaks = jnp.exp(-(distance**2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
-        return mean_and_error(jnp.sum(self.weights * peaks, axis=-1), axis=-1)
-
-
-@precise
-def density(
-    matvec: Callable, like: Any, *, num_steps: int = 80, num_probes: int = 10, key: Array
-) -> Density:
-    """Spectral density by stochastic Lanczos quadrature.
-
-    Args:
-        matvec: A, symmetric.
-        like: A pytree of arrays of the shapes that A acts on.
-        num_steps: Lanczos steps a probe; polynomials up to degree 2 num_steps - 1 are exact.
-        num_probes: Gaussian probes, one after the other; at least 2 for an error.
-        key: PRNG key.
-
-    Raises:
-        ValueError: A count below one, or a basis that does not fit in memory.
-
-    Source: Ghorbani, Krishnan and Xiao (arXiv 1901.10159), section 2.
-    """
-    check_vector("like", like)
-    check_count("num_steps", num_steps)
-    check_count("num_probes", num_probes)
-    check_memory(num_steps, like)
-    return _density(as_pytree(matvec), like, jax.random.split(key, num_probes), num_steps=num_steps)
-
-
-@partial(jax.jit, static_argnames="num_steps")
-def _density(matvec, like, keys, *, num_steps):
-    flat, unravel = ravel_pytree(like)
-
-    def one(key):
-        probe = unravel(jax.random.normal(key, flat.shape, flat.dtype))
-        diagonal, offdiagonal, remainder, _ = _lanczos(matvec, probe, num_steps=num_steps)
-        matrix = jnp.diag(diagonal) + jnp.diag(offdiagonal, 1) + jnp.diag(offdiagonal, -1)
-        nodes, vectors = jnp.linalg.eigh(matrix)
-        rounding = ROUNDING * jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(nodes))
-        residuals = jnp.maximum(jnp.abs(remainder * vectors[-1]), rounding)
-        return nodes, vectors[0] ** 2, residuals
-
-    return Density(*jax.lax.map(one, keys))
-
-
-def mean_and_error(values: Array, axis: int = -1) -> tuple[Array, Array]:
-    """Mean and its standard error along an axis."""
-    count = values.shape[axis]
-    return jnp.mean(values, axis), jnp.std(values, axis, ddof=1) / jnp.sqrt(count)
 
 
 def flat_product(matvec: Callable, like: Any) -> Callable:

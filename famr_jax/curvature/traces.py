@@ -10,12 +10,8 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from famr_jax.curvature.algebra import check_vector, precise
-from famr_jax.curvature.spectrum import (
-    check_memory,
-    flat_product,
-    mean_and_error,
-    orthogonalise,
-)
+from famr_jax.curvature.quadrature import mean_and_error
+from famr_jax.curvature.spectrum import check_memory, flat_product, orthogonalise
 from famr_jax.types import as_pytree, check_count
 
 
@@ -61,8 +57,8 @@ def trace(
 @partial(jax.jit, static_argnames="count")
 def _hutch_plus_plus(matvec, like, key, *, count):
     product, flat = flat_product(matvec, like), ravel_pytree(like)[0]
-    count = min(count, flat.size)
     sketch, probes = jax.random.rademacher(key, (2, count, flat.size), flat.dtype)
+    sketch = sketch[: flat.size]
     basis = jnp.linalg.qr(jax.lax.map(product, sketch).T)[0].T
     large = jnp.sum(basis * jax.lax.map(product, basis))
 
