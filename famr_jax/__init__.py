@@ -1,6 +1,7 @@
 """Machine unlearning of image classifiers in JAX, measured against retrained models."""
 
 import importlib
+import importlib.metadata
 
 __all__ = [
     "attacks",
@@ -28,7 +29,9 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """Imports a module of the library when it is first asked for."""
+    """Imports a module of the library when it is first asked for; `__version__` is the installed one."""
+    if name == "__version__":
+        return importlib.metadata.version("famr_jax")
     if name not in __all__:
         raise AttributeError(f"module 'famr_jax' has no attribute {name!r}")
     return importlib.import_module(f"famr_jax.{name}")
