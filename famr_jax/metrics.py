@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from famr_jax.losses import at_label
-from famr_jax.mesh import spread
+from famr_jax.mesh import gather, spread
 from famr_jax.types import ApplyFn, Params, Source
 
 
@@ -42,13 +42,13 @@ def predict(
 def _predict(apply_fn, params, x, *, batch_size):
     whole = x.shape[0] // batch_size * batch_size
     if whole == 0:
-        return apply_fn(params, spread(x))
+        return gather(apply_fn(params, spread(x)))
     batches = x[:whole].reshape(-1, batch_size, *x.shape[1:])
-    logits = jax.lax.map(lambda batch: apply_fn(params, spread(batch)), batches)
+    logits = gather(jax.lax.map(lambda batch: apply_fn(params, spread(batch)), batches))
     logits = logits.reshape(whole, *logits.shape[2:])
     if whole == x.shape[0]:
         return logits
-    return jnp.concatenate([logits, apply_fn(params, spread(x[whole:]))])
+    return jnp.concatenate([logits, gather(apply_fn(params, spread(x[whole:])))])
 
 
 def votes(logits: Array) -> Array:

@@ -389,7 +389,7 @@ def put(basis: Array, i: Array, v: Array) -> Array:
 def check_memory(num_vectors: int, like: Any) -> None:
     """Raises a `ValueError` with the bytes if so many vectors like `like` cannot fit."""
     needed = num_vectors * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     there = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ValueError(f"`basis` must fit in {there} bytes, got {num_vectors} vectors: {needed}.")
