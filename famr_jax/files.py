@@ -76,6 +76,8 @@ def usable_directory(name: str, path: Path) -> Path:
     Raises:
         ValueError: It cannot be made or written to.
     """
+    if jax.process_index():
+        return path
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=there):

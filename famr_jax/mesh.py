@@ -46,6 +46,7 @@ def join() -> bool:
     count, index = (text and int(text) for text in numbers)
     if count is not None and index is not None and not index < count:
         raise ValueError(f"`{PLACES[2]}` must be below the {count} processes, got {index}.")
+    jax.config.update("jax_enable_preemption_service", False)  # else SIGTERM ends nothing
     try:
         jax.distributed.initialize(
             address,
@@ -53,7 +54,6 @@ def join() -> bool:
             index,
             initialization_timeout=SECONDS_TO_JOIN,
             heartbeat_timeout_seconds=SECONDS_OF_SILENCE,
-            shutdown_timeout_seconds=SECONDS_OF_SILENCE,
         )
     except (ValueError, RuntimeError) as error:
         missing = [name for name in PLACES if not os.environ.get(name)]
@@ -101,7 +101,10 @@ def gather(tree: Any) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-    """The tree in host memory, whole, whatever devices hold it; all processes must call it."""
+    """The tree in host memory, whole, whatever devices hold it; all processes must call it.
+
+    What the processes hold parts of, as weights that are split, can be read no other way.
+    """
 
     def whole(leaf):
         away = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
@@ -131,7 +134,12 @@ def _axes():
 
 def _constrain(tree, *axes):
     spec = PartitionSpec(*axes)
-    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, spec), tree)
+
+    def placed(leaf):  # outside jit there is nothing to constrain, and an array stays where it is
+        traced = isinstance(leaf, jax.core.Tracer)
+        return jax.lax.with_sharding_constraint(leaf, spec) if traced else leaf
+
+    return jax.tree.map(placed, tree)
 
 
 def split(params: Any) -> Any:
