@@ -16,6 +16,7 @@ import numpy as np
 
 from famr_jax import mesh
 from famr_jax.files import discard
+from famr_jax.types import check_kept
 
 
 class Checkpoint(NamedTuple):
@@ -79,10 +80,12 @@ def load(
 
     Raises:
         ValueError: No checkpoint there; it is truncated, of another configuration, or of other
-            names, shapes or dtypes; it holds weights that are not finite.
+            names, shapes or dtypes; it holds weights that are not finite; `like` is of
+            float64 without x64.
     """
     import orbax.checkpoint as ocp
 
+    check_kept("like", like)
     directory = Path(directory)
     epoch = latest_epoch(directory)
     if epoch is None:

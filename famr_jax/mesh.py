@@ -83,7 +83,8 @@ def parse(text: str) -> Mesh:
     devices = [
         device
         for process in range(processes)
-        for device in jax.devices() if device.process_index == process
+        for device in jax.devices()
+        if device.process_index == process
     ]
     return jax.make_mesh(
         sizes, names, axis_types=(AxisType.Auto,) * len(names), devices=devices[:count]

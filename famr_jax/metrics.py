@@ -79,13 +79,19 @@ def confidence(logits: Array, labels: Array) -> Array:
 def entropy(logits: Array) -> Array:
     """Entropy of each prediction, -sum_c p_c log p_c, `[n]`, between 0 and log C."""
     log_p = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+    return -jnp.sum(_weighted(log_p, log_p), axis=-1)
 
 
 def kl(logits: Array, other_logits: Array) -> Array:
     """Divergence KL(p || q) = sum_c p_c (log p_c - log q_c) of each pair of predictions, `[n]`."""
     log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other_logits)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    return jnp.sum(_weighted(log_p, log_p - log_q), axis=-1)
+
+
+def _weighted(log_p, values):
+    """p times values, and 0 where p is: a class of logit -inf has no part in an expectation."""
+    p = jnp.exp(log_p)
+    return jnp.where(p == 0, 0, p * values)
 
 
 def total_variation(logits: Array, other_logits: Array) -> Array:

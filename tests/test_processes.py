@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -131,7 +132,9 @@ def test_two_processes_resume_what_two_finished(whole):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("how", ["killed", "asked to end", "killed while the other waits", "silent"])
+@pytest.mark.parametrize(
+    "how", ["killed", "asked to end", "killed while the other waits", "silent"]
+)
 def test_the_death_of_one_process_ends_the_other(victim, how, tmp_path):
     processes = start(tmp_path, *JOB, "--train-epochs", "1000000")
     until = time.monotonic() + 600
@@ -156,7 +159,7 @@ def test_the_death_of_one_process_ends_the_other(victim, how, tmp_path):
             process.kill()
     assert other.returncode not in (0, None)
     assert seconds < SECONDS_TO_END, errors
-    assert "process" in errors and ("all end" in errors or "another task died" in errors)
+    assert "all end" in errors or "another task died" in errors
 
 
 @pytest.mark.slow
@@ -189,9 +192,8 @@ def test_what_all_processes_refuse_ends_all(words, message, tmp_path):
 def test_places_that_are_none_are_refused(given, message, monkeypatch):
     for name, text in given.items():
         monkeypatch.setenv(name, text)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         mesh.join()
-    assert str(error.value) == message
 
 
 def test_one_process_joins_nothing(monkeypatch):

@@ -1,4 +1,4 @@
-"""A command in several processes: joined, on one mesh, of which the first speaks, ended together."""
+"""A command in several processes: joined, on one mesh, the first speaking, ended together."""
 
 import contextlib
 import os
@@ -45,8 +45,8 @@ def on_devices(named: str | None) -> Iterator[None]:
 def ended_together() -> Iterator[None]:
     """Ends this process at once if what runs within fails and others are joined to it.
 
-    An ordinary end waits for all to reach theirs. The others hear of a sudden one: by the connection
-    that is lost, or by `mesh.SECONDS_OF_SILENCE` without a sign of life.
+    An ordinary end waits for all to reach theirs. Of a sudden one the others hear: by the
+    connection that is lost, or by `mesh.SECONDS_OF_SILENCE` without a sign of life.
     """
     try:
         yield

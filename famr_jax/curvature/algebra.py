@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from famr_jax.types import Params, as_pytree, pytree, static
+from famr_jax.types import Params, as_pytree, check_kept, pytree, static
 
 
 def precise(function: Callable) -> Callable:
@@ -61,6 +61,7 @@ def check_vector(name: str, tree: Any) -> None:
     if jnp.finfo(next(iter(types))).bits < 32:
         got = f"got {next(iter(types))}: cast the params first"
         raise ValueError(f"`{name}` must be of float32 or float64, {got}.")
+    check_kept(name, tree)
     if not any(leaf.size for leaf in jax.tree.leaves(tree)):
         raise ValueError(f"`{name}` must hold at least one number, got none.")
 

@@ -15,7 +15,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from famr_jax.curvature.algebra import check_vector, linearized, precise
-from famr_jax.types import as_pytree, check_count, check_number
+from famr_jax.types import as_pytree, check_count, check_key, check_number
 
 STEPS_BETWEEN_CHECKS = 5  # or an eighth of the steps so far
 STEPS_OF_A_FRESH_START = 10  # in which a direction that was missed shows
@@ -142,6 +142,7 @@ def eigenvalues(
             another `which`, or a basis that does not fit in memory.
     """
     check_vector("like", like)
+    check_key(key)
     check_count("k", k)
     check_number("tol", tol, above=0)
     check_number("max_restarts", max_restarts, least=0)
@@ -339,6 +340,7 @@ def density(
     Source: Ghorbani, Krishnan and Xiao (arXiv 1901.10159), section 2.
     """
     check_vector("like", like)
+    check_key(key)
     check_count("num_steps", num_steps)
     check_count("num_probes", num_probes)
     check_memory(num_steps, like)

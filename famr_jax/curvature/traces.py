@@ -16,7 +16,7 @@ from famr_jax.curvature.spectrum import (
     mean_and_error,
     orthogonalise,
 )
-from famr_jax.types import as_pytree, check_count
+from famr_jax.types import as_pytree, check_count, check_key
 
 
 @precise
@@ -47,6 +47,7 @@ def trace(
     Source: Meyer, Musco, Musco and Woodruff (arXiv 2010.09649), algorithm 1.
     """
     check_vector("like", like)
+    check_key(key)
     if method not in ("hutchinson", "hutch++"):
         raise ValueError(f"`method` must be 'hutchinson' or 'hutch++', got {method!r}.")
     if method == "hutchinson":
@@ -82,6 +83,7 @@ def diagonal(matvec: Callable, like: Any, *, num_probes: int = 100, key: Array) 
         ValueError: `num_probes` below two.
     """
     check_vector("like", like)
+    check_key(key)
     _check_probes(num_probes)
     return _diagonal(as_pytree(matvec), like, jax.random.split(key, num_probes))
 
