@@ -45,10 +45,11 @@ def start(root, *words):
     names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     forced = ("JAX_NUM_CPU_DEVICES", "JAX_CPU_ENABLE_ASYNC_DISPATCH", "XLA_FLAGS")
     names |= {k: v for k, v in os.environ.items() if k not in forced}
-    places = ["--out", root / "out", "--cache", root / "cache", "--data-dir", root / "data"]
+    run = root / "run"
+    places = ["--out", run / "out", "--cache", run / "cache", "--data-dir", root / "data"]
     return [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(root), *map(str, [*words, *places])],
+            [sys.executable, "-c", PROGRAM, str(run), *map(str, [*words, *places])],
             cwd=ROOT,
             env=names | {"JAX_PROCESS_ID": str(i), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -69,7 +70,17 @@ def finish(processes, seconds=900):
     return [(p.returncode, *words) for p, words in zip(processes, told, strict=True)]
 
 
-JOB = ("forget", "--model", "mlp_8", "--batch-size", "64", "--mesh", "data=2")
+JOB = (
+    "forget",
+    "--forget",
+    "class:3",
+    "--model",
+    "mlp_8",
+    "--batch-size",
+    "64",
+    "--mesh",
+    "data=2",
+)
 SHORT = ("--train-epochs", "3", "--epochs", "2", "--oracles", "2")
 
 
@@ -81,7 +92,7 @@ def whole(tmp_path_factory):
 
 
 def read(root):
-    return json.loads((root / "out" / "metrics.json").read_text())
+    return json.loads((root / "run" / "out" / "metrics.json").read_text())
 
 
 def numbers(value, path=""):
@@ -99,16 +110,17 @@ def test_two_processes_finish_the_job_and_the_first_writes_and_speaks(whole):
     root, ((code, spoken, _), (other_code, silence, log)) = whole
     assert (code, other_code) == (0, 0), log
     assert "report:" in spoken
-    assert silence == ""
+    assert [line for line in silence.splitlines() if not line.startswith("[Gloo]")] == []
     assert "wrote" not in log
-    assert (root / "out" / "report.html").stat().st_size > 10_000
+    assert (root / "run" / "out" / "report.html").stat().st_size > 10_000
     assert read(root)["results"]["finite"]
 
 
 @pytest.mark.slow
 def test_two_processes_measure_what_two_devices_of_one_do(whole, tmp_path):
     forced = {"JAX_NUM_CPU_DEVICES": "2", "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0"}
-    places = ["--out", tmp_path / "out", "--cache", tmp_path / "cache"]
+    run = tmp_path / "run"
+    places = ["--out", run / "out", "--cache", run / "cache"]
     words = [*JOB, *SHORT, *map(str, [*places, "--data-dir", whole[0] / "data"])]
     command = [sys.executable, "-m", "famr_jax", *words]
     subprocess.run(command, cwd=ROOT, env=os.environ | forced, check=True, capture_output=True)
@@ -118,7 +130,7 @@ def test_two_processes_measure_what_two_devices_of_one_do(whole, tmp_path):
     smooth = [path for path in wanted if "attack" not in path and "/rows/" not in path]
     for path in smooth:
         np.testing.assert_allclose(found[path], wanted[path], rtol=1e-3, atol=1e-5, err_msg=path)
-    assert len(smooth) > 300
+    assert len(smooth) > 150
 
 
 @pytest.mark.slow
@@ -138,7 +150,7 @@ def test_two_processes_resume_what_two_finished(whole):
 def test_the_death_of_one_process_ends_the_other(victim, how, tmp_path):
     processes = start(tmp_path, *JOB, "--train-epochs", "1000000")
     until = time.monotonic() + 600
-    while not list(tmp_path.glob("cache/*/progress/[1-9]*")):
+    while not list(tmp_path.glob("run/cache/*/progress/[1-9]*")):
         assert time.monotonic() < until
         assert [process.poll() for process in processes] == [None, None]
         time.sleep(0.1)
@@ -175,7 +187,7 @@ def test_what_all_processes_refuse_ends_all(words, message, tmp_path):
     for code, _, errors in finish(start(tmp_path, *words), 300):
         assert code != 0
         assert message in errors or "another task died" in errors
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
