@@ -70,17 +70,8 @@ def finish(processes, seconds=900):
     return [(p.returncode, *words) for p, words in zip(processes, told, strict=True)]
 
 
-JOB = (
-    "forget",
-    "--forget",
-    "class:3",
-    "--model",
-    "mlp_8",
-    "--batch-size",
-    "64",
-    "--mesh",
-    "data=2",
-)
+CASE = ("--forget", "class:3", "--model", "mlp_8", "--batch-size", "64")
+JOB = ("forget", *CASE, "--mesh", "data=2")
 SHORT = ("--train-epochs", "3", "--epochs", "2", "--oracles", "2")
 
 
