@@ -206,10 +206,12 @@ def test_legacy_keys_and_numbers_that_would_be_rounded_are_refused():
         with pytest.raises(ValueError, match=r"`key` must come from jax\.random\.key"):
             ask(legacy)
     wide = {"a": np.ones(9)}
-    with pytest.raises(ValueError, match=r"`b` of float64 needs jax\.config\.update"):
-        curvature.solve(identity, wide)
-    with pytest.raises(ValueError, match=r"`like` of float64 needs jax\.config\.update"):
-        curvature.density(identity, wide, num_steps=3, num_probes=2, key=KEY)
+    for name, ask in (
+        ("b", lambda: curvature.solve(identity, wide)),
+        ("like", lambda: curvature.trace(identity, wide, key=KEY)),
+    ):
+        with jax.enable_x64(False), pytest.raises(ValueError, match=f"`{name}` of float64 needs"):
+            ask()
 
 
 @pytest.mark.parametrize("name", ["hessian", "fisher"])
