@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from famr_jax import mesh
 from famr_jax.files import discard
+from famr_jax.types import check_kept
 
 
 class Checkpoint(NamedTuple):
@@ -31,7 +31,8 @@ def save(directory: Path | str, tree: Any, *, epoch: int, config: Mapping[str, A
     """Saves a pytree of arrays and its configuration; the directory keeps the newest two epochs.
 
     A checkpoint appears whole or not at all, and only after it was read back to the same bits: a
-    process killed while saving leaves the last epoch, and processes side by side their own.
+    process killed while saving leaves the last epoch, and processes side by side their own. Where
+    several processes make one run, all call it with their parts of the tree, and the first writes.
 
     Args:
         directory: Made if missing.
@@ -42,26 +43,27 @@ def save(directory: Path | str, tree: Any, *, epoch: int, config: Mapping[str, A
     Raises:
         OSError: What was written could not be read back.
     """
+    directory, tree = Path(directory), mesh.fetch(jax.tree.map(_without_key, tree))
+    if mesh.is_first():
+        _save(directory, tree, epoch, dict(config))
+    mesh.first(epoch)  # nobody goes on before it is there
+
+
+def _save(directory: Path, tree: Any, epoch: int, config: dict[str, Any]) -> None:
     import orbax.checkpoint as ocp
 
-    directory, tree = Path(directory), jax.tree.map(_without_key, tree)
     directory.mkdir(parents=True, exist_ok=True)
-    alone = jax.process_count() == 1
-    partial = f".{epoch}-{uuid.uuid4().hex if alone else 'of-all-processes'}"
-    items = {"tree": ocp.args.StandardSave(tree), "config": ocp.args.JsonSave(dict(config))}
+    partial = f".{epoch}-{uuid.uuid4().hex}"
+    items = {"tree": ocp.args.StandardSave(tree), "config": ocp.args.JsonSave(config)}
     try:
         with _openable(directory) as path, _checkpointer() as checkpointer:
             checkpointer.save(path / partial, args=ocp.args.Composite(**items))
             _check_saved(path / partial, tree)
-        if jax.process_index() == 0:
-            _put(directory / partial, directory / str(epoch))
-            for old in _epochs(directory)[:-2]:
-                discard(directory / str(old))
+        _put(directory / partial, directory / str(epoch))
+        for old in _epochs(directory)[:-2]:
+            discard(directory / str(old))
     finally:
-        if alone:
-            shutil.rmtree(directory / partial, ignore_errors=True)
-    if not alone:
-        multihost_utils.sync_global_devices(f"checkpoint {epoch}")
+        shutil.rmtree(directory / partial, ignore_errors=True)
 
 
 def load(
@@ -78,10 +80,12 @@ def load(
 
     Raises:
         ValueError: No checkpoint there; it is truncated, of another configuration, or of other
-            names, shapes or dtypes; it holds weights that are not finite.
+            names, shapes or dtypes; it holds weights that are not finite; `like` is of
+            float64 without x64.
     """
     import orbax.checkpoint as ocp
 
+    check_kept("like", like)
     directory = Path(directory)
     epoch = latest_epoch(directory)
     if epoch is None:
@@ -106,8 +110,9 @@ def load(
 
 
 def latest_epoch(directory: Path | str) -> int | None:
-    """The newest whole epoch saved in a directory; None if there is none."""
-    return max(_epochs(Path(directory)), default=None)
+    """The newest whole epoch saved in a directory, as the first process sees it; else None."""
+    found = mesh.first(max(_epochs(Path(directory)), default=-1))
+    return None if found < 0 else found
 
 
 def _epochs(directory: Path) -> list[int]:
@@ -130,9 +135,19 @@ def _put(partial: Path, final: Path) -> None:
 
 
 def _checkpointer():
+    """One that waits for no other process: what it is given and gives is in host memory."""
     import orbax.checkpoint as ocp
 
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    return ocp.Checkpointer(
+        ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+        ),
+        multiprocessing_options=alone,
+    )
 
 
 @contextlib.contextmanager
@@ -160,10 +175,7 @@ def _read(path: Path, like: Any) -> Any:
 
 def _check_saved(path: Path, tree: Any) -> None:
     def is_same(leaf, read):
-        parts = [(leaf, ...)]
-        if isinstance(leaf, jax.Array):  # of many processes' devices, each sees its own
-            parts = [(shard.data, shard.index) for shard in leaf.addressable_shards]
-        return all(np.asarray(part).tobytes() == read[index].tobytes() for part, index in parts)
+        return np.asarray(leaf).tobytes() == read.tobytes()
 
     try:
         _read_config(path)

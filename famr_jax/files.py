@@ -16,7 +16,12 @@ WIDTH, ROW = 150, 480
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; of runs side by side the last one wins."""
+    """Writes a file whole or not at all; of runs side by side the last one wins.
+
+    Of several processes of one run the first alone writes, here and in all that follows.
+    """
+    if jax.process_index():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
@@ -71,6 +76,8 @@ def usable_directory(name: str, path: Path) -> Path:
     Raises:
         ValueError: It cannot be made or written to.
     """
+    if jax.process_index():
+        return path
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -83,6 +90,8 @@ def usable_directory(name: str, path: Path) -> Path:
 
 def discard(path: Path) -> None:
     """Removes a file or a directory, which is gone at once even if the process is killed."""
+    if jax.process_index():
+        return
     aside = path.with_name(f".discarded-{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
         path.rename(aside)

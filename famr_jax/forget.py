@@ -229,7 +229,7 @@ def _fraction(spec: str, word: str) -> float:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: a path or a text that is not Unicode
         rule = "must be a readable text file"
         raise ValueError(f"`forget` index file {rule}, got {path!r}: {error}.") from None

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from famr_jax.mesh import gather, spread
-from famr_jax.types import Batch, Source, check_count, check_labels
+from famr_jax.types import Batch, Source, check_count, check_key, check_labels
 
 
 def draw(key: Array, size: int, num_steps: int, batch_size: int) -> Array:
@@ -191,7 +191,7 @@ def run_epochs(
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     check_count("size", size)
-    check_key(key)
+    check_key(key, members=True)
     if swept:
         check_swept(learner, key)
     for leaf in _flatten(sets)[0]:
@@ -204,15 +204,6 @@ def run_epochs(
         run = partial(_streamed_epoch, swept=swept)
     run = partial(run, num_steps=math.ceil(size / batch_size), batch_size=batch_size)
     return _epochs(run, learner, state, sets, key, range(start + 1, epochs + 1))
-
-
-def check_key(key: Any):
-    """Raises a `ValueError` unless `key` is one key of `jax.random.key`, or a row of them."""
-    if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        found = f"an array of {key.dtype}" if hasattr(key, "dtype") else repr(key)
-        raise ValueError(f"`key` must come from jax.random.key, got {found}.")
-    if key.ndim > 1 or not key.size:
-        raise ValueError(f"`key` must be one key, or [members] of them, got {list(key.shape)}.")
 
 
 def check_swept(learner: Any, key: Array):

@@ -41,6 +41,8 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     """
     log_p = jax.nn.log_softmax(logits)
     picked = at_label(log_p, labels)
+    if isinstance(label_smoothing, (int, float)) and label_smoothing == 0:
+        return -picked  # the mean, times 0, is NaN where another class has the logit -inf
     return -(1 - label_smoothing) * picked - label_smoothing * jnp.mean(log_p, axis=-1)
 
 

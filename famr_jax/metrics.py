@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from famr_jax.losses import at_label
-from famr_jax.mesh import spread
+from famr_jax.mesh import gather, spread
 from famr_jax.types import ApplyFn, Params, Source
 
 
@@ -42,13 +42,13 @@ def predict(
 def _predict(apply_fn, params, x, *, batch_size):
     whole = x.shape[0] // batch_size * batch_size
     if whole == 0:
-        return apply_fn(params, spread(x))
+        return gather(apply_fn(params, spread(x)))
     batches = x[:whole].reshape(-1, batch_size, *x.shape[1:])
-    logits = jax.lax.map(lambda batch: apply_fn(params, spread(batch)), batches)
+    logits = gather(jax.lax.map(lambda batch: apply_fn(params, spread(batch)), batches))
     logits = logits.reshape(whole, *logits.shape[2:])
     if whole == x.shape[0]:
         return logits
-    return jnp.concatenate([logits, apply_fn(params, spread(x[whole:]))])
+    return jnp.concatenate([logits, gather(apply_fn(params, spread(x[whole:])))])
 
 
 def votes(logits: Array) -> Array:
@@ -79,13 +79,19 @@ def confidence(logits: Array, labels: Array) -> Array:
 def entropy(logits: Array) -> Array:
     """Entropy of each prediction, -sum_c p_c log p_c, `[n]`, between 0 and log C."""
     log_p = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+    return -jnp.sum(_weighted(log_p, log_p), axis=-1)
 
 
 def kl(logits: Array, other_logits: Array) -> Array:
     """Divergence KL(p || q) = sum_c p_c (log p_c - log q_c) of each pair of predictions, `[n]`."""
     log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other_logits)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    return jnp.sum(_weighted(log_p, log_p - log_q), axis=-1)
+
+
+def _weighted(log_p, values):
+    """p times values, and 0 where p is: a class of logit -inf has no part in an expectation."""
+    p = jnp.exp(log_p)
+    return jnp.where(p == 0, 0, p * values)
 
 
 def total_variation(logits: Array, other_logits: Array) -> Array:

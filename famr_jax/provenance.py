@@ -30,7 +30,7 @@ def key_of(known: dict[str, Any], *sources: str | Path) -> str:
         "sources": sources_of(*sources),
         "versions": {package: metadata.version(package) for package in packages},
         "backend": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
+        "device": jax.local_devices()[0].device_kind,
         "mesh": dict(jax.sharding.get_abstract_mesh().shape),
         "x64": jax.config.jax_enable_x64,
         "precision": jax.config.jax_default_matmul_precision,

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import hashlib
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from famr_jax import checkpoint
+from famr_jax import checkpoint, mesh
 from famr_jax.files import discard, plain
 from famr_jax.provenance import TRAINING, key_of
 
@@ -231,7 +230,7 @@ class Store:
             if checkpoint.latest_epoch(home / "weights") is None:
                 return None
             params, _, record = checkpoint.load(home / "weights", like)
-            shutil.rmtree(home / "progress", ignore_errors=True)
+            discard(home / "progress")
             return Fitted(params, record["log"], record["seconds"])
 
     @contextlib.contextmanager
@@ -275,7 +274,8 @@ class Store:
                 numbers = {key: value for key, value in info.items() if key != "finite"}
                 record["log"].append(plain(numbers | seen))
                 bar.update(task, completed=epoch, numbers=_brief(record["log"][-1]))
-                if epoch < phase.epochs and time.monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
+                late = time.monotonic() - saved_at > SECONDS_BETWEEN_SAVES
+                if epoch < phase.epochs and mesh.first(late):
                     checkpoint.save(directory, state, epoch=epoch, config=plain(record))
                     saved_at = time.monotonic()
         return state, record
@@ -313,7 +313,7 @@ def _is_column(node: Any) -> bool:
 def fingerprint(params: Any) -> str:
     """Hash of all weights, bit for bit."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
+    for leaf in jax.tree.leaves(mesh.fetch(params)):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
 

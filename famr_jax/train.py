@@ -21,6 +21,8 @@ from famr_jax.types import (
     Params,
     Source,
     check_count,
+    check_kept,
+    check_key,
     check_labels_of,
     check_number,
     pytree,
@@ -254,13 +256,15 @@ def run(
 
     Raises:
         ValueError: An empty set; a label that is none of the model's classes; a legacy key, or
-            none; `accumulate` that does not divide the batch; neither `init` nor `start`.
+            none; `accumulate` that does not divide the batch; neither `init` nor `start`; a
+            `start` in float64 without x64.
     """
-    loop.check_key(key)
+    check_key(key, members=True)
     if not len(train):
         raise ValueError("`train` must hold at least one example, got 0.")
     if start is None and not hasattr(model, "init"):
         raise ValueError("`start` must be given for a model without `init`, got None.")
+    check_kept("start", start)
     like = jax.eval_shape(model.init, jax.random.key(0)) if start is None else start
     check_labels_of(model.apply, like, train)
     if key.ndim == 0:

@@ -172,15 +172,20 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, least: floa
 def check_labels(labels: Any, num_classes: int | None = None):
     """Raises unless concrete labels are classes: no loss says so, and -1 is the last class to it.
 
-    Tracers pass: whoever lets a set in checks it there.
+    The values of tracers pass: whoever lets a set in checks them there.
 
     Args:
         labels: Class indices of any shape.
         num_classes: How many classes there are, if that is known.
 
     Raises:
-        ValueError: A label below 0, or of `num_classes` or more.
+        ValueError: Labels that are no integers; one below 0, or of `num_classes` or more.
     """
+    if not isinstance(labels, (Array, np.ndarray)):
+        labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        got = f"{labels.dtype} of shape {list(labels.shape)}"
+        raise ValueError(f"`labels` must be integers, a class each, got {got}.")
     if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
         return
     labels = np.asarray(labels)
@@ -190,10 +195,33 @@ def check_labels(labels: Any, num_classes: int | None = None):
 
 
 def check_labels_of(apply_fn: ApplyFn, params: Params, data: "Batch | Source"):
-    """Raises a `ValueError` unless the labels of a set are among a model's classes."""
+    """Raises a `ValueError` unless each example of a set has a label among a model's classes."""
+    if np.ndim(data.labels) != 1:
+        raise ValueError(f"`labels` must be a class each, [n], got {list(np.shape(data.labels))}.")
     shape = data.x.shape[1:] if isinstance(data, Batch) else data.image_shape
     x = jax.ShapeDtypeStruct((1, *shape), np.float32)
     check_labels(data.labels, jax.eval_shape(apply_fn, params, x).shape[-1])
+
+
+def check_key(key: Any, *, members: bool = False):
+    """Raises a `ValueError` unless `key` is one of `jax.random.key`, or [members] of them if so."""
+    if not (isinstance(key, Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        found = f"an array of {key.dtype}" if hasattr(key, "dtype") else repr(key)
+        raise ValueError(f"`key` must come from jax.random.key, got {found}.")
+    if key.ndim > members or not key.size:
+        rule = "one key, or [members] of them" if members else "one key"
+        raise ValueError(f"`key` must be {rule}, got {list(key.shape)}.")
+
+
+def check_kept(name: str, tree: Any):
+    """Raises a `ValueError` for numbers of 64 bits that JAX would round to 32, and tell nobody."""
+    for leaf in jax.tree.leaves(tree):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype in (np.float64, np.complex128) and not jax.config.jax_enable_x64:
+            raise ValueError(
+                f"`{name}` of {dtype} needs jax.config.update('jax_enable_x64', True): "
+                "call it first, or cast them to float32."
+            )
 
 
 def check_count(name: str, value: Any):

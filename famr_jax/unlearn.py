@@ -20,6 +20,8 @@ from famr_jax.types import (
     Source,
     Unlearner,
     as_pytree,
+    check_kept,
+    check_key,
     check_labels_of,
     pytree,
     static,
@@ -166,7 +168,8 @@ def begin(
 ) -> Any:
     """The state before the first epoch: `init`, jitted, on checked input. Arguments as in `run`."""
     _check_sets(unlearner, forget, retain)
-    loop.check_key(key)
+    check_key(key, members=True)
+    check_kept("params", params)
     apply_fn = getattr(getattr(unlearner, "objective", unlearner), "apply_fn", None)
     for each in (forget, retain) if apply_fn else ():
         if each is not None:

@@ -1,6 +1,7 @@
 """Duplicates and augmentations of images."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from famr_jax.data import (
     crop,
     crop_and_flip,
     duplicate_groups,
+    random_resized_crop,
 )
 
 IMAGES = st.integers(0, 5).flatmap(
@@ -92,6 +94,17 @@ def test_flip_is_drawn_for_each_image():
     assert any(np.array_equal(image, x[0]) for image in out)
     assert any(np.array_equal(image, x[0, :, ::-1]) for image in out)
     assert (np.asarray(jax.jit(crop)(jax.random.key(1), x))[:, 4, 4, 1] > 2).all()
+
+
+@pytest.mark.parametrize("augment", [crop, crop_and_flip, random_resized_crop(2)])
+def test_augmentations_refuse_another_key(augment):
+    for key, got in (
+        (jax.random.PRNGKey(0), "must come from jax.random.key, got an array of uint32"),
+        (7, "must come from jax.random.key, got 7"),
+        (jax.random.split(jax.random.key(0), 3), r"must be one key, got \[3\]"),
+    ):
+        with pytest.raises(ValueError, match="`key` " + got):
+            augment(key, jnp.zeros((3, 4, 4, 1)))
 
 
 @pytest.mark.parametrize("augment", [crop, crop_and_flip])

@@ -247,6 +247,15 @@ def test_weights_load_on_other_devices_than_they_were_saved_from(tmp_path, savin
             assert tree["w"].devices() == {jax.devices()[0]}
 
 
+def test_float64_is_not_loaded_as_float32(tmp_path):
+    tree = {"w": np.full(3, 1 / 3)}
+    checkpoint.save(tmp_path, tree, epoch=1, config={})
+    with pytest.raises(ValueError, match=r"`like` of float64 needs jax\.config\.update"):
+        checkpoint.load(tmp_path, tree)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(checkpoint.load(tmp_path, tree).tree["w"], tree["w"])
+
+
 @pytest.mark.parametrize("damage", ["unreadable", "other bits"])
 def test_what_cannot_be_read_back_is_not_claimed_to_be_saved(tmp_path, monkeypatch, damage):
     checkpoint.save(tmp_path, weights(), epoch=1, config={})

@@ -74,6 +74,12 @@ def test_parse_random_round_trip(fraction, seed):
     np.testing.assert_array_equal(parse(f"random:{fraction!r}", seed=seed), mask)
 
 
+def test_a_file_of_rows_may_begin_with_a_bom(tmp_path):
+    (tmp_path / "ids.txt").write_text("2 0", encoding="utf-8-sig")
+    mask = parse(f"index:{tmp_path / 'ids.txt'}")
+    assert np.flatnonzero(mask).tolist() == [0, 2]
+
+
 KINDS = st.sampled_from(["class:", "random:", "index:", "style:", ""])
 WORDS = st.one_of(st.text(), st.text("0123456789.,-+e naif/", max_size=12))
 

@@ -46,6 +46,27 @@ def test_cross_entropy_worked(logits, label, smoothing, value):
     np.testing.assert_allclose(mine, value, rtol=1e-6)
 
 
+def test_a_class_that_is_ruled_out_costs_the_others_nothing():
+    """A filter may give a class the logit -inf; 0 times the mean log p was NaN."""
+    logits = jnp.array([[-jnp.inf, 0, 0], [0, -jnp.inf, 0]])
+    value = cross_entropy(logits, jnp.array([1, 1]))
+    np.testing.assert_allclose(value, [math.log(2), np.inf], rtol=1e-6)
+
+
+@pytest.mark.parametrize("function", [cross_entropy, jax.jit(cross_entropy)])
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [
+        ([1.0, 2.0], r"float32 of shape \[2\]"),
+        ([True, False], r"bool of shape \[2\]"),
+        ([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], r"float32 of shape \[2, 3\]"),
+    ],
+)
+def test_labels_that_are_no_integers_are_refused(function, labels, got):
+    with pytest.raises(ValueError, match="`labels` must be integers, a class each, got " + got):
+        function(jnp.zeros((2, 3)), jnp.array(labels))
+
+
 @pytest.mark.parametrize("label", [-1, -100, 3, 255])
 def test_a_label_that_is_no_class_has_no_loss(label):
     """-1 was the last class; of others the gradient was 0, as if nothing were left to learn."""

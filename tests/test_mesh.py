@@ -88,6 +88,16 @@ def test_batches_are_spread_and_matrices_split():
     assert mesh.spread(TRAIN) is mesh.split(TRAIN) is TRAIN
 
 
+def test_a_product_outside_jit_is_what_it_is_without_a_mesh():
+    params = MODEL.init(KEY)
+    matrix = curvature.fisher(lambda params, x: MODEL.apply(params, x), params, TRAIN.x)
+    alone = matrix(params)
+    with jax.set_mesh(mesh.parse("data=2")):
+        within = curvature.fisher(lambda params, x: MODEL.apply(params, x), params, TRAIN.x)(params)
+    for one, other in zip(*map(jax.tree.leaves, (alone, within)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 @pytest.mark.parametrize("text", ["", "data", "data=0", "rows=2", "data=2,data=2", "data=2;x=2"])
 def test_parse_refuses_other_forms(text):
     with pytest.raises(ValueError, match="`mesh` must be like"):

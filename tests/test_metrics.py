@@ -51,6 +51,15 @@ def test_a_label_that_is_no_class_is_refused(name, label):
     assert np.isnan(JITTED[name](logits, labels)).any()
 
 
+def test_a_class_that_is_ruled_out_has_no_part_in_entropy_and_divergence():
+    """0 log 0 is 0; a NaN stays one."""
+    logits, other = rows([-np.inf, 0, 0], [np.nan, 0, 0]), rows([0, 0, 0], [0, 0, 0])
+    np.testing.assert_allclose(metrics.entropy(logits), [np.log(2), np.nan], rtol=1e-6)
+    np.testing.assert_allclose(metrics.kl(logits, other), [np.log(3 / 2), np.nan], rtol=1e-6)
+    np.testing.assert_allclose(metrics.kl(logits, logits)[0], 0, atol=1e-7)
+    np.testing.assert_allclose(metrics.kl(other, logits), [np.inf, np.nan])
+
+
 @pytest.mark.parametrize("bad", [[0, np.nan, 9], [np.nan] * 3])
 def test_a_model_that_gives_nan_has_no_accuracy(bad):
     logits, labels = rows(bad, [9, 0, 0]), jnp.array([1, 0])

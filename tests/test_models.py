@@ -292,6 +292,21 @@ def test_the_hessian_is_symmetric_and_agrees_with_differences(name, weights, ima
     np.testing.assert_allclose((up - down) / (2 * step), hv, rtol=1e-4, atol=1e-6 * abs(hv).max())
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (jax.random.PRNGKey(0), "`key` must come from jax.random.key, got an array of uint32"),
+        (0, "`key` must come from jax.random.key, got 0"),
+        (jax.random.split(jax.random.key(0)), r"`key` must be one key, got \[2\]"),
+    ],
+)
+@pytest.mark.parametrize("name", ["mlp_8", "vit_mu/2", "resnet18"])
+def test_fresh_weights_need_one_key(name, key, message):
+    model = models.create(name, num_classes=3, image_shape=(4, 4, 1))
+    with pytest.raises(ValueError, match=message):
+        model.init(key)
+
+
 def test_images_of_another_size_are_resized():
     model = models.create("logistic", num_classes=4, image_shape=(1, 4, 1))
     params = {"head": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}}

@@ -195,6 +195,39 @@ def test_outputs_without_a_row_per_example_are_refused(batch_size):
             call()
 
 
+def test_legacy_keys_and_numbers_that_would_be_rounded_are_refused():
+    identity, like, legacy = curvature.Identity(), {"a": jnp.ones(9)}, jax.random.PRNGKey(0)
+    for ask in (
+        lambda key: curvature.eigenvalues(identity, like, k=1, key=key),
+        lambda key: curvature.density(identity, like, num_steps=3, num_probes=2, key=key),
+        lambda key: curvature.trace(identity, like, key=key),
+        lambda key: curvature.diagonal(identity, like, key=key),
+    ):
+        with pytest.raises(ValueError, match=r"`key` must come from jax\.random\.key"):
+            ask(legacy)
+    wide = {"a": np.ones(9)}
+    for name, ask in (
+        ("b", lambda: curvature.solve(identity, wide)),
+        ("like", lambda: curvature.trace(identity, wide, key=KEY)),
+    ):
+        with jax.enable_x64(False), pytest.raises(ValueError, match=f"`{name}` of float64 needs"):
+            ask()
+
+
+@pytest.mark.parametrize("name", ["hessian", "fisher"])
+def test_data_may_be_numpy_arrays(name):
+    """In micro-batches outside jit they were indexed by a tracer."""
+    x = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    params = {"w": jnp.ones(3)}
+
+    def loss_fn(params, x):
+        return (x @ params["w"]) ** 2
+
+    kind = {"hessian": curvature.Hessian, "fisher": curvature.EmpiricalFisher}[name]
+    whole = kind(loss_fn, params, jnp.asarray(x))(params)["w"]
+    np.testing.assert_allclose(kind(loss_fn, params, x, 2)(params)["w"], whole, rtol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_is_refused_at_the_door(dtype):
     like = {"a": jnp.ones(9, dtype)}

@@ -11,7 +11,7 @@ from conftest import assert_same, drawn, random_batch, to_float64
 
 from famr_jax import loop, mesh, unlearn
 from famr_jax.losses import cross_entropy
-from famr_jax.methods import nothing
+from famr_jax.methods import famr, nothing
 from famr_jax.metrics import accuracy
 from famr_jax.train import Recipe, Supervised, adamw, run
 from famr_jax.types import Batch
@@ -305,6 +305,29 @@ def test_training_and_unlearning_refuse_another_key(model, batch, params, key, m
         run(model, batch, TOY, key=key)
     with pytest.raises(ValueError, match=message):
         unlearn.begin(nothing(), params, batch, key=key)
+
+
+def test_a_row_a_class_is_no_label_of_an_example(model, batch, params):
+    """As integers, one-hot rows were an error of shapes deep inside."""
+    rows = Batch(batch.x, jax.nn.one_hot(batch.labels, 3, dtype=jnp.int32))
+    message = r"`labels` must be a class each, \[n\], got \[\d+, 3\]"
+    with pytest.raises(ValueError, match=message):
+        run(model, rows, TOY, key=KEY)
+    with pytest.raises(ValueError, match=message):
+        unlearn.begin(famr(model.apply), params, rows, key=KEY)
+
+
+def test_weights_that_would_be_rounded_in_silence_are_refused(model, batch, params):
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    for name, call in (
+        ("start", lambda: run(model, batch, TOY, key=KEY, start=wide)),
+        ("params", lambda: unlearn.begin(famr(model.apply), wide, batch, key=KEY)),
+        ("params", lambda: model.apply(wide, batch.x)),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` of float64 needs jax.config.update"):
+            call()
+    with jax.enable_x64(True):
+        assert model.apply(wide, batch.x).dtype == np.float64
 
 
 def test_a_model_without_init_needs_a_start(model, batch):

@@ -294,6 +294,8 @@ class Bench:
 
     def clear(self) -> None:
         """Removes what an earlier run left in `out`, but for what `--original` names."""
+        if not mesh.is_first():
+            return
         spared = self.flags.original and self.flags.original.resolve()
         old = [self.out / "metrics.json", self.out / "report.html"]
         old += [

@@ -1,18 +1,17 @@
 """How a command runs: flags from the command line, and one line for an error."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import jax
 import tyro
 
-from famr_jax import mesh
+from famr_jax.cli.processes import ended_together, on_devices
 from famr_jax.store import NonFiniteError, console
 
 Flags = TypeVar("Flags")
 
 
+@ended_together()
 def main(
     flags: type[Flags],
     run: Callable[[Flags], Any],
@@ -23,8 +22,8 @@ def main(
 ) -> None:
     """Parses the command line into a frozen dataclass and runs the command.
 
-    Runs on the devices that the flag `mesh` of a bench names. Exits 2 with one line on bad input, 1
-    if a run turned non-finite.
+    Runs on the devices that the flag `mesh` of a bench names, in every process that `mesh.join`
+    finds; the first one speaks. Exits 2 with one line on bad input, 1 if a run turned non-finite.
     """
     parsed = tyro.cli(
         flags,
@@ -35,7 +34,7 @@ def main(
     )
     devices = getattr(getattr(parsed, "bench", None), "mesh", None)
     try:
-        with jax.set_mesh(mesh.parse(devices)) if devices else contextlib.nullcontext():
+        with on_devices(devices):
             run(parsed)
     except ValueError as error:
         _tell(error)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from famr_jax.types import Params, as_pytree, pytree, static
+from famr_jax.types import Params, as_pytree, check_kept, pytree, static
 
 ROUNDING = 5  # eps of the largest |e|: what an eigenvalue is good to at best
 
@@ -64,6 +64,7 @@ def check_vector(name: str, tree: Any) -> None:
     if jnp.finfo(next(iter(types))).bits < 32:
         got = f"got {next(iter(types))}: cast the params first"
         raise ValueError(f"`{name}` must be of float32 or float64, {got}.")
+    check_kept(name, tree)
     if not any(leaf.size for leaf in jax.tree.leaves(tree)):
         raise ValueError(f"`{name}` must hold at least one number, got none.")
 

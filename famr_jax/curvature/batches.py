@@ -74,7 +74,9 @@ def _batches(n: int, batch_size: int) -> Array:
 
 
 def _take(data: Any, rows: Array) -> Any:
-    return spread(jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, leaf.shape[0] - 1)], data))
+    return spread(
+        jax.tree.map(lambda leaf: jnp.asarray(leaf)[jnp.minimum(rows, leaf.shape[0] - 1)], data)
+    )
 
 
 def rows_of(product: Callable, data: Any, batch_size: int | None) -> Array:

@@ -21,7 +21,7 @@ from famr_jax.curvature.batches import (
     size_of,
     some_each,
 )
-from famr_jax.types import Params, static
+from famr_jax.types import Params, check_key, static
 
 LossFn: TypeAlias = Callable[[Params, Any], Array]
 """`loss_fn(params, data) -> [n]`: one value per example, entry i of example i alone."""
@@ -179,6 +179,7 @@ def sampled_fisher(
 
     Its mean over keys is `fisher`; on the labels of the data it would be the empirical Fisher.
     """
+    check_key(key)
     labels = _draw(params, data, key, outputs_fn=outputs_fn, batch_size=batch_size)
     return EmpiricalFisher(_LabelLoss(outputs_fn), params, (data, labels), batch_size)
 

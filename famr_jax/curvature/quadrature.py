@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from famr_jax.curvature.algebra import ROUNDING, check_vector, norm, precise
 from famr_jax.curvature.spectrum import check_memory, lanczos_of
-from famr_jax.types import as_pytree, check_count
+from famr_jax.types import as_pytree, check_count, check_key
 
 LEVEL = 0.95  # of every interval
 
@@ -160,6 +160,7 @@ def density(
     Source: Ghorbani, Krishnan and Xiao (arXiv 1901.10159), section 2.
     """
     check_vector("like", like)
+    check_key(key)
     check_count("num_steps", num_steps)
     check_count("num_probes", num_probes)
     check_memory(num_steps, like)

@@ -15,7 +15,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from famr_jax.curvature.algebra import ROUNDING, check_vector, linearized, norm, precise
-from famr_jax.types import as_pytree, check_count, check_number
+from famr_jax.types import as_pytree, check_count, check_key, check_number
 
 STEPS_BETWEEN_CHECKS = 5  # or an eighth of the steps so far
 STEPS_OF_A_FRESH_START = 10  # in which a direction that was missed shows
@@ -142,6 +142,7 @@ def eigenvalues(
             another `which`, or a basis that does not fit in memory.
     """
     check_vector("like", like)
+    check_key(key)
     check_count("k", k)
     check_number("tol", tol, above=0)
     check_number("max_restarts", max_restarts, least=0)
@@ -302,7 +303,7 @@ def put(basis: Array, i: Array, v: Array) -> Array:
 def check_memory(num_vectors: int, like: Any) -> None:
     """Raises a `ValueError` with the bytes if so many vectors like `like` cannot fit."""
     needed = num_vectors * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     there = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ValueError(f"`basis` must fit in {there} bytes, got {num_vectors} vectors: {needed}.")

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from famr_jax.curvature.algebra import check_vector, precise
 from famr_jax.curvature.quadrature import mean_and_error
 from famr_jax.curvature.spectrum import check_memory, flat_product, orthogonalise
-from famr_jax.types import as_pytree, check_count
+from famr_jax.types import as_pytree, check_count, check_key
 
 
 @precise
@@ -43,6 +43,7 @@ def trace(
     Source: Meyer, Musco, Musco and Woodruff (arXiv 2010.09649), algorithm 1.
     """
     check_vector("like", like)
+    check_key(key)
     if method not in ("hutchinson", "hutch++"):
         raise ValueError(f"`method` must be 'hutchinson' or 'hutch++', got {method!r}.")
     if method == "hutchinson":
@@ -78,6 +79,7 @@ def diagonal(matvec: Callable, like: Any, *, num_probes: int = 100, key: Array) 
         ValueError: `num_probes` below two.
     """
     check_vector("like", like)
+    check_key(key)
     _check_probes(num_probes)
     return _diagonal(as_pytree(matvec), like, jax.random.split(key, num_probes))
 

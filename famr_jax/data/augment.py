@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from famr_jax.types import check_key
+
 
 def crop_and_flip(key: Array, x: Array) -> Array:
     """Random crop from a reflected border, and a horizontal flip of every other image or so.
@@ -14,6 +16,7 @@ def crop_and_flip(key: Array, x: Array) -> Array:
         key: PRNG key; every image gets its own draw.
         x: Images, `[n, height, width, channels]`.
     """
+    check_key(key)
     crop_key, flip_key = jax.random.split(key)
     flip = jax.random.bernoulli(flip_key, shape=(x.shape[0], 1, 1, 1))
     return crop(crop_key, jnp.where(flip, x[:, :, ::-1], x))
@@ -26,6 +29,7 @@ def crop(key: Array, x: Array) -> Array:
         key: PRNG key; every image gets its own draw.
         x: Images, `[n, height, width, channels]`.
     """
+    check_key(key)
     n, height, width, channels = x.shape
     down, across = max(1, height // 8), max(1, width // 8)
     padded = jnp.pad(x, ((0, 0), (down, down), (across, across), (0, 0)), mode="reflect")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from famr_jax.types import check_count
+from famr_jax.types import check_count, check_key
 
 ATTEMPTS = 10
 
@@ -30,6 +30,7 @@ def random_resized_crop(size: int, *, flip: bool = True) -> Callable[[Array, Arr
     check_count("size", size)
 
     def augment(key, x):
+        check_key(key)
         box_key, flip_key = jax.random.split(key)
         boxes = random_boxes(box_key, x.shape[0], x.shape[1:3])
         out = resized_boxes(x, boxes, size)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from famr_jax import attacks, losses, metrics
+from famr_jax import attacks, losses, mesh, metrics
 from famr_jax.evaluation.views import Absent, View
 
 LEAST_ATTACKED = 10
@@ -89,7 +89,8 @@ def distance(view: View, oracles: Sequence[View]) -> float:
     del oracles
     if view.original is None:
         raise Absent("the trained weights are not given")
-    leaves = zip(jax.tree.leaves(view.params), jax.tree.leaves(view.original), strict=True)
+    ends = mesh.fetch((view.params, view.original))
+    leaves = zip(*map(jax.tree.leaves, ends), strict=True)
     return float(np.sqrt(sum(np.sum(np.square(np.subtract(a, b, dtype=float))) for a, b in leaves)))
 
 

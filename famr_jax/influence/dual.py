@@ -30,7 +30,7 @@ from famr_jax.curvature import Identity, Solution, linearized, solve
 from famr_jax.curvature.algebra import operator, precise
 from famr_jax.curvature.batches import one_each
 from famr_jax.influence.kernels import Gram
-from famr_jax.types import check_count, check_labels, check_number, static
+from famr_jax.types import check_count, check_kept, check_labels, check_number, static
 
 SHORTEST = 1e-6
 """Part of a Newton step below which a fit gives up."""
@@ -276,6 +276,7 @@ def _check(l2, tol, max_steps):
 
 def _check_labels(labels, outputs):
     # Neither loss would say so: out of range, its target is no class at all.
+    check_kept("outputs", outputs)
     labels, classes = np.asarray(labels), outputs.shape[-1]
     if outputs.shape != (len(labels), classes):
         shapes = f"{outputs.shape} and {labels.shape}"

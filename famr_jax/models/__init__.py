@@ -14,7 +14,7 @@ from famr_jax.models import vit
 from famr_jax.models.mlp import MLP
 from famr_jax.models.precision import computing_in as computing_in
 from famr_jax.models.resnet import ResNet18
-from famr_jax.types import Params, check_count
+from famr_jax.types import Params, check_count, check_kept, check_key
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,12 @@ class Model:
     view: Callable[[Array], Array] | None = None
 
     def init(self, key: Array) -> Params:
-        """Fresh weights: a nested dict of float32 arrays."""
+        """Fresh weights: a nested dict of float32 arrays.
+
+        Raises:
+            ValueError: Not one key of `jax.random.key`.
+        """
+        check_key(key)
         return self.module.init(key, jax.numpy.zeros((1, *self.image_shape)))["params"]
 
     def apply(self, params: Params, x: Array) -> Array:
@@ -47,7 +52,7 @@ class Model:
         Images whose sides are not those of `image_shape` are resized to it: bilinear, antialiased.
 
         Raises:
-            ValueError: Other channels than the model's.
+            ValueError: Other channels than the model's; weights in float64 without x64.
         """
         return self._call(params, x)[0]
 
@@ -56,6 +61,7 @@ class Model:
         return self._call(params, x)[1]
 
     def _call(self, params, x):
+        check_kept("params", params)
         x = x if self.view is None else self.view(x)
         x = x.astype(jax.tree.leaves(params)[0].dtype)
         if x.shape[1:] != self.image_shape:

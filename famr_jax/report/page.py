@@ -5,7 +5,6 @@ import io
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from famr_jax.files import write_text
 from famr_jax.report.blocks import TONES, Badge, Block, Cell, Column, Grid, Section, Strip, Table
 from famr_jax.report.format import ABSENT, UNITS, is_interval, setting, told
 from famr_jax.report.plot import COLOURS, finite, inline_svg
@@ -52,17 +52,7 @@ def write(
     path: str | os.PathLike, title: str, blocks: Sequence[Block], lead: str | None = None
 ) -> None:
     """Write a page as `render` makes it to a file, whole or not at all."""
-    document, path = render(title, blocks, lead=lead), Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(document)
-        os.chmod(name, 0o644)  # mkstemp lets nobody else read
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    write_text(Path(path), render(title, blocks, lead=lead))
 
 
 @dataclass(frozen=True)
