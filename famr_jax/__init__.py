@@ -29,7 +29,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """Imports a module of the library when it is first asked for; `__version__` is the installed one."""
+    """Imports a module of the library, or asks for the version, when it is first needed."""
     if name == "__version__":
         return importlib.metadata.version("famr_jax")
     if name not in __all__:
