@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.famr import FAMR
 from experiments.harness.results import setting
-from famr_jax.cli.diagnosis import line
+from famr_jax.cli.measured import line, method_of
 from famr_jax.cli.study import CONVERGED_TO
 
 PAPER = {"lam": 0.1, "lr": 1e-4, "epochs": 10}
@@ -18,7 +18,7 @@ def claims(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def claims_of(case: Mapping[str, Any], setting: str) -> list[dict[str, str]]:
-    """The claims that one class case tests, only at the paper's lam, lr and epochs.
+    """The claims that one class case tests of FAMR, only at the paper's lam, lr and epochs.
 
     Keeping is judged of a model that forgot: one that did nothing keeps everything.
 
@@ -26,19 +26,15 @@ def claims_of(case: Mapping[str, Any], setting: str) -> list[dict[str, str]]:
         case: One entry of the JSON's cases.
         setting: Names the model and data in the words.
     """
-    method = case["method"]
-    at_papers = all(method[name] == value for name, value in PAPER.items())
-    if case["kind"] != "class" or not at_papers:
+    method = method_of(case, "famr")
+    at_papers = all(method.get(name) == value for name, value in PAPER.items())
+    if case["kind"] != "class" or not at_papers or not method["finite"]:
         return []
-    forgotten, retained = line(case, "for_acc"), line(case, "ret_acc")
+    forgotten, retained = (line(case, measure, "famr") for measure in ("for_acc", "ret_acc"))
     drop = retained["original"] - retained["value"]
     forgot = forgotten["value"] <= 2 * case["targets"]["chance"]
-    forms = {form["form"]: form for form in case["normalisation"] if form["optimizer"] == "sgd"}
-    obeys = [forms[form]["obeys"] for form in ("mean", "sum")]
-    stationary = case["stationarity"]
-    still = stationary["end"] <= CONVERGED_TO * stationary["at_anchor"]
     where = f"{setting}, {case['forget']}:"
-    return [
+    judged = [
         FAMR.judge(
             "forgets",
             "holds" if forgotten["value"] <= 0.021 else "fails",
@@ -53,6 +49,19 @@ def claims_of(case: Mapping[str, Any], setting: str) -> list[dict[str, str]]:
             f"oracles {retained['oracle']:.1%} (n={retained['oracles']}, N={retained['n']} "
             "images).",
         ),
+    ]
+    return [*judged, *claims_of_study(case, method, where)] if case.get("studied") else judged
+
+
+def claims_of_study(
+    case: Mapping[str, Any], method: Mapping[str, Any], where: str
+) -> list[dict[str, str]]:
+    """The claims on step and stationary point, which only a run with `--study` measures."""
+    forms = {form["form"]: form for form in case["normalisation"] if form["optimizer"] == "sgd"}
+    obeys = [forms[form]["obeys"] for form in ("mean", "sum")]
+    stationary = case["stationarity"]
+    still = stationary["end"] <= CONVERGED_TO * stationary["at_anchor"]
+    return [
         FAMR.judge(
             "step",
             "holds" if all(obeys) else "mixed" if any(obeys) else "fails",
@@ -74,7 +83,7 @@ def headline(content: Mapping[str, Any]) -> list[str]:
     for case in content["results"]["cases"]:
         parts = [content["results"]["dataset"]["name"], case["forget"]]
         for measure, name in (("for_acc", "For-Acc"), ("ret_acc", "Ret-Acc")):
-            row = line(case, measure)
+            row = line(case, measure, "famr")
             values = (row["original"], row["value"], row["oracle"])
             parts.append(" ".join([name, *(f"{100 * value:.1f}" for value in values)]))
         lines.append("  ".join(parts))
