@@ -72,12 +72,9 @@ def details(case: Case, names: Sequence[str], images: np.ndarray | None) -> list
     }
     shown = [Section(headed(words, case), part) for words, part in parts.items() if part]
     for name in names_of:
-        for words, part in (
-            ("The objective's terms", _terms(case, name)),
-            ("Diagnosis", _diagnosis(case, name)),
-        ):
-            if part:
-                shown.append(Section(headed(words, case, name), part))
+        if part := _terms(case, name):
+            shown.append(Section(headed("The objective's terms", case, name), part))
+    shown.append(Section(headed("Diagnosis", case), _diagnosis(case)))
     sizes = (
         f"{case.get('forget', '')}: {number(case.get('num_forget'))} images forgotten "
         f"({number(case.get('duplicates_taken'))} of them as duplicates), "
@@ -299,18 +296,20 @@ def _histograms(case: Case) -> list[Any]:
     return [Key(key), Grid(charts, width=310), Text(note, kind="note")]
 
 
-def _diagnosis(case: Case, name: str | None) -> list[Any]:
-    rows = []
-    for entry in method_of(case, name).get("diagnosis") or diagnose(case, name):
-        state = Badge("yes", "good") if entry.get("good") else Badge("found", "bad")
-        if not entry["found"]:
-            state = Badge("not measured" if entry["found"] is None else "not found")
-        rows.append(
-            {
-                "Sign": Cell(entry["sign"], strong=True),
-                "Found": state,
-                "In words": entry["words"],
-                "What to do": Cell(entry["advice"], strong=True),
-            }
-        )
-    return [Table(rows)]
+def _diagnosis(case: Case) -> list[Any]:
+    rows, names = [], method_names(case) or [None]
+    for name in names:
+        for entry in method_of(case, name).get("diagnosis") or diagnose(case, name):
+            state = Badge("yes", "good") if entry.get("good") else Badge("found", "bad")
+            if not entry["found"]:
+                state = Badge("not measured" if entry["found"] is None else "not found")
+            rows.append(
+                {
+                    "Method": Cell(label(name), colour=models_of(case).get(name)),
+                    "Sign": Cell(entry["sign"], strong=True),
+                    "Found": state,
+                    "In words": entry["words"],
+                    "What to do": Cell(entry["advice"], strong=True),
+                }
+            )
+    return [Table(rows, [name for name in rows[0] if name != "Method" or len(names) > 1])]

@@ -31,6 +31,8 @@ from famr_jax.types import Params
 
 STUDIED = "famr"
 """The method that `study` is of."""
+WIDE = 180
+"""Characters of the printed table where the output is no terminal."""
 WHY = {
     "adam": "The paper gives the step and not the optimizer; 1e-4 is the step at which Adam is "
     "customarily run on a ViT.",
@@ -306,7 +308,7 @@ def show(case: Mapping[str, Any]) -> None:
     measures = measures_of(case)
     table.add_column("")
     for row in measures:
-        table.add_column(row["title"], justify="right")
+        table.add_column(row["title"], justify="right", overflow="fold")
     for name, values in shown_among(case).items():
         cells = [
             report.interval(value, row["unit"])
@@ -316,10 +318,12 @@ def show(case: Mapping[str, Any]) -> None:
         ]
         table.add_row(name, *cells)
     terminal = rich.console.Console()
+    if not terminal.is_terminal:  # a log is as wide as it needs to be
+        terminal = rich.console.Console(width=WIDE)
     terminal.print(table)
     for method in case["methods"]:
         for entry in method["diagnosis"]:
             if entry["found"]:
                 told = f"  {label(method['name'])}: {entry['sign']}. "
                 told += f"{entry['words']} {entry['advice']}"
-                terminal.print(told, markup=False, highlight=False)
+                terminal.print(told, markup=False, highlight=False, soft_wrap=True)

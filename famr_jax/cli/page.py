@@ -138,17 +138,17 @@ def _rows(case: Case, model: str | None) -> list[Mapping[str, Any]]:
 
 def summary(case: Case, title: str) -> Section:
     """What came of a case: a sentence a method, headline numbers, signs that were found."""
-    names, blocks = method_names(case), []
-    for name in names or [None]:
-        told = _sentence(case, name)
-        blocks.append(Text(told, colour=models_of(case).get(name) if len(names) > 1 else None))
+    names = method_names(case) or [None]
+    several, tones = len(names) > 1, models_of(case)
+    blocks: list[Any] = [
+        Text(_sentence(case, name), colour=tones.get(name) if several else None) for name in names
+    ]
+    blocks.append(table(case) if several else Tiles(_tiles(case, names[0])))
+    for name in names:
         entries = method_of(case, name).get("diagnosis") or diagnose(case, name)
         found = [entry for entry in entries if entry["found"]]
         signs = [Badge(each["sign"], "good" if each.get("good") else "bad") for each in found]
-        tiles = _tiles(case, name) if len(names) < 2 else []
-        blocks += [*([Tiles(tiles)] if tiles else []), Badges("Signs found:", signs)]
-    if len(names) > 1:
-        blocks.append(table(case))
+        blocks.append(Badges(f"Signs found{f' of {label(name)}' if several else ''}:", signs))
     return Section(title, blocks, panel=True)
 
 
