@@ -254,7 +254,7 @@ BAD = [
     ({"forget": ("class:10",)}, {}, "class"),
     ({"forget": ("class:0,1,2,3,4,5,6,7,8,9",)}, {}, "forget"),
     ({"forget": ("random:1.5",)}, {}, "fraction"),
-    ({"forget": ("index:/no/such/file",)}, {}, "index"),
+    ({"forget": ("index:/no/such/file",)}, {}, "file must be a readable text"),
     ({"forget": ("style:tint",)}, {}, "forget"),
     ({"forget": ("class:3,5", "class:5,3")}, {}, "different sets"),
     ({"forget": ("class:",)}, {}, "class must be a name or an index below 10, got ''"),
