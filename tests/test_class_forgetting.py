@@ -135,9 +135,11 @@ def test_the_same_command_again_trains_and_studies_nothing(done, monkeypatch):
 def test_another_configuration_is_refused_where_results_are(done):
     chosen = done[0]
     before = (chosen.bench.out / "metrics.json").read_text()
-    with pytest.raises(ValueError, match=r"with lam 0\.1 instead of 0\.2: give another --out"):
+    with pytest.raises(ValueError, match=r"with lam 0\.1 instead of lam 0\.2: give"):
         class_forgetting.run(replace(chosen, lam=0.2))
-    with pytest.raises(ValueError, match=r"with experiment class_forgetting instead of forget"):
+    with pytest.raises(
+        ValueError, match=r"experiment class_forgetting instead of experiment forget"
+    ):
         forget.run(chosen)
     assert (chosen.bench.out / "metrics.json").read_text() == before
 
@@ -381,6 +383,15 @@ def test_the_library_runs_the_same_job_without_the_claims(tmp_path, done, monkey
     assert again["config"]["command"].startswith("python -m famr_jax forget --epochs 3")
     assert again["claims"] == []
     assert again["results"] == content["results"]
+
+
+def test_a_list_of_the_classes_is_printed_and_nothing_runs(tmp_path, capsys):
+    found = forget.run(flags(tmp_path, list=True))
+    assert found["names"] == [str(c) for c in range(10)]
+    assert (sum(found["train"]), sum(found["test"])) == (1437, 360)
+    told = capsys.readouterr().out
+    assert re.search(r"│ +3 │ 3 +│ +146 │ +37 │", told)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_commands_are_told_which_there_are(capsys):

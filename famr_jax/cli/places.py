@@ -53,10 +53,10 @@ def refuse_another(out: Path, config: Mapping[str, Any]) -> None:
     here = _identity(config)
     for name in [*here, *there]:
         if name not in there or name not in here or there[name] != here[name]:
-            found, wanted = (_shown(each.get(name, "nothing")) for each in (there, here))
+            found, wanted = (_shown(name, each) for each in (there, here))
             raise ValueError(
-                f"`out` must be empty or of this configuration, got {out} with {name} {found} "
-                f"instead of {wanted}: give another --out, or none for one of its own."
+                f"`out` must be empty or of this configuration, got {out} with {found} instead "
+                f"of {wanted}: give another --out, or none for one of its own."
             )
 
 
@@ -105,5 +105,8 @@ def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(plain(parts)))
 
 
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _shown(name: str, among: Mapping[str, Any]) -> str:
+    if name not in among:
+        return f"no {name}"
+    value = among[name]
+    return f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
