@@ -137,9 +137,7 @@ def test_another_configuration_is_refused_where_results_are(done):
     before = (chosen.bench.out / "metrics.json").read_text()
     with pytest.raises(ValueError, match=r"with lam 0\.1 instead of lam 0\.2: give"):
         class_forgetting.run(replace(chosen, lam=0.2))
-    with pytest.raises(
-        ValueError, match=r"experiment class_forgetting instead of experiment forget"
-    ):
+    with pytest.raises(ValueError, match="class_forgetting instead of experiment forget"):
         forget.run(chosen)
     assert (chosen.bench.out / "metrics.json").read_text() == before
 

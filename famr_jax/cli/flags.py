@@ -181,7 +181,7 @@ class BenchFlags:
     """Micro-batches a step of training, which bound the memory; --batch-size is their sum."""
     ema: Annotated[float, Within(0, 1)] | None = None
     """Decay of a running average of the weights, which then is what training ends in."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Annotated[Literal["float32", "bfloat16"], OneOf(("float32", "bfloat16"))] = "float32"
     """Of products and activations in training: float32 or bfloat16; weights stay in float32."""
     oracles: Count = 3
     """Models retrained without the forget set; a verdict needs 8."""
