@@ -97,7 +97,7 @@ def test_famr_runs_at_the_papers_settings_and_with_the_lam_that_is_given(bench):
 
 
 def test_steps_are_one_for_all_or_one_a_method_or_each_ones_own(bench, own):
-    names = ("famr", "gradient_ascent", f"{own}:with_step", f"{own}:one_shot")
+    names = ("famr", f"{own}:make", f"{own}:with_step", f"{own}:one_shot")
 
     def steps(**given):
         return [(c.settings["optimizer"], c.settings["lr"]) for c in choose(bench, *names, **given)]

@@ -169,7 +169,7 @@ def _imported(file: Path, word: str) -> Any:
 
 
 def uses_retain(method: Unlearner, bench: Bench) -> bool:
-    """Whether a method needs retained images: its epochs pass over them, or it fails without."""
+    """Whether a method needs retained images: its epochs pass over them, or it runs only with."""
     if method.epoch_over == "retain":
         return True
     shape = (2, *bench.dataset.image_shape)
@@ -177,12 +177,15 @@ def uses_retain(method: Unlearner, bench: Bench) -> bool:
     key = jax.random.key(0)
     params = jax.eval_shape(bench.model.init, key)
 
-    def without(params, forget, key):
-        state = method.init(params, forget, None, key)
-        return method.step(state, Pair(forget, None), key)
+    def one_step(params, forget, retain, key):
+        state = method.init(params, forget, retain, key)
+        return method.step(state, Pair(forget, retain), key)
 
-    try:
-        jax.eval_shape(without, params, batch, key)
-    except Exception:  # whatever a method does with a set that is not there
+    def runs(retain: Batch | None) -> bool:
+        try:
+            jax.eval_shape(one_step, params, batch, retain, key)
+        except Exception:  # whatever a method does with a set that is not there
+            return False
         return True
-    return False
+
+    return not runs(None) and runs(batch)
