@@ -29,7 +29,15 @@ from famr_jax.cli.forget import Flags
 
 __all__ = ["Flags", "headline", "run"]
 
-run = partial(forget.run, judge=main_job.claims, program="python -m experiments.class_forgetting")
+DEFAULT = Flags(study=True)
+"""The paper's claims are judged by what the study finds; `--no-study` leaves it out."""
+
+run = partial(
+    forget.run,
+    judge=main_job.claims,
+    program="python -m experiments.class_forgetting",
+    default=DEFAULT,
+)
 
 if __name__ == "__main__":
-    command.main(Flags, run, description=__doc__)
+    command.main(Flags, run, description=__doc__, default=DEFAULT)

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,16 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.monitoring
 import numpy as np
-import rich.console
-import rich.progress
 
 from famr_jax import checkpoint, mesh
-from famr_jax.files import discard, plain
+from famr_jax.files import discard, plain, write_text
+from famr_jax.progress import Clock, console, working
 from famr_jax.provenance import TRAINING, key_of
-
-console = rich.console.Console(stderr=True)
 
 SECONDS_BETWEEN_SAVES = 10.0
 
@@ -32,49 +29,8 @@ class NonFiniteError(Exception):
         self.phase, self.epoch = phase, epoch
 
 
-class Clock:
-    """Wall seconds by phase, with compilation apart.
-
-    `compile` is what JAX reports for lowering and XLA compilation; `run` is the rest of the wall
-    time of the phase. Results must be ready on the host when a phase ends.
-    """
-
-    _compile_seconds = 0.0
-
-    def __init__(self):
-        self.phases: dict[str, dict[str, float]] = {}
-
-    def seconds(self) -> dict[str, Any]:
-        """Totals and phases, as the JSON wants them."""
-        total = {kind: sum(p[kind] for p in self.phases.values()) for kind in ("run", "compile")}
-        return {**total, "phases": self.phases}
-
-    def time(self, phase: str, function: Callable[[], Any]) -> Any:
-        """Runs `function`, blocks until its result is ready, and books the seconds."""
-        wall, compiled = time.perf_counter(), Clock._compile_seconds
-        try:
-            return jax.block_until_ready(function())
-        finally:
-            compiled = Clock._compile_seconds - compiled
-            run = time.perf_counter() - wall - compiled
-            booked = self.phases.setdefault(phase, {"run": 0.0, "compile": 0.0})
-            booked["run"] += run
-            booked["compile"] += compiled
-
-    def show(self, phase: str, function: Callable[[], Any]) -> Any:
-        """`time` with a spinner while it runs, and a line when it is done."""
-        with console.status(phase):
-            result = self.time(phase, function)
-        console.print(f"{phase:<28} {sum(self.phases[phase].values()):.1f} s", highlight=False)
-        return result
-
-
-def _on_duration(event: str, duration: float, **_: Any) -> None:
-    if event.endswith(("backend_compile_duration", "jaxpr_to_mlir_module_duration")):
-        Clock._compile_seconds += duration
-
-
-jax.monitoring.register_event_duration_secs_listener(_on_duration)
+class FailedRunError(Exception):
+    """A run ended, and its results say what went wrong; a command then exits 1."""
 
 
 class Fitted(NamedTuple):
@@ -90,7 +46,8 @@ class Store:
 
     A model is known by the hash of its configuration, of the sources that made it, of versions and
     of devices, so that no edit meets stale weights. With `resume`, finished models are read back
-    and a started one goes on from its last checkpoint, to the same bits; without, all is made anew.
+    and a started one goes on from its last checkpoint, to the same bits. Without, all is made anew
+    beside what is there, and takes its place when it is whole.
 
     Attributes:
         root: Directory of the store.
@@ -169,6 +126,32 @@ class Store:
         ]
         return self._fit(_Phase(name, configs, homes, begin, advance, epochs, width))
 
+    def remember(
+        self,
+        name: str,
+        config: dict[str, Any],
+        function: Callable[[], Any],
+        *,
+        sources: Sequence[str | Path],
+    ) -> Any:
+        """What a function gives, kept as JSON under what determines it, with its seconds.
+
+        Args:
+            name: For progress, seconds and the file.
+            config: All that determines the numbers but for the code; JSON-able.
+            function: Gives numbers, lists and dicts of them.
+            sources: The modules that make them, as `sources_of` takes them.
+        """
+        path = self.directory(name, config, epochs=0, sources=sources) / "numbers.json"
+        if mesh.first(self.resume and path.exists()):
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            self.clock.phases[name] = kept["seconds"]
+            self.clock.tell(name, "kept from before")
+            return kept["numbers"]
+        numbers = _numbers(self.clock.show(name, function))
+        write_text(path, json.dumps({"numbers": numbers, "seconds": self.clock.phases[name]}))
+        return numbers
+
     def directory(
         self,
         name: str,
@@ -191,11 +174,14 @@ class Store:
         found = dict.fromkeys(range(len(phase.homes)))
         if self.resume:
             found = {i: self._find(phase.homes[i], like) for i in found}
+        kept = sum(fitted is not None for fitted in found.values())
         while missing := [i for i, fitted in found.items() if fitted is None]:
             chunk = missing[: phase.width]
             found |= self._fit_chunk(phase, chunk, like)
         total = {k: sum(fitted.seconds[k] for fitted in found.values()) for k in ("run", "compile")}
         self.clock.phases[phase.name] = total
+        of = "" if len(found) == 1 else f" {kept} of {len(found)}"
+        self.clock.tell(phase.name, f"kept{of} from before" if kept else "")
         return list(found.values())
 
     def _fit_chunk(self, phase: "_Phase", chunk: list[int], like: Any) -> dict[int, Fitted | None]:
@@ -208,9 +194,10 @@ class Store:
                 found = [self._find(home, like, held=place) for home in homes]
                 if any(found):
                     return dict(zip(chunk, found, strict=True))
-            else:
-                discard(place)
-            state, record = self._run(phase, chunk, place / "progress")
+            progress = place / ("progress" if self.resume else "anew")
+            if not self.resume:
+                discard(progress)
+            state, record = self._run(phase, chunk, progress)
             share = {kind: seconds / len(chunk) for kind, seconds in record["seconds"].items()}
             made = {}
             for slot, (i, home) in enumerate(zip(chunk, homes, strict=True)):
@@ -218,8 +205,12 @@ class Store:
                 kept = {"config": plain(phase.configs[i]), "log": log, "seconds": plain(share)}
                 params = phase.member(state.params, slot)
                 with self._lock(home, held=place):
-                    discard(home / "weights")
-                    checkpoint.save(home / "weights", params, epoch=phase.epochs, config=kept)
+                    old = checkpoint.latest_epoch(home / "weights")
+                    # Under a higher number the new weights are whole before the old ones go.
+                    number = phase.epochs if old is None else old + 1
+                    checkpoint.save(home / "weights", params, epoch=number, config=kept)
+                    if old is not None:
+                        discard(home / "weights" / str(old))
                     made[i] = self._find(home, like, held=home)
             if phase.width > 1:
                 discard(place)
@@ -230,8 +221,15 @@ class Store:
             if checkpoint.latest_epoch(home / "weights") is None:
                 return None
             params, _, record = checkpoint.load(home / "weights", like)
-            discard(home / "progress")
+            for started in ("progress", "anew"):
+                discard(home / started)
             return Fitted(params, record["log"], record["seconds"])
+
+    @contextlib.contextmanager
+    def alone(self, place: Path) -> Iterator[None]:
+        """Keeps other runs that share this store out of any directory; a killed one lets go."""
+        with self._lock(self._place(f"place {place.name}", str(place.resolve()))):
+            yield
 
     @contextlib.contextmanager
     def _lock(self, place: Path, held: Path | None = None) -> Iterator[None]:
@@ -260,10 +258,9 @@ class Store:
         if start == 0:
             state = self.clock.time(name, lambda: phase.begin(rows))
         steps, saved_at = phase.advance(rows, state, start), time.monotonic()
-        with _progress() as bar:
-            count = len(phase.homes)
-            title = name if count == 1 else f"{name} {chunk[0] + 1}/{count}"
-            task = bar.add_task(title, total=phase.epochs, completed=start, numbers="compiling")
+        count = len(phase.homes)
+        title = name if count == 1 else f"{name} {chunk[0] + 1}/{count}"
+        with working(title, phase.epochs, start) as tell:
             for _ in range(start, phase.epochs):
                 epoch, state, info = self.clock.time(name, lambda: next(steps))
                 if not np.all(info["finite"]):
@@ -273,7 +270,7 @@ class Store:
                     raise NonFiniteError(name, epoch)
                 numbers = {key: value for key, value in info.items() if key != "finite"}
                 record["log"].append(plain(numbers | seen))
-                bar.update(task, completed=epoch, numbers=_brief(record["log"][-1]))
+                tell(epoch, _brief(record["log"][-1]))
                 late = time.monotonic() - saved_at > SECONDS_BETWEEN_SAVES
                 if epoch < phase.epochs and mesh.first(late):
                     checkpoint.save(directory, state, epoch=epoch, config=plain(record))
@@ -318,16 +315,13 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()
 
 
-def _progress() -> rich.progress.Progress:
-    return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description:<28}", markup=False),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TimeRemainingColumn(),
-        rich.progress.TextColumn("{task.fields[numbers]}"),
-        console=console,
-    )
+def _numbers(tree: Any) -> Any:
+    """The same with every array as a number or a list, to the last digit."""
+    if isinstance(tree, dict):
+        return {name: _numbers(value) for name, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_numbers(value) for value in tree]
+    return np.asarray(tree).tolist() if isinstance(tree, (np.ndarray, jax.Array)) else tree
 
 
 def _brief(numbers: dict[str, Any]) -> str:

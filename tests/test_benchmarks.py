@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks import curvature, curvature_peers, influence, step
+from experiments.benchmarks import compile_cache, curvature, curvature_peers, influence, step
 
 
 @pytest.mark.slow
@@ -60,6 +60,18 @@ def test_curvature_is_right_where_the_peers_are_known_to_be_wrong(tmp_path):
 def test_curvature_goes_on_without_a_peer_and_says_so(monkeypatch):
     monkeypatch.setattr(curvature_peers, "PACKAGES", {"Nobody": ("nobody", "nobody_at_all")})
     assert "pip install nobody" in curvature_peers.missing()["Nobody"]
+
+
+@pytest.mark.slow
+def test_the_second_process_finds_its_programs(tmp_path):
+    out = tmp_path / "compile_cache.json"
+    step = {"step_model": "vit_mu/4", "step_size": 8, "step_batch_size": 4}
+    compile_cache.run(compile_cache.Flags(cases=("step",), **step, out=out))
+    without, first, second = json.loads(out.read_text())["results"]["rows"]
+    assert second["programs"] > 0
+    assert second["compile"] < min(without["compile"], first["compile"])
+    with pytest.raises(ValueError, match="`cases` must be among demo, conditioning, step, got"):
+        compile_cache.command("none", compile_cache.Flags(), tmp_path, tmp_path)
 
 
 BENCHMARKS = {"curvature": lambda result: result, "influence": lambda result: result["results"]}

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +18,12 @@ import pytest
 from experiments import class_forgetting
 from experiments.famr import FAMR, main_job
 from famr_jax import __main__ as commands
-from famr_jax import checkpoint
-from famr_jax.cli import forget
-from famr_jax.cli.diagnosis import line
+from famr_jax import checkpoint, report
+from famr_jax.cli import forget, places, record, study
 from famr_jax.cli.forget import SMALL
+from famr_jax.cli.measured import line
 from famr_jax.cli.opening import open_bench
-from famr_jax.store import NonFiniteError, Store
+from famr_jax.store import FailedRunError, NonFiniteError, Store
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,9 +91,11 @@ def test_content_is_complete_and_judged(done):
     assert {"original", "oracles class-3", "famr class-3"} <= set(phases)
     assert all(phase["run"] >= 0 for phase in phases.values())
     for case in content["results"]["cases"]:
-        assert len(case["epochs"]["for_acc"]) == SMALL.epochs + 1
-        assert len(case["epochs"]["objective"]) == SMALL.epochs
-        assert case["diagnosis"]
+        (method,) = case["methods"]
+        assert len(method["curves"]["for_acc"]) == SMALL.epochs + 1
+        assert len(method["terms"]["objective"]) == SMALL.epochs
+        assert (method["uses_retain"], method["batch_size"]) == (False, 64)
+        assert method["diagnosis"]
         assert {row.get("verdict", "too few oracles") for row in case["rows"]} == {
             "too few oracles"
         }
@@ -104,7 +108,7 @@ def test_content_is_complete_and_judged(done):
 def test_unlearning_curve_ends_where_the_table_says(done):
     for case in done[1]["results"]["cases"]:
         for measure in ("for_acc", "entropy"):
-            row, curve = line(case, measure), case["epochs"][measure]
+            row, curve = line(case, measure), case["methods"][0]["curves"][measure]
             assert curve[0] == pytest.approx(row["original"], abs=1e-5)
             assert curve[-1] == pytest.approx(row["value"], abs=1e-5)
 
@@ -116,12 +120,67 @@ def test_stationary_point_is_reached_by_going_on_and_not_by_the_run(done):
         assert stationarity["converged"]["norm"] <= 1.01e-2 * stationarity["end"]
 
 
-def test_resume_of_a_finished_run_trains_nothing(done, monkeypatch):
+def test_the_same_command_again_trains_and_studies_nothing(done, monkeypatch):
     chosen, content = done
     monkeypatch.setattr(Store, "_run", lambda *_: pytest.fail("trained again"))
-    class_forgetting.run(replace(chosen, bench=replace(chosen.bench, resume=True)))
+    monkeypatch.setattr(study, "forms", lambda *_, **__: pytest.fail("studied again"))
+    class_forgetting.run(chosen)
     again = read(chosen)
     assert again["results"] == content["results"]
+    assert {path.name for path in chosen.bench.out.iterdir()} == {
+        "checkpoints", "metrics.json", "report.html"
+    }  # fmt: skip
+
+
+def test_another_configuration_is_refused_where_results_are(done):
+    chosen = done[0]
+    before = (chosen.bench.out / "metrics.json").read_text()
+    with pytest.raises(ValueError, match=r"with lam 0\.1 instead of lam 0\.2: give"):
+        class_forgetting.run(replace(chosen, lam=0.2))
+    with pytest.raises(ValueError, match="class_forgetting instead of experiment forget"):
+        forget.run(chosen)
+    assert (chosen.bench.out / "metrics.json").read_text() == before
+
+
+def test_old_results_stay_until_the_new_are_whole(done, monkeypatch):
+    chosen = done[0]
+    files = [path for path in sorted(chosen.bench.out.rglob("*")) if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    monkeypatch.setattr(report, "write", lambda *_, **__: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception, match="stopped"):
+        class_forgetting.run(chosen)
+    assert {path: path.read_bytes() for path in files} == before
+    assert not (chosen.bench.out / places.NEW).exists()
+
+
+def test_without_out_each_configuration_has_a_directory_of_its_own(done, monkeypatch):
+    chosen, found = done[0], []
+    bench = open_bench(replace(chosen.bench, out=None))
+    for lam in (0.1, 0.1, 0.2):
+        config = record.describe("forget", "a command", replace(chosen, lam=lam))
+        found.append(places.settled(bench, config).out)
+    assert found[0] == found[1] != found[2]
+    assert re.fullmatch(r"runs/forget-[0-9a-f]{8}", str(found[0]))
+
+
+def test_fresh_makes_this_run_anew_and_leaves_the_others(tmp_path, done):
+    old = done[0]
+    shutil.copytree(old.bench.cache, tmp_path / "cache")
+    other = tmp_path / "cache" / "of-another-run" / "weights"
+    other.mkdir(parents=True)
+    chosen = flags(tmp_path, forget=("class:3",), bench={"fresh": True})
+    ran = []
+    run = Store._run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Store, "_run", lambda self, phase, *of: ran.append(phase.name) or run(self, phase, *of)
+        )
+        class_forgetting.run(chosen)
+    assert set(ran) == {"original", "oracles class-3", "famr class-3"}
+    assert other.exists()
+    assert read(chosen)["results"]["cases"] == done[1]["results"]["cases"][:1]
+    with pytest.raises(ValueError, match="`fresh` and `resume` must not be given together"):
+        class_forgetting.run(flags(tmp_path, bench={"fresh": True, "resume": True}))
 
 
 def test_original_checkpoint_skips_training(done, tmp_path):
@@ -135,14 +194,33 @@ def test_original_checkpoint_skips_training(done, tmp_path):
     assert first == second
 
 
-def test_run_that_turns_non_finite_says_so_and_exits_1(tmp_path, done):
-    original = done[0].bench.out / "checkpoints" / "original"
-    chosen = flags(tmp_path, lr=1e38, optimizer="sgd", bench={"original": original})
-    with pytest.raises(NonFiniteError, match=r"famr class-3: not finite in epoch 1"):
+def test_original_that_turns_non_finite_says_so_and_is_all_there_is(tmp_path):
+    chosen = flags(tmp_path, bench={"train_lr": 1e38})
+    with pytest.raises(NonFiniteError, match=r"original: not finite in epoch 1"):
         class_forgetting.run(chosen)
     content = read(chosen)
-    assert content["results"] == {"finite": False, "phase": "famr class-3", "epoch": 1}
+    assert content["results"] == {"finite": False, "phase": "original", "epoch": 1}
     assert not (chosen.bench.out / "report.html").exists()
+
+
+def test_method_that_turns_non_finite_fails_the_run_and_the_page_says_so(tmp_path, done):
+    original = done[0].bench.out / "checkpoints" / "original"
+    chosen = flags(
+        tmp_path,
+        forget=("class:3",),
+        method=("famr", "gradient_ascent"),
+        method_lr=(1e38, 1e-3),
+        optimizer="sgd",
+        bench={"original": original},
+    )
+    with pytest.raises(FailedRunError, match=r"diverged: FAMR on class:3; .*report.html says how"):
+        class_forgetting.run(chosen)
+    (case,) = read(chosen)["results"]["cases"]
+    famr, ascent = case["methods"]
+    assert (famr["finite"], famr["epoch"]) == (False, 1)
+    assert ascent["finite"]
+    assert {row["model"] for row in case["rows"]} == {"gradient_ascent"}
+    assert "FAMR was not finite in epoch 1" in (chosen.bench.out / "report.html").read_text()
     assert checkpoint.latest_epoch(original) == 0
 
 
@@ -161,17 +239,25 @@ BAD = [
     ({"optimizer": "adamax"}, {}, "optimizer"),
     ({"lam": -1.0}, {}, "lam"),
     ({"lam": float("nan")}, {}, "lam"),
-    ({"lr": 0.0}, {}, "lr"),
+    ({"method_lr": (0.0,)}, {}, "lr"),
+    ({"method_lr": (1e-4, 1e-3)}, {}, r"`method_lr` must be one value, or one for each of the 1"),
+    ({"method": ("unlearn",)}, {}, "`method` must be one of .*famr.*, or FILE.py:FUNCTION"),
+    ({"method": ()}, {}, "`method` must name at least one"),
+    ({"method": ("famr", "famr")}, {}, "`method` must name different methods"),
+    ({"method": ("gradient_ascent",)}, {}, "`study` must be of famr among `method`"),
+    ({"unlearn_batch_size": 0}, {}, "unlearn_batch_size"),
+    ({"forget": ("class:cat",)}, {}, "class must be a name or an index below 10, got 'cat'"),
+    ({"forget": ("file:names.txt",)}, {}, "must be of a data set folder:PATH"),
     ({"epochs": 0}, {}, "epochs"),
     ({"forget": ()}, {}, "forget"),
     ({"forget": ("class:3", "class:3")}, {}, "forget"),
     ({"forget": ("class:10",)}, {}, "class"),
     ({"forget": ("class:0,1,2,3,4,5,6,7,8,9",)}, {}, "forget"),
     ({"forget": ("random:1.5",)}, {}, "fraction"),
-    ({"forget": ("index:/no/such/file",)}, {}, "index"),
+    ({"forget": ("index:/no/such/file",)}, {}, "file must be a readable text"),
     ({"forget": ("style:tint",)}, {}, "forget"),
     ({"forget": ("class:3,5", "class:5,3")}, {}, "different sets"),
-    ({"forget": ("class:",)}, {}, "integers"),
+    ({"forget": ("class:",)}, {}, "class must be a name or an index below 10, got ''"),
     ({"forget": ("class:-1",)}, {}, "class"),
     ({"forget": ("random:nan",)}, {}, "fraction"),
     ({}, {"seed": -1}, "seed"),
@@ -194,24 +280,12 @@ def test_place_that_cannot_be_written_is_refused_before_training(tmp_path, name)
         class_forgetting.run(flags(tmp_path, bench={name: tmp_path / "file"}))
 
 
-def test_new_run_leaves_nothing_of_an_older_one(tmp_path):
-    bench = open_bench(flags(tmp_path).bench)
-    params = bench.model.init(jax.random.key(0))
-    for role in ("original", "class-5/famr"):
-        bench.keep(role, params, {})
-    (bench.out / "report.html").write_text("old")
-    spared = replace(bench.flags, original=bench.out / "checkpoints" / "original")
-    replace(bench, flags=spared).clear()
-    assert checkpoint.latest_epoch(bench.out / "checkpoints" / "original") == 0
-    assert not (bench.out / "checkpoints" / "class-5" / "famr").exists()
-    assert not (bench.out / "report.html").exists()
-
-
 CASE = {
     "kind": "class",
     "forget": "class:3",
-    "method": {**main_job.PAPER, "name": "famr", "optimizer": "adam"},
+    "methods": [{**main_job.PAPER, "name": "famr", "optimizer": "adam", "finite": True}],
     "targets": {"chance": 0.1},
+    "studied": "famr",
     "stationarity": {"at_anchor": 0.0, "end": 0.0},
     "normalisation": [
         {"form": form, "optimizer": "sgd", "obeys": form == "mean", "limit": 1e-3}
@@ -247,8 +321,11 @@ def test_claims_are_judged_by_what_was_forgotten_and_kept(model, forgotten, reta
     assert "N=500 images; FAMR's own target, 1/C, is 10.0%" in found[0]["words"]
     assert all(entry["words"].startswith("a model on data, class:3:") for entry in found)
     assert {entry["claim"] for entry in found} <= set(FAMR.claims.values())
-    other = {**CASE, "rows": rows, "method": {**CASE["method"], "lam": 1.0}}
+    other = {**CASE, "rows": rows, "methods": [{**CASE["methods"][0], "lam": 1.0}]}
     assert main_job.claims_of(other, "", model) == []
+    assert main_job.claims_of({**CASE, "rows": rows, "methods": []}, "", model) == []
+    short = {name: value for name, value in CASE.items() if name != "studied"} | {"rows": rows}
+    assert [entry["verdict"] for entry in main_job.claims_of(short, "", model)] == verdicts
 
 
 def test_words_of_a_small_model_hold_its_numbers_interval_and_target():
@@ -262,20 +339,20 @@ def test_words_of_a_small_model_hold_its_numbers_interval_and_target():
     )
 
 
-def command(chosen, *, resume):
+def command(chosen):
     """The command line of a SMALL run that saves after every epoch."""
     program = (
         "import dataclasses, pathlib, sys; from experiments import class_forgetting\n"
         "from famr_jax import store; from famr_jax.cli.forget import SMALL as small\n"
         "store.SECONDS_BETWEEN_SAVES = 0\n"
-        "out, cache, data_dir, resume = sys.argv[1:]\n"
+        "out, cache, data_dir = sys.argv[1:]\n"
         "bench = dataclasses.replace(small.bench, out=pathlib.Path(out), cache=pathlib.Path(cache),"
-        " data_dir=pathlib.Path(data_dir), resume=resume == 'yes')\n"
+        " data_dir=pathlib.Path(data_dir))\n"
         "class_forgetting.run(dataclasses.replace(small, bench=bench))\n"
     )
     bench = chosen.bench
-    places = [str(path) for path in (bench.out, bench.cache, bench.data_dir)]
-    return [sys.executable, "-c", program, *places, "yes" if resume else "no"]
+    where = [str(path) for path in (bench.out, bench.cache, bench.data_dir)]
+    return [sys.executable, "-c", program, *where]
 
 
 def test_killed_at_several_points_it_resumes_to_the_same_bits(done, tmp_path):
@@ -283,7 +360,7 @@ def test_killed_at_several_points_it_resumes_to_the_same_bits(done, tmp_path):
     chosen = flags(tmp_path)
     quiet = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     for phase in ("original-", "oracles-class-3-", "famr-class-3-"):
-        process = subprocess.Popen(command(chosen, resume=True), env=dict(os.environ), **quiet)
+        process = subprocess.Popen(command(chosen), env=dict(os.environ), **quiet)
         deadline = time.monotonic() + 240
         while not list(chosen.bench.cache.glob(f"{phase}*/progress/[1-9]")):
             assert process.poll() is None, f"ended before {phase} saved an epoch"
@@ -292,7 +369,7 @@ def test_killed_at_several_points_it_resumes_to_the_same_bits(done, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (chosen.bench.out / "metrics.json").exists()
-    subprocess.run(command(chosen, resume=True), check=True, timeout=300, **quiet)
+    subprocess.run(command(chosen), check=True, timeout=300, **quiet)
     for role in ("original", "class-3/famr", "class-3/oracle_1", "random-0.05/famr"):
         _, expected = load(whole, role)
         _, found = load(chosen, role)
@@ -316,14 +393,23 @@ def test_command_line_exits_2_on_bad_input_with_one_line(capsys):
     assert "python -m famr_jax forget --help" in capsys.readouterr().err
 
 
-def test_the_library_runs_the_same_job_without_the_claims(done, monkeypatch):
+def test_the_library_runs_the_same_job_without_the_claims(tmp_path, done, monkeypatch):
     monkeypatch.setattr(Store, "_run", lambda *_: pytest.fail("trained again"))
     chosen, content = done
-    again = forget.run(replace(chosen, bench=replace(chosen.bench, resume=True)))
+    again = forget.run(replace(chosen, bench=replace(chosen.bench, out=tmp_path / "out")))
     assert again["config"]["experiment"] == "forget"
     assert again["config"]["command"].startswith("python -m famr_jax forget --epochs 3")
     assert again["claims"] == []
     assert again["results"] == content["results"]
+
+
+def test_a_list_of_the_classes_is_printed_and_nothing_runs(tmp_path, capsys):
+    found = forget.run(flags(tmp_path, list=True))
+    assert found["names"] == [str(c) for c in range(10)]
+    assert (sum(found["train"]), sum(found["test"])) == (1437, 360)
+    told = capsys.readouterr().out
+    assert re.search(r"│ +3 │ 3 +│ +146 │ +37 │", told)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_commands_are_told_which_there_are(capsys):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from famr_jax import forget
 from famr_jax.cli.flags import BenchFlags
 from famr_jax.cli.opening import open_bench
 from famr_jax.data import from_arrays, load
@@ -39,6 +40,19 @@ def test_folder_round_trip(tmp_path):
         np.testing.assert_array_equal(split.x, [written[f"{name}/{key}"] for key in keys])
         np.testing.assert_array_equal(split.labels, [0, 0, 1, 1])
     assert folder.fingerprint == load(f"folder:{tmp_path}").fingerprint
+
+
+def test_classes_that_are_numbers_sort_as_numbers_and_files_are_known(tmp_path):
+    names = [str(number) for number in range(12)]
+    write_folder(tmp_path, classes=names, n=1)
+    folder = load(f"folder:{tmp_path}")
+    assert folder.class_names == tuple(names)
+    assert folder.files == tuple(f"{name}/0.png" for name in names)
+    named = {"num_classes": 12, "class_names": folder.class_names, "files": folder.files}
+    (tmp_path / "list.txt").write_text("train/11/0.png\n")
+    for spec, row in (("class:3", 3), ("class:11", 11), (f"file:{tmp_path / 'list.txt'}", 11)):
+        mask = forget.parse(spec, folder.train, **named).mask
+        assert np.flatnonzero(mask).tolist() == [row]
 
 
 def test_folder_prefers_test_over_validation(tmp_path):

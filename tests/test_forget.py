@@ -108,9 +108,9 @@ def test_any_words_give_a_valid_mask_or_a_value_error(kind, words):
     [
         ("", "must be class:3,5 or random"),
         ("label:3", "got 'label:3'"),
-        ("class:", "must list integers, got 'class:'"),
-        ("class:1,x", "must list integers, got 'class:1,x'"),
-        ("class:1.5", "must list integers"),
+        ("class:", "class must list integers, got ''"),
+        ("class:1,x", "class must list integers, got 'x'"),
+        ("class:1.5", "class must list integers"),
         ("class:5", r"class must be in \[0, 5\), got 5"),
         ("class:-1", r"class must be in \[0, 5\), got -1"),
         ("class:1,2,1", "class must be named once, got 1 twice"),
@@ -122,8 +122,9 @@ def test_any_words_give_a_valid_mask_or_a_value_error(kind, words):
         ("random:-0.1", "got -0.1"),
         ("random:nan", "got nan"),
         ("random:0.99", "'random:0.99': 10 of 10"),
-        ("index:/no/such/file", "must be a readable text file, got '/no/such/file'"),
-        ("index:", "must be a readable text file"),
+        ("index:/no/such/file", "file must be a readable text in UTF-8, got '/no/such/file'"),
+        ("index:", "file must be a readable text in UTF-8"),
+        ("file:names.txt", "file:FILE must be of a data set folder:PATH, got another one"),
     ],
 )
 def test_parse_refuses(spec, message):
@@ -135,12 +136,18 @@ def test_parse_refuses(spec, message):
     ("content", "message"),
     [
         (b"", "0 of 10 examples"),
-        (b"1 2 x", "must list integers"),
-        (b"1 2 1", "index must be named once, got 1 twice"),
-        (b"10", r"index must be in \[0, 10\), got 10"),
-        (b"-1", r"got -1"),
+        (b"1 2\n\n3 x", r"ids\.txt, line 3: row numbers must be integers, got 'x'"),
+        (b"1\n2\n1", r"line 3: rows must be named once, this one was in line 1, got '1'"),
+        (b"3\n10", r"line 2: row numbers must be in \[0, 10\), got '10'"),
+        (b"-1", r"line 1: row numbers must be in \[0, 10\), got '-1'"),
+        (b"1.0", r"line 1: row numbers must be integers, got '1\.0'"),
+        (
+            b"a,b\n1,2",
+            "line 1: of several columns one must be named index, row, id or idx, got 'a'",
+        ),
+        (b"index,label\n1,2\n3", "line 3: a line must have the 2 columns of its heading, got '3'"),
         (b"0 1 2 3 4 5 6 7 8 9", "10 of 10 examples"),
-        (b"\xff\xfe\x00", "must be a readable text file"),
+        (b"\xff\xfe\x00", "file must be a readable text in UTF-8"),
     ],
 )
 def test_parse_refuses_an_index_file(tmp_path, content, message):
@@ -148,6 +155,99 @@ def test_parse_refuses_an_index_file(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         parse(f"index:{path}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"3\n7\n",
+        b"\xef\xbb\xbf3\r\n7\r\n",
+        b"3,7\n",
+        b"3; 7",
+        b"index\n3\n7\n",
+        b"\xef\xbb\xbfRow\r\n3\r\n7",
+        b"label,index\r\n2,3\r\n0,7\r\n",
+        b'"id","label"\n"3","cat"\n"7","dog"\n',
+    ],
+)
+def test_an_index_file_may_be_a_text_or_a_column_of_a_csv(tmp_path, content):
+    path = tmp_path / "ids.csv"
+    path.write_bytes(content)
+    assert np.flatnonzero(parse(f"index:{path}")).tolist() == [3, 7]
+
+
+NAMES = ("cat", "dog", "red fox", "bird, any", "7")
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes"),
+    [
+        ("class:cat", (0,)),
+        ("class:dog,cat", (0, 1)),
+        ("class:red fox, 0", (0, 2)),
+        ("class:bird, any", (3,)),
+        ("class:2", (2,)),
+    ],
+)
+def test_classes_are_named_or_numbered(spec, classes):
+    found = forget.parse(spec, LABELS, num_classes=5, class_names=NAMES)
+    assert (found.classes, found.spec) == (classes, spec)
+
+
+def test_a_number_that_is_a_name_is_that_name():
+    names = tuple(map(str, range(1, 13)))
+    found = forget.parse("class:3", np.arange(12), class_names=names)
+    assert found.classes == (2,)
+
+
+@pytest.mark.parametrize(
+    ("spec", "names", "message"),
+    [
+        ("class:cta", NAMES, "must be a name or an index below 5, got 'cta'; did you mean cat?"),
+        ("class:zebra", NAMES, "got 'zebra'; they are cat, dog, red fox, bird, any, 7."),
+        ("class:x", tuple(map(str, range(100, 150))), "108, 109 or 40 others."),
+        ("class:8", NAMES, r"class must be in \[0, 5\), got 8"),
+        ("class:a", ("a", "b", "a"), r"class 'a' must be one of \[0, 2\], which share it"),
+    ],
+)
+def test_unknown_classes_are_refused_with_those_there_are(spec, names, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        forget.parse(spec, LABELS, num_classes=len(names), class_names=names)
+
+
+FILES = ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png", "cat/only.png")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "cat/2.png\ndog/1.png\n",
+        "\ufefftrain/cat/2.png\r\n\r\n/a/b/train/dog/1.png\r\n",
+        "train\\cat\\2.png\ndog/1.png",
+    ],
+)
+def test_files_of_a_folder_are_found_with_directories_before_them_or_not(tmp_path, content):
+    path = tmp_path / "list.txt"
+    path.write_text(content, encoding="utf-8", newline="")
+    found = forget.parse(f"file:{path}", LABELS[:5], files=FILES)
+    assert np.flatnonzero(found.mask).tolist() == [1, 2]
+    assert (found.spec, found.kind) == ("file:list.txt", "sample")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("only.png\ncat/9.png", r"list\.txt, line 2: must be the file of a training image"),
+        ("1.png", r"line 1: must be one file, cat/1\.png and dog/1\.png are both called so"),
+        ("cat/1.png\ntrain/cat/1.png", "line 2: files must be named once, this one was in line 1"),
+        ("", "0 of 5 examples"),
+    ],
+)
+def test_files_that_are_not_there_are_refused(tmp_path, content, message):
+    path = tmp_path / "list.txt"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        forget.parse(f"file:{path}", LABELS[:5], files=FILES)
 
 
 @pytest.mark.parametrize("rows", [[1.5], ["1"], [float("nan")], [None], [[0]]])
@@ -177,9 +277,9 @@ def test_by_attribute_takes_every_example_that_has_the_value():
 def test_parse_reads_the_attributes_that_are_given():
     mask = parse("style:tint", attributes={"style": STYLED})
     assert np.flatnonzero(mask).tolist() == [1, 3, 6]
-    with pytest.raises(ValueError, match=r"or index:FILE, got 'style:tint'"):
+    with pytest.raises(ValueError, match=r"or file:FILE, got 'style:tint'"):
         parse("style:tint")
-    with pytest.raises(ValueError, match=r"or index:FILE or style:NAME, got 'look:tint'"):
+    with pytest.raises(ValueError, match=r"or file:FILE or style:NAME, got 'look:tint'"):
         parse("look:tint", attributes={"style": STYLED})
     with pytest.raises(ValueError, match="leave something on both sides"):
         parse("style:tint", attributes={"style": np.full(10, "tint")})

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {
-    **dict.fromkeys(("types", "mesh", "files", "provenance"), 0),
+    **dict.fromkeys(("types", "mesh", "files", "provenance", "progress"), 0),
     **dict.fromkeys(("losses", "targets", "forget", "loop", "checkpoint"), 1),
     **dict.fromkeys(("models", "data", "report"), 1),
     **dict.fromkeys(("train", "unlearn", "minimise", "metrics", "statistics"), 2),

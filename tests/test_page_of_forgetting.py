@@ -12,6 +12,7 @@ import pytest
 from famr_jax import report
 from famr_jax.cli.diagnosis import diagnose
 from famr_jax.cli.page import page
+from famr_jax.cli.words import measures_of, shown_among, verdict
 
 CLASSES = 10
 LOG_C = math.log(CLASSES)
@@ -125,19 +126,23 @@ def fake_case(kind, generator):
         "classes": [3] if by_class else [],
         **{"num_forget": size, "num_retain": 1437 - size, "num_test": 360, "duplicates_taken": 0},
         "num_forget_test": 36 if by_class else 0,
-        "method": {
-            **{"name": "famr", "lam": 0.1, "lr": 1e-4, "epochs": EPOCHS, "batch_size": 32},
-            "optimizer": "adam",
-            "why": "Adam, since plain SGD at this step covers under 1 % of the way in 10 epochs.",
-        },
-        **{"models": models, "rows": rows},
-        "epochs": {
-            **dict(zip(("for_acc", "ret_acc", "entropy"), paths, strict=True)),
-            "objective": (forget_term + 0.1 * anchor_term).tolist(),
-            "forget": forget_term.tolist(),
-            "anchor": anchor_term.tolist(),
-            "grad_norm": (3 * forget_term / 2.9 + 0.1).tolist(),
-        },
+        "ret_acc_n": 1437 - size,
+        "methods": [
+            {
+                **{"name": "famr", "lam": 0.1, "lr": 1e-4, "epochs": EPOCHS, "batch_size": 32},
+                **{"optimizer": "adam", "uses_retain": False, "epoch_over": "forget"},
+                "why": "Adam, since plain SGD at this step covers under 1 % of the way.",
+                "finite": True,
+                "curves": dict(zip(("for_acc", "ret_acc", "entropy"), paths, strict=True)),
+                "terms": {
+                    "objective": (forget_term + 0.1 * anchor_term).tolist(),
+                    "forget": forget_term.tolist(),
+                    "anchor": anchor_term.tolist(),
+                    "grad_norm": (3 * forget_term / 2.9 + 0.1).tolist(),
+                },
+            }
+        ],
+        **{"models": models, "rows": rows, "studied": "famr"},
         "targets": targets,
         **{"confusion": confusion, "grid": grid, "histograms": histograms},
         "seeds": {
@@ -165,7 +170,7 @@ def fake_metrics():
     generator = np.random.default_rng(0)
     cases = [fake_case(kind, generator) for kind in ("class", "sample")]
     for case in cases:
-        case["diagnosis"] = diagnose(case)
+        case["methods"][0]["diagnosis"] = diagnose(case)
     metrics = {
         "claims": [
             {
@@ -252,7 +257,7 @@ def test_headline_numbers_stand_in_the_summary_with_the_oracle_beside_them(metri
             assert row["title"] in shown
             for name in ("value", "original", "oracle"):
                 assert report.number(row[name], row["unit"]) in shown
-    assert "Three oracles draw a picture; a verdict needs 8." in shown
+    assert "Three oracles draw a picture, which says whether a value lies among them;" in shown
 
 
 PARTS = {
@@ -279,7 +284,7 @@ def test_every_row_and_every_part_is_there(metrics):
             for name in ("gap", "original_gap", "null"):
                 assert report.number(row[name], row["unit"]) in shown
             assert report.interval(row["band"], row["unit"]) in shown
-        for entry in case["diagnosis"]:
+        for entry in case["methods"][0]["diagnosis"]:
             assert entry["words"] in shown
             assert entry["advice"] in shown
     assert shown.count("Not measured: SVC attack, as there is none.") == 2
@@ -287,14 +292,14 @@ def test_every_row_and_every_part_is_there(metrics):
 
 def test_a_method_is_called_by_its_own_name(metrics):
     for case in metrics["results"]["cases"]:
-        case["method"]["name"] = "gradient_ascent"
+        case["methods"][0]["name"] = case["studied"] = "gradient_ascent"
         parts = [case[name]["rows"] for name in ("confusion", "grid", "histograms") if case[name]]
         for row in itertools.chain(case["rows"], case["models"], *parts):
             row["model"] = row["model"].replace("famr", "gradient_ascent")
     told = copy.deepcopy(metrics)
     told["claims"] = []
     for case in told["results"]["cases"]:
-        case["normalisation"] = case["diagnosis"] = None
+        case["normalisation"] = case["methods"][0]["diagnosis"] = None
     shown = text_of(document(told))
     assert "gradient ascent now recognises" in shown
     assert "FAMR" not in shown
@@ -315,6 +320,83 @@ def test_eight_oracles_carry_a_verdict(metrics):
     shown = text_of(document(metrics))
     assert "a verdict needs" not in shown
     assert shown.count("outside band") == 12
+
+
+def test_fewer_oracles_say_whether_a_value_is_among_them(metrics):
+    case = metrics["results"]["cases"][0]
+    row, oracles = case["rows"][0], [m for m in case["models"] if m["model"] == "oracle"]
+    for oracle, value in zip(oracles, (0.02, 0.05, 0.03), strict=True):
+        oracle["for_acc"] = value
+    row |= {"value": 0.04, "gap": 0.01, "null": 0.02}
+    assert verdict(case, row) == "among the 3"
+    row |= {"value": 0.25, "gap": 0.22}
+    assert verdict(case, row) == "outside all 3, 11 × null"
+    row["null"] = 0.0
+    assert verdict(case, row) == "outside all 3"
+    row["oracles"] = 1
+    assert verdict(case, row) == "1 oracle, 22.0 apart"
+    assert verdict(case, {"measure": "for_acc", "value": 0.1}) is None
+    assert "too few oracles" not in text_of(document(metrics))
+
+
+def with_another(metrics, name="descent_ascent"):
+    """The same with a second method of half the values."""
+    for case in metrics["results"]["cases"]:
+        first = case["methods"][0]
+        told = {"uses_retain": True, "epoch_over": "retain", "lam": None, "why": "", "name": name}
+        terms = {"objective": [1.0, 0.5], "retain": [0.1, 0.2]}
+        case["methods"].append(first | told | {"terms": terms})
+        case["rows"] += [
+            row | {"model": name, "value": row["value"] / 2} for row in case["rows"][:-1]
+        ]
+        parts = [case[part]["rows"] for part in ("confusion", "grid", "histograms") if case[part]]
+        for rows in parts:
+            rows.append(next(row for row in rows if row["model"] == "famr") | {"model": name})
+        case["methods"][1]["diagnosis"] = diagnose(case, name)
+    return metrics
+
+
+def test_several_methods_share_one_table_a_row_each(metrics):
+    case = with_another(metrics)["results"]["cases"][0]
+    table = shown_among(case)
+    assert list(table) == [
+        "original",
+        "FAMR",
+        "descent ascent",
+        "oracle (n=3)",
+        "95 % band",
+        "null",
+    ]
+    assert [len(values) for values in table.values()] == [len(measures_of(case))] * 6
+    first = case["rows"][0]
+    assert [table[name][0] for name in ("original", "FAMR", "descent ascent")] == [
+        first["original"],
+        first["value"],
+        first["value"] / 2,
+    ]
+    shown = text_of(document(metrics, fake_images(), fake_images()))
+    for words in (
+        "FAMR with the forgotten images only; descent ascent with forgotten and retained images",
+        "descent ascent sees forgotten and retained images; an epoch passes over the retained ones",
+        "FAMR now recognises",
+        "descent ascent now recognises",
+        "Every measure, class:3, FAMR",
+        "Every measure, class:3, descent ascent",
+        "The objective's terms, random:0.05, descent ascent",
+        "Signs found of descent ascent:",
+    ):
+        assert words in shown.replace("&#39;", "'"), words
+
+
+def test_a_method_that_was_not_finite_is_named_and_the_others_are_shown(metrics):
+    for case in with_another(metrics)["results"]["cases"]:
+        case["methods"][1] = {"name": "descent_ascent", "lr": 1.0, "finite": False, "epoch": 2}
+        for rows in (case["rows"], case["grid"]["rows"]):
+            rows[:] = [row for row in rows if row["model"] != "descent_ascent"]
+    shown = text_of(document(metrics))
+    assert "descent ascent was not finite in epoch 2, and nothing is measured of it." in shown
+    assert "FAMR now recognises" in shown
+    assert "Not finite in epoch 2." in shown
 
 
 def test_names_are_escaped_and_never_formulas(metrics):

@@ -181,7 +181,7 @@ def made_up(verdicts, *, concept=(0.9, 0.0, 0.0), kept=(0.9, 0.88, 0.9)):
         for name, v in (("for_acc", concept), ("ret_acc", kept))
     ]
     case = {"forget": "superclass:insects", "classes": [0], "targets": {"chance": 0.1}}
-    case |= {"method": {"name": "famr"}, "rows": table}
+    case |= {"methods": [{"name": "famr"}], "rows": table}
     return {
         "settings": {"lam": 0.1, "epochs": 10, "lrs": [1e-4, 1e-3]},
         "dataset": {"name": "cifar100", "num_classes": 10},

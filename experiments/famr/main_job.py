@@ -6,7 +6,7 @@ from typing import Any
 from experiments.famr import FAMR
 from experiments.famr.points import beside_chance
 from experiments.harness.results import setting
-from famr_jax.cli.diagnosis import line
+from famr_jax.cli.measured import line, method_of
 from famr_jax.cli.study import CONVERGED_TO
 from famr_jax.statistics import share_interval
 
@@ -22,7 +22,7 @@ def claims(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def claims_of(case: Mapping[str, Any], setting: str, model: str) -> list[dict[str, str]]:
-    """The claims that one class case tests, only at the paper's lam, lr and epochs.
+    """The claims that one class case tests of FAMR, only at the paper's lam, lr and epochs.
 
     What the paper reports of ViT-Ti to L is judged of those alone; a smaller model's numbers stand
     beside it. Keeping is judged of a model that forgot: one that did nothing keeps everything.
@@ -32,22 +32,18 @@ def claims_of(case: Mapping[str, Any], setting: str, model: str) -> list[dict[st
         setting: Names the model and data in the words.
         model: The model's name, as "vit_Ti/16".
     """
-    method = case["method"]
-    at_papers = all(method[name] == value for name, value in PAPER.items())
-    if case["kind"] != "class" or not at_papers:
+    method = method_of(case, "famr")
+    at_papers = all(method.get(name) == value for name, value in PAPER.items())
+    if case["kind"] != "class" or not at_papers or not method["finite"]:
         return []
-    forgotten, retained = line(case, "for_acc"), line(case, "ret_acc")
+    forgotten, retained = (line(case, measure, "famr") for measure in ("for_acc", "ret_acc"))
     drop = retained["original"] - retained["value"]
     chance = case["targets"]["chance"]
     forgot = forgotten["value"] <= 2 * chance
     size = model.removeprefix("vit_").partition("/")[0]
-    forms = {form["form"]: form for form in case["normalisation"] if form["optimizer"] == "sgd"}
-    obeys = [forms[form]["obeys"] for form in ("mean", "sum")]
-    stationary = case["stationarity"]
-    still = stationary["end"] <= CONVERGED_TO * stationary["at_anchor"]
     where = f"{setting}, {case['forget']}:"
     elsewhere = "" if size in FORGOTTEN else " No ViT-Ti, S, B or L was run here."
-    return [
+    judged = [
         FAMR.judge(
             "forgets",
             _forgets(size, forgotten),
@@ -60,6 +56,19 @@ def claims_of(case: Mapping[str, Any], setting: str, model: str) -> list[dict[st
             f"oracles {retained['oracle']:.1%} (n={retained['oracles']}, N={retained['n']} "
             f"images).{elsewhere}",
         ),
+    ]
+    return [*judged, *claims_of_study(case, method, where)] if case.get("studied") else judged
+
+
+def claims_of_study(
+    case: Mapping[str, Any], method: Mapping[str, Any], where: str
+) -> list[dict[str, str]]:
+    """The claims on step and stationary point, which only a run with `--study` measures."""
+    forms = {form["form"]: form for form in case["normalisation"] if form["optimizer"] == "sgd"}
+    obeys = [forms[form]["obeys"] for form in ("mean", "sum")]
+    stationary = case["stationarity"]
+    still = stationary["end"] <= CONVERGED_TO * stationary["at_anchor"]
+    return [
         FAMR.judge(
             "step",
             "holds" if all(obeys) else "mixed" if any(obeys) else "fails",
@@ -95,7 +104,7 @@ def headline(content: Mapping[str, Any]) -> list[str]:
     for case in content["results"]["cases"]:
         parts = [content["results"]["dataset"]["name"], case["forget"]]
         for measure, name in (("for_acc", "For-Acc"), ("ret_acc", "Ret-Acc")):
-            row = line(case, measure)
+            row = line(case, measure, "famr")
             values = (row["original"], row["value"], row["oracle"])
             parts.append(" ".join([name, *(f"{100 * value:.1f}" for value in values)]))
         lines.append("  ".join(parts))

@@ -28,11 +28,13 @@ from experiments.famr.planted_style import GRAM, NOISE, Style
 from experiments.famr.points import beside_chance
 from experiments.harness.results import Page, setting
 from experiments.harness.run import Experiment, main
+from famr_jax.cli import choosing
 from famr_jax.cli import forget as main_job
 from famr_jax.cli import page as forgetting
 from famr_jax.cli.bench import Bench
-from famr_jax.cli.diagnosis import line
 from famr_jax.cli.flags import Ascending, BenchFlags, Count, NotNegative, Positive
+from famr_jax.cli.measured import line
+from famr_jax.cli.measuring import Done, measured_case
 from famr_jax.data import Dataset, styles, superclasses
 from famr_jax.forget import ForgetSet
 from famr_jax.report import Section, number
@@ -126,14 +128,13 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
 
 def forget_concept(flags: Flags, bench: Bench, gone: ForgetSet, original: Any) -> dict[str, Any]:
     """Unlearns the classes of a superclass by the uniform loss, beside its oracles."""
-    chosen = main_job.famr_of(
-        bench.model.apply, lam=flags.lam, lr=flags.lrs[0], epochs=flags.epochs, optimizer="adam"
-    )
+    step = choosing.Step(flags.lrs[0], "adam", flags.epochs, bench.flags.batch_size)
+    chosen = choosing.named("famr", bench.model.apply, lam=flags.lam, step=step)
     oracles = bench.oracles(gone)
     fitted = main_job.unlearn(bench, gone, original, chosen, main_job.watching(bench, gone))
-    case = main_job.measured_case(bench, gone, original, fitted, oracles, chosen)
+    case = measured_case(bench, gone, original, oracles, [Done(chosen, fitted)])
     concept = gone.spec.partition(":")[2].replace("_", " ")
-    return case | {"title": f"Forgetting {concept}", "diagnosis": []}
+    return case | {"title": f"Forgetting {concept}"}
 
 
 def claims(results: Mapping[str, Any], flags: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -239,7 +240,7 @@ def page(content: Mapping[str, Any], images: Mapping[str, Any] | None = None) ->
     ]
     concepts = []
     for case, pixels in zip(results["concepts"], shown["concepts"], strict=True):
-        concepts += [forgetting.numbers(case), *forgetting.details(case, names, pixels)]
+        concepts += [*forgetting.numbers(case), *forgetting.details(case, names, pixels)]
     if concepts:
         key = forgetting.legend(results["concepts"][0])
         blocks.append(Section("Concepts", [key, *concepts]))

@@ -15,7 +15,7 @@ from famr_jax.cli.opening import open_bench
 from famr_jax.cli.record import describe
 from famr_jax.cli.run import main as run_command
 from famr_jax.files import plain, usable_directory, write_json
-from famr_jax.store import Clock, console
+from famr_jax.progress import Clock, working
 
 
 class Bare(NamedTuple):
@@ -103,5 +103,5 @@ def _open(experiment: Experiment, flags: Any) -> Bench | Bare:
     if not hasattr(flags, "bench"):
         return Bare(Clock(), flags.out or out)
     change = experiment.change and partial(experiment.change, flags)
-    with console.status("loading data"):
+    with working("loading data"):
         return open_bench(flags.bench, change=change, streams=experiment.streams, out=out)

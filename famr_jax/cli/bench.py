@@ -13,7 +13,7 @@ from famr_jax import checkpoint, data, forget, loop, mesh, models, train
 from famr_jax.cli.flags import BenchFlags
 from famr_jax.data import superclasses
 from famr_jax.evaluation import MEASURES, Evaluator, Measure, Part, parts, sampled_parts
-from famr_jax.files import discard, plain
+from famr_jax.files import plain
 from famr_jax.forget import ForgetSet
 from famr_jax.store import TRAINING, Clock, Fitted, Store, fingerprint
 from famr_jax.types import Batch, Params, Source, Unlearner
@@ -119,6 +119,8 @@ class Bench:
             num_classes=dataset.num_classes,
             seed=self.flags.seed,
             attributes=attributes,
+            class_names=dataset.class_names,
+            files=dataset.files,
         )
 
     def evaluator(
@@ -256,26 +258,32 @@ class Bench:
         sources: Sequence[str],
         epochs: int,
         key: jax.Array,
+        batch_size: int | None = None,
+        uses_retain: bool = False,
         watch: Callable[[Params], dict] | None = None,
     ) -> Fitted:
         """A resumable run of an unlearning method on one forget set.
 
         Args:
             name: For progress and seconds.
-            method: The method; it is given retained images if its epochs pass over them.
+            method: The method.
             original: The trained weights.
             gone: What is forgotten.
             config: What determines the method: its name and numbers.
             sources: The modules of the method.
             epochs: Epochs of unlearning.
             key: PRNG key.
+            batch_size: Images a step; that of training if not given.
+            uses_retain: Whether it is given retained images; if its epochs pass over them it is.
             watch: Measures the weights after each epoch; its numbers join the log.
         """
         forgotten = self.in_memory(gone.mask)
-        retain = self.train[~gone.mask] if method.epoch_over == "retain" else None
+        uses_retain = uses_retain or method.epoch_over == "retain"
+        retain = self.train[~gone.mask] if uses_retain else None
+        batch_size = batch_size or self.flags.batch_size
         return self.store.fit(
             name,
-            self.config(gone.mask) | {"original": fingerprint(original), "unlearn": config},
+            self.made_by(gone, original, {**config, "batch_size": batch_size}),
             lambda: begin(method, original, forgotten, retain, key=key),
             lambda state, start: run_epochs(
                 method,
@@ -283,7 +291,7 @@ class Bench:
                 forgotten,
                 retain,
                 epochs=epochs,
-                batch_size=self.flags.batch_size,
+                batch_size=batch_size,
                 key=key,
                 start=start,
             ),
@@ -292,24 +300,13 @@ class Bench:
             watch=watch,
         )
 
-    def clear(self) -> None:
-        """Removes what an earlier run left in `out`, but for what `--original` names."""
-        if not mesh.is_first():
-            return
-        spared = self.flags.original and self.flags.original.resolve()
-        old = [self.out / "metrics.json", self.out / "report.html"]
-        old += [
-            path.parent.parent for path in (self.out / "checkpoints").rglob("_CHECKPOINT_METADATA")
-        ]
-        for path in old:
-            kept = spared and path.resolve().is_relative_to(spared)
-            if not kept and path.exists():
-                discard(path)
+    def made_by(self, gone: ForgetSet, original: Params, config: Any) -> dict[str, Any]:
+        """What determines all that is made of an original and a forget set, for the store."""
+        return self.config(gone.mask) | {"original": fingerprint(original), "unlearn": config}
 
     def keep(self, role: str, params: Params, config: dict[str, Any]) -> None:
         """Writes weights to checkpoints/ROLE, with the configuration that made them."""
         directory = self.out / "checkpoints" / role
-        discard(directory)
         record = plain(config | self.identity() | {"role": role})
         checkpoint.save(directory, params, epoch=0, config=record)
 

@@ -1,82 +1,55 @@
 """What the main job's page says of one case, part by part: curves, images, studies, diagnosis."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from famr_jax.cli.diagnosis import diagnose, line
+from famr_jax.cli.diagnosis import diagnose
+from famr_jax.cli.measured import line, method_of
+from famr_jax.cli.study_blocks import forms, seeds, stationarity
+from famr_jax.cli.words import CURVES, Case, label, method_names, top_of, watched
 from famr_jax.report import (
     Badge,
     Bar,
     Cell,
-    Column,
     Drawing,
     Grid,
     Image,
     Images,
     Key,
     Section,
-    Strip,
     Table,
     Text,
     bars,
     lines,
     number,
+    palette,
     steps,
 )
 from famr_jax.report.plot import finite
 
-Case = Mapping[str, Any]
-
-LABELS = {"famr": "FAMR"}
-"""What a method is called in words, where that is not its name."""
 SETS = {"forget": "purple", "retain": "green", "test": "ink"}
 NOTICEABLE = 0.03
 """Classes with less in all models are pooled in the confusion."""
-CURVES = {
-    "for_acc": ("For-Acc (train)", "share", "forgotten"),
-    "ret_acc": ("Ret-Acc (train)", "share", "retained"),
-    "entropy": ("Entropy on forgotten images", "nats", "forgotten"),
-}
-ENDS = {
-    "for_acc": Column("For-Acc, %", "share"),
-    "ret_acc": Column("Ret-Acc, %", "share"),
-    "entropy": Column("Entropy, nats", "nats"),
-}
-
-
-def label(model: str | None) -> str:
-    """A method or model in words."""
-    return LABELS.get(model, str(model or "the method").replace("_", " "))
 
 
 def legend(case: Case) -> Key:
-    """The colours of the three models."""
+    """The colours of the models."""
     return Key({label(model): tone for model, tone in models_of(case).items()})
 
 
 def models_of(case: Case) -> dict[str, str]:
-    return {"original": "grey", method_of(case): "vermillion", "oracle": "blue"}
+    """The colours of the original, the methods and the oracles; of a single method vermillion."""
+    names = method_names(case)
+    tones = dict.fromkeys(names, "vermillion") if len(names) == 1 else palette(sorted(names))
+    return {"original": "grey", **{name: tones[name] for name in names}, "oracle": "blue"}
 
 
-def method_of(case: Case) -> str:
-    return (case.get("method") or {}).get("name")
-
-
-def top_of(case: Case, unit: str | None, *values: float | None) -> float:
-    """The end of an axis from 0: 100 %, log C, or the largest of the values."""
-    if unit == "share":
-        return 1.0
-    log_c = (case.get("targets") or {}).get("max_entropy") if unit == "nats" else None
-    known = finite([log_c, *values])
-    return float(np.max(known[known > 0], initial=0)) or 1.0
-
-
-def headed(words: str, case: Case) -> str:
-    """A heading that no other case has."""
-    return f"{words}, {case.get('forget', 'a case')}"
+def headed(words: str, case: Case, model: str | None = None) -> str:
+    """A heading that no other case has; of a method, and where there are several, its name too."""
+    several = model is not None and len(method_names(case)) > 1
+    return f"{words}, {case.get('forget', 'a case')}{f', {label(model)}' if several else ''}"
 
 
 def details(case: Case, names: Sequence[str], images: np.ndarray | None) -> list[Any]:
@@ -87,46 +60,67 @@ def details(case: Case, names: Sequence[str], images: np.ndarray | None) -> list
         names: Names of the classes.
         images: Images of the case's grid, uint8 `[k, h, w, c]`, or None.
     """
-    method = case.get("method") or {}
-    told = {"lam": "lam", "lr": "learning rate", "epochs": "epochs", "batch_size": "batch size"}
-    told |= {"optimizer": "optimizer"}
-    known = [(words, method[key]) for key, words in told.items() if method.get(key) is not None]
-    settings = ", ".join(f"{w} {v if isinstance(v, str) else number(v)}" for w, v in known)
-    sizes = (
-        f"{case.get('forget', '')}: {number(case.get('num_forget'))} images forgotten "
-        f"({number(case.get('duplicates_taken'))} of them as duplicates), "
-        f"{number(case.get('num_retain'))} retained. {label(method_of(case))} with {settings}. "
-        f"{method.get('why') or ''}"
-    )
+    names_of = method_names(case) or [None]
     parts = {
         "Epoch by epoch": _epochs(case),
         "Where do its images go?": _confusion(case, names),
         "Forgotten images": _grid(case, names, images),
-        "The objective's terms": _terms(case),
         "Confidence in the true label": _histograms(case),
-        "How far from the stationary point?": _stationarity(case),
-        "Sum or mean": _normalisation(case),
-        "Seeds": _seeds(case),
-        "Diagnosis": _diagnosis(case),
+        "How far from the stationary point?": stationarity(case),
+        "Sum or mean": forms(case),
+        "Seeds": seeds(case),
     }
     shown = [Section(headed(words, case), part) for words, part in parts.items() if part]
-    return [Text(sizes), *shown]
+    for name in names_of:
+        if part := _terms(case, name):
+            shown.append(Section(headed("The objective's terms", case, name), part))
+    shown.append(Section(headed("Diagnosis", case), _diagnosis(case)))
+    sizes = (
+        f"{case.get('forget', '')}: {number(case.get('num_forget'))} images forgotten "
+        f"({number(case.get('duplicates_taken'))} of them as duplicates), "
+        f"{number(case.get('num_retain'))} retained."
+    )
+    return [Text(sizes), *(Text(_settings(case, name)) for name in names_of), *shown]
+
+
+def _settings(case: Case, name: str | None) -> str:
+    """A method with its numbers, and the data that it saw."""
+    method = method_of(case, name)
+    told = {"lam": "lam", "lr": "learning rate", "epochs": "epochs", "batch_size": "batch size"}
+    told |= {"optimizer": "optimizer"}
+    known = [(words, method[key]) for key, words in told.items() if method.get(key) is not None]
+    settings = ", ".join(f"{w} {v if isinstance(v, str) else number(v)}" for w, v in known)
+    over = "retained" if method.get("epoch_over") == "retain" else "forgotten"
+    sees = (
+        "sees forgotten and retained images"
+        if method.get("uses_retain")
+        else ("sees the forgotten images only")
+    )
+    return (
+        f"{label(name)} {sees}; an epoch passes over the {over} ones. With {settings}. "
+        f"{method.get('why') or ''}"
+    )
 
 
 def _epochs(case: Case) -> list[Any]:
-    found, targets = case.get("epochs"), case.get("targets") or {}
-    if not found:
+    methods = [each for each in case.get("methods") or () if each.get("curves")]
+    targets, tones = case.get("targets") or {}, models_of(case)
+    if not methods:
         return []
-    name, charts, banded = label(method_of(case)), [], False
+    charts, banded = [], False
     for measure, (title, unit, of) in CURVES.items():
-        values, row = found.get(measure) or [], line(case, measure)
-        share = unit == "share"
+        row, share = line(case, measure, methods[0].get("name")), unit == "share"
         limit = ("chance", "chance") if share else ("max_entropy", "log C")
-        count = _watched(case) if measure == "ret_acc" else case.get("num_forget")
+        count = watched(case) if measure == "ret_acc" else case.get("num_forget")
         banded = banded or bool(row.get("band"))
+        rows = [
+            {"epoch": i, measure: value, "model": label(method.get("name"))}
+            for method in methods
+            for i, value in enumerate(method["curves"].get(measure) or [])
+        ]
         charts.append(
             lines(
-                [{"epoch": i, measure: value, "model": name} for i, value in enumerate(values)],
+                rows,
                 "epoch",
                 measure,
                 by="model",
@@ -139,9 +133,9 @@ def _epochs(case: Case) -> list[Any]:
                     (row.get("oracle"), "oracle", "blue"),
                     (targets.get(limit[0]), limit[1], "grey"),
                 ],
-                y_range=(0, top_of(case, unit, *values)),
+                y_range=(0, top_of(case, unit, *(each[measure] for each in rows))),
                 values=True,
-                colours="vermillion",
+                colours={label(name): tone for name, tone in tones.items()},
                 width=345,
                 height=250,
             )
@@ -150,23 +144,21 @@ def _epochs(case: Case) -> list[Any]:
     return [Grid(charts, width=310), *([Text(note, kind="note")] if banded else [])]
 
 
-def _watched(case: Case) -> int | None:
-    """The number of retained images whose accuracy the curves show, perhaps a part of all."""
-    return (case.get("epochs") or {}).get("ret_acc_n", case.get("num_retain"))
-
-
-def _terms(case: Case) -> list[Any]:
-    found, lam = case.get("epochs") or {}, (case.get("method") or {}).get("lam")
-    if not found.get("forget") and not found.get("anchor"):
+def _terms(case: Case, name: str | None) -> list[Any]:
+    """The terms of a method's objective; the anchor's, in its own unit, and the gradient apart."""
+    method = method_of(case, name)
+    found, lam = dict(method.get("terms") or {}), method.get("lam")
+    if not any(found.values()):
         return []
-    held = [None if None in (each, lam) else lam * each for each in found.get("anchor") or ()]
-    both = {"objective": found.get("objective"), "forget": found.get("forget")}
-    tones, mean = {"objective": "ink", "forget": "purple"}, "mean of the epoch's steps"
-    charts = [
-        _by_epoch(both, "Objective and forget term", f"nats, {mean}", tones),
-        _by_epoch({"": held}, "Anchor term", "lam/2 · squared distance", "green"),
-        _by_epoch({"": found.get("grad_norm")}, "Gradient norm", mean, "ink"),
-    ]
+    gradient, anchor = found.pop("grad_norm", None), found.pop("anchor", None)
+    held = [None if None in (each, lam) else lam * each for each in anchor or ()]
+    mean = "mean of the epoch's steps"
+    tones = {"objective": "ink", "forget": "purple", "retain": "green"}
+    charts = [_by_epoch(found, "Objective and its terms", mean, tones)] if found else []
+    if anchor:
+        charts.append(_by_epoch({"": held}, "Anchor term", "lam/2 · squared distance", "green"))
+    if gradient:
+        charts.append(_by_epoch({"": gradient}, "Gradient norm", mean, "ink"))
     return [Grid(charts, width=310)]
 
 
@@ -288,7 +280,7 @@ def _histograms(case: Case) -> list[Any]:
             edges,
             {part: row[part] for part in SETS if part in row},
             title=label(row["model"]).capitalize()
-            if row["model"] != method_of(case)
+            if row["model"] in ("original", "oracle")
             else label(row["model"]),
             unit="share",
             words="% of images per bin, square-root scale",
@@ -304,80 +296,20 @@ def _histograms(case: Case) -> list[Any]:
     return [Key(key), Grid(charts, width=310), Text(note, kind="note")]
 
 
-def _stationarity(case: Case) -> list[Any]:
-    found, epochs = case.get("stationarity"), case.get("epochs") or {}
-    if not found:
-        return []
-    first, last = ({name: epochs[name][i] for name in ENDS if epochs.get(name)} for i in (0, -1))
-    end = {"norm": found.get("end"), "distance": found.get("distance")}
-    rows = [
-        {"point": "Original, the anchor", "norm": found.get("at_anchor"), "distance": 0.0} | first,
-        {"point": label(method_of(case))} | end | last,
-    ]
-    if further := found.get("converged"):
-        state = "converged" if further.get("converged") else "not converged"
-        point = f"Run on, {state} after {number(further.get('steps'))} steps"
-        rows.append({"point": point} | further)
-    columns = {"point": "Point", "norm": "Gradient norm", "distance": "Distance from anchor"}
-    caption = (
-        "Gradient of the full objective, |grad L_forget + lam (params − anchor)|; at a stationary "
-        "point, the one the theory speaks of, it is zero. "
-        f"Ret-Acc on {number(_watched(case))} images."
-    )
-    return [Table(rows, columns | ENDS, caption)]
-
-
-def _normalisation(case: Case) -> list[Any]:
-    columns = {"form": "Form", "optimizer": "Optimizer", "lr": "Learning rate", "lam": "lam"}
-    columns |= {"L": "L", "limit": "1/(L + lam)", "obeys": "Obeys the rule", **ENDS}
-    caption = (
-        "The forget loss as a mean or as a sum over the forget set, which at one lam are two "
-        "objectives; lam(mean) = lam(sum)/|T| makes them one. The paper's rule for the step of "
-        "gradient descent is lr ≤ 1/(L + lam), here with L at the anchor. Ret-Acc as in the curve."
-    )
-    forms = case.get("normalisation")
-    return [Table(forms, columns | {"finite": "Finite"}, caption)] if forms else []
-
-
-def _seeds(case: Case) -> list[Any]:
-    if not case.get("seeds"):
-        return []
-    rows = []
-    for measure, (title, unit, _) in CURVES.items():
-        values = case["seeds"].get(measure) or []
-        known = [v for v in finite(values).tolist() if math.isfinite(v)]
-        band, top = line(case, measure).get("band"), top_of(case, unit, *known)
-        rows.append(
-            {
-                "Measure": title,
-                "Picture": Strip(values, band=band, top=top, name=label(method_of(case))),
-                "Mean": float(np.mean(known)) if known else None,
-                "Standard deviation": float(np.std(known, ddof=1)) if len(known) > 1 else None,
-                "Least": min(known, default=None),
-                "Largest": max(known, default=None),
-                "Seeds": len(known),
-                "unit": unit,
-            }
-        )
-    caption = (
-        "The same unlearning of the same original, with other batch orders; Ret-Acc as in the "
-        "curve. Shares in %, entropy in nats."
-    )
-    return [Table(rows, [column for column in rows[0] if column != "unit"], caption)]
-
-
 def _diagnosis(case: Case) -> list[Any]:
-    rows = []
-    for entry in case.get("diagnosis") or diagnose(case):
-        state = Badge("yes", "good") if not entry["advice"] else Badge("found", "bad")
-        if not entry["found"]:
-            state = Badge("not measured" if entry["found"] is None else "not found")
-        rows.append(
-            {
-                "Sign": Cell(entry["sign"], strong=True),
-                "Found": state,
-                "In words": entry["words"],
-                "What to do": Cell(entry["advice"], strong=True),
-            }
-        )
-    return [Table(rows)]
+    rows, names = [], method_names(case) or [None]
+    for name in names:
+        for entry in method_of(case, name).get("diagnosis") or diagnose(case, name):
+            state = Badge("yes", "good") if entry.get("good") else Badge("found", "bad")
+            if not entry["found"]:
+                state = Badge("not measured" if entry["found"] is None else "not found")
+            rows.append(
+                {
+                    "Method": Cell(label(name), colour=models_of(case).get(name)),
+                    "Sign": Cell(entry["sign"], strong=True),
+                    "Found": state,
+                    "In words": entry["words"],
+                    "What to do": Cell(entry["advice"], strong=True),
+                }
+            )
+    return [Table(rows, [name for name in rows[0] if name != "Method" or len(names) > 1])]

@@ -1,299 +1,379 @@
-"""Diagnosis of an unlearning run: FAMR's failure signatures, each answered with its number."""
+"""Diagnosis of an unlearning run: a table of signs, each with its condition, number and advice."""
 
-import math
 import statistics
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+from famr_jax.cli.measured import (
+    RETAIN_DROP,
+    Measured,
+    at,
+    best_epoch,
+    is_kept,
+    limits_of,
+    measured,
+)
 from famr_jax.report import number
 
-RETAIN_DROP = 0.05  # the paper reports a loss of 2-4 points: more than 5 is not its result
-CHANCE_ERRORS = 2.0  # binomial standard errors of 1/C: 98 % of guessers stay below two of them
-CHANCE_FLOOR = 0.02  # nearer than 2 points to chance is chance, however many images there are
-ORACLE_FLOOR = 0.02  # the same for nearness to the oracle's For-Acc while there is no band
 ENTROPY_REACHED = 0.98  # share of log C: at C = 10 no class can then hold more than about 20 %
 ENTROPY_BELOW = 0.95  # share of log C under which a plateau is clearly not the target
 PLATEAU_EPOCHS = 3  # two equal epochs can be chance, three are a plateau
 PLATEAU_CHANGE = 0.01  # of log C: at 1 % in three epochs the whole way takes 300
+STILL_FALLING = 0.02  # of For-Acc in the last three epochs: more than seeds spread
 SEED_SPREAD = 0.02  # the paper claims agreement within 2-4 points; seeds must spread less than that
 STATIONARY_RATIO = 0.01  # the gradient has lost two digits, a mild test of convergence
-WEAK_PULL = 0.1  # of the gradient: an anchor that pulls with less is not what stops a run
 CONVERGED_RATIO = 0.05  # of the converged point's distance from the anchor
+DIVERGED_RATIO = 10.0  # of the gradient's norm: the worst run that did not diverge had 1.3
+LAM_GIVES_BACK = (0.001, 0.0455)  # Ret-Acc of FAMR, lam 1 over lam 0.01: results/lambda_sweep*.json
 
-NATS = " nats"
-TOO_FEW = "Not measured: too few forgotten images to tell For-Acc from chance."
+
+class Sign(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        name: What the page calls it.
+        condition: Whether it is there; None where a number that it needs is missing.
+        words: A sentence with the numbers, whether it is there or not.
+        advice: What to do if it is, or "" where the numbers support nothing.
+        good: Whether it is what one wants.
+        always: Whether it is looked for where the run diverged or there was nothing to forget.
+    """
+
+    name: str
+    condition: Callable[[Measured], bool | None]
+    words: Callable[[Measured], str]
+    advice: Callable[[Measured], str]
+    good: bool = False
+    always: bool = False
 
 
-def diagnose(case: dict) -> list[dict]:
-    """Check one case of a run for the failure signatures of FAMR.
+def diagnose(case: Mapping[str, Any], model: str | None = None) -> list[dict[str, Any]]:
+    """Checks one method of a case for every sign of `SIGNS`.
 
-    The thresholds are the constants of this module. For random samples the oracle's For-Acc is the
-    target where the paper names 1/C: a retrained model still recognises most of them.
+    Advice is given only where the numbers of the case support it. A run that diverged, or an
+    original with nothing to forget, is all that is said of it.
 
     Args:
         case: One entry of results.cases of a run's metrics.json; not changed.
+        model: The method; the first one if not given.
 
     Returns:
-        One entry for each check: "sign" its name; "found" True or False, None where a number it
-        needs is missing or not finite; "words" a sentence with the number; "advice" a sentence, or
-        "" where there is nothing to do.
+        One entry for each sign: "sign" its name; "found" True or False, None where a number it
+        needs is missing or not finite; "good" whether it is wanted; "words" a sentence with the
+        number; "advice" a sentence, or "".
 
     Source: failure signatures of FAMR (arXiv 2506.14515); the thresholds are ours.
     """
-    return [check(case) for check in CHECKS]
+    seen, entries, alone = measured(case, model), [], ""
+    for sign in SIGNS:
+        found = sign.condition(seen) if sign.always or not alone else None
+        words = f"Not asked: {alone}." if alone and not sign.always else sign.words(seen)
+        if found is None and not words.startswith("Not "):
+            words = "Not measured: a number that it needs is missing or not finite."
+        advice = sign.advice(seen) if found else ""
+        entries.append(
+            {"sign": sign.name, "found": found, "good": sign.good, "words": words, "advice": advice}
+        )
+        if found and sign.always:
+            alone = alone or sign.name.lower()
+    return entries
 
 
-def _entry(sign: str, found: bool | None, words: str, advice: str = "") -> dict:
-    return {"sign": sign, "found": found, "words": words, "advice": advice if found else ""}
+def diverged(entries: list[dict[str, Any]]) -> bool:
+    """Whether a diagnosis says that the run diverged."""
+    return any(entry["sign"] == DIVERGED and entry["found"] for entry in entries)
 
 
-def _missing(sign: str, what: str) -> dict:
-    return _entry(sign, None, f"Not measured: {what} is missing or not finite.")
-
-
-def _at(case: dict, *path: str | int) -> float | None:
-    """The finite number at a path of keys and positions, or None."""
-    value = case
-    for step in path:
-        try:
-            value = value[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if numeric and math.isfinite(value) else None
-
-
-def line(case: Mapping[str, Any], measure: str) -> Mapping[str, Any]:
-    """The line of a measure for the case's method, of those of `evaluation.verdicts`; or none."""
-    name = (case.get("method") or {}).get("name")
-    found = (row for row in case.get("rows") or () if row.get("measure") == measure)
-    return next((row for row in found if row.get("model") == name), {})
-
-
-def before_after(case: dict, measure: str) -> tuple[float | None, float | None]:
-    """A measure of the original and of the method: from its row, else from the curve's ends.
-
-    The row counts: a curve may watch a part of the images only.
-    """
-    row = line(case, measure)
-    found = _at(row, "original"), _at(row, "value")
-    return found if None not in found else tuple(_at(case, "epochs", measure, i) for i in (0, -1))
-
-
-def oracle(case: dict, measure: str) -> float | None:
-    """The oracles' mean of a measure."""
-    return _at(line(case, measure), "oracle")
-
-
-def _share(value: float) -> str:
+def _share(value: float | None) -> str:
     return f"{number(value, 'share')} %"
 
 
-def _nats(value: float) -> str:
-    return f"{number(value, 'nats')}{NATS}"
+def _points(value: float) -> str:
+    return f"{number(abs(value), 'share')} points"
 
 
-def _chance_limit(case: dict, chance: float) -> float:
-    """The largest For-Acc that still counts as chance."""
-    n = _at(case, "num_forget") or 1
-    return chance + max(CHANCE_FLOOR, CHANCE_ERRORS * math.sqrt(chance * (1 - chance) / n))
+def _first_last(values: Any) -> tuple[float, float] | None:
+    found = at(values, 0), at(values, -1)
+    return None if None in found else found
 
 
-def _forget_more(case: dict) -> str:
-    """What to change when too little is forgotten: lam if the anchor pulls, else the epochs."""
-    lam, distance, end = (
-        _at(case, *path)
-        for path in (("method", "lam"), ("stationarity", "distance"), ("stationarity", "end"))
+def has_diverged(seen: Measured) -> bool | None:
+    """Not finite; or the objective rose and the gradient grew more than `DIVERGED_RATIO` times."""
+    if not seen.finite:
+        return True
+    objective = _first_last(seen.terms.get("objective"))
+    gradient = _first_last(seen.terms.get("grad_norm"))
+    begun, end = (at(seen.stationary, name) for name in ("at_anchor", "end"))
+    if objective is None or gradient is None:
+        return None if begun is None or end is None else end > DIVERGED_RATIO * begun
+    grew = gradient[1] > DIVERGED_RATIO * gradient[0]
+    grew = grew or (None not in (begun, end) and end > DIVERGED_RATIO * begun)
+    return objective[1] > objective[0] and grew
+
+
+def _words_of_divergence(seen: Measured) -> str:
+    if not seen.finite:
+        return f"Not finite in epoch {seen.settings.get('epoch') or 'one of them'}."
+    parts = [
+        f"{words} went from {number(ends[0])} in the first epoch to {number(ends[1])} in the last"
+        for words, name in (("the objective", "objective"), ("the gradient's norm", "grad_norm"))
+        if (ends := _first_last(seen.terms.get(name)))
+    ]
+    begun, end = (at(seen.stationary, name) for name in ("at_anchor", "end"))
+    if None not in (begun, end):
+        parts.append(f"the whole gradient from {number(begun)} to {number(end)}")
+    told = ", ".join(parts)
+    return f"{told[:1].upper()}{told[1:]}." if told else ""
+
+
+def _smaller_step(seen: Measured) -> str:
+    lr = at(seen.settings, "lr")
+    now = "" if lr is None else f" (now {number(lr)})"
+    return f"Lower --method-lr{now}: these steps go up where they should go down."
+
+
+def nothing_to_forget(seen: Measured) -> bool | None:
+    """The original itself is at chance on the forget set or on what is retained."""
+    known = (seen.for_acc[0], seen.ret_acc[0], seen.at_chance)
+    return None if None in known else min(known[:2]) <= seen.at_chance
+
+
+def _words_of_original(seen: Measured) -> str:
+    return (
+        f"The original recognises {_share(seen.for_acc[0])} of the forget set and "
+        f"{_share(seen.ret_acc[0])} of the rest; chance is {_share(seen.chance)}, up to "
+        f"{_share(seen.at_chance)} for so many images."
     )
-    if None not in (lam, distance, end) and lam * distance < WEAK_PULL * end:
+
+
+def not_forgotten(seen: Measured) -> bool | None:
+    """For-Acc is above what counts as forgotten."""
+    limits = limits_of(seen)
+    return None if limits is None or seen.for_acc[1] is None else seen.for_acc[1] > limits[1]
+
+
+def forgotten(seen: Measured) -> bool | None:
+    """For-Acc is within what counts as forgotten, and that of the original was not."""
+    limits = limits_of(seen)
+    if limits is None or seen.for_acc[1] is None:
+        return None
+    within = limits[0] <= seen.for_acc[1] <= limits[1]
+    return None if within and _original_within(seen) else within
+
+
+def _original_within(seen: Measured) -> bool:
+    """Whether doing nothing counts as forgotten: retrained models know samples as well."""
+    limits = limits_of(seen)
+    known = limits is not None and seen.for_acc[0] is not None
+    return known and limits[0] <= seen.for_acc[0] <= limits[1]
+
+
+def over_forgotten(seen: Measured) -> bool | None:
+    """For-Acc is below what retrained models have; of classes there is nothing below."""
+    limits = limits_of(seen)
+    return None if limits is None or seen.for_acc[1] is None else seen.for_acc[1] < limits[0]
+
+
+def _words_of_forgetting(seen: Measured) -> str:
+    after, limits, retrained = seen.for_acc[1], limits_of(seen), seen.oracle["for_acc"]
+    if after is None or limits is None:
+        return ""
+    told = f"For-Acc is {_share(after)}"
+    told += "" if retrained is None else f", of retrained models {_share(retrained)}"
+    low, high = (min(max(each, 0.0), 1.0) for each in limits)
+    counts = f"up to {_share(high)}" if seen.by_class else f"{_share(low)} to {_share(high)}"
+    told += f"; {counts} counts as forgotten"
+    if None not in (seen.entropy[1], seen.log_c):
+        reached = "" if seen.entropy[1] >= ENTROPY_REACHED * seen.log_c else "not "
+        told += f". Entropy is {_share(seen.entropy[1] / seen.log_c)} of log C: predictions are "
+        told += f"{reached}uniform"
+    if not _original_within(seen):
+        return f"{told}."
+    told += f". The original's {_share(seen.for_acc[0])} counts as well"
+    return f"Not resolved: {told}." if forgotten(seen) is None else f"{told}."
+
+
+def _stop_there(seen: Measured) -> str:
+    epoch = best_epoch(seen)
+    if epoch is None or _original_within(seen):  # the first epochs are as good as none
+        return ""
+    gone, kept = (at(seen.curves, name, epoch) for name in ("for_acc", "ret_acc"))
+    return (
+        f"Stop after epoch {epoch} (--epochs {epoch}): there For-Acc was {_share(gone)} and "
+        f"Ret-Acc {_share(kept)}."
+    )
+
+
+def _forget_more(seen: Measured) -> str:
+    """More epochs if For-Acc still falls and Ret-Acc is kept; a lower lam if the anchor holds."""
+    if not is_kept(seen, seen.ret_acc[1]):
+        return ""
+    recent = [at(seen.curves, "for_acc", -i) for i in (PLATEAU_EPOCHS + 1, 1)]
+    if None not in recent and recent[0] - recent[1] > STILL_FALLING:
+        epochs = number(at(seen.settings, "epochs"))
+        fell = _points(recent[0] - recent[1])
         return (
-            f"Run more epochs or a larger step: the anchor pulls with {number(lam * distance)}, "
-            f"the gradient is {number(end)}, so lam (now {_lam(case)}) is not what holds it back."
+            f"Run more epochs (now {epochs}): For-Acc fell by {fell} in the last "
+            f"{PLATEAU_EPOCHS}, and Ret-Acc is kept."
         )
-    return f"Lower lam (now {_lam(case)})."
+    return _lower_lam(seen)
 
 
-def retain_accuracy(case: dict) -> dict:
-    """Ret-Acc (train) fell by more than RETAIN_DROP."""
-    sign = "Ret-Acc fell"
-    before, after = before_after(case, "ret_acc")
-    if before is None or after is None:
-        return _missing(sign, "Ret-Acc (train) before or after")
-    drop, retrained = before - after, oracle(case, "ret_acc")
-    words = f"Ret-Acc (train) went from {_share(before)} to {_share(after)}"
-    words += "" if retrained is None else f" (oracle {_share(retrained)})"
-    change = f"{number(abs(drop), 'share')} points {'down' if drop > 0 else 'up'}"
-    limit = f"{100 * RETAIN_DROP:g} points"
-    if drop > RETAIN_DROP:
-        what = "images" if case.get("kind") == "sample" else "classes"
-        advice = (
-            f"lam ({_lam(case)}) is too small, or forgotten and retained {what} overlap: raise "
-            "lam, and see what the oracle says of the forgotten images."
-        )
-        return _entry(sign, True, f"{words}: {change}, more than {limit}.", advice)
-    return _entry(sign, False, f"{words}: {change}, no loss of more than {limit}.")
-
-
-def _lam(case: dict) -> str:
-    return number(_at(case, "method", "lam"))
-
-
-def _oracle_range(case: dict) -> tuple[float, float] | None:
-    """For-Acc that counts as the oracle's: its band, or its mean within ORACLE_FLOOR."""
-    row = line(case, "for_acc")
-    low, high = (_at(row, "band", i) for i in (0, 1))
-    mean = _at(row, "oracle")
-    if low is not None and high is not None:
-        return low, high
-    return None if mean is None else (mean - ORACLE_FLOOR, mean + ORACLE_FLOOR)
-
-
-def above_chance(case: dict) -> dict:
-    """For-Acc is above 1/C while entropy is below ENTROPY_REACHED of log C: not forgotten yet."""
-    sign = "Still above chance"
-    end = _end(case)
-    if end is None:
-        return _missing(sign, "For-Acc, entropy, 1/C or log C")
-    for_acc, entropy, chance, log_c = end
-    limit = _chance_limit(case, chance)
-    if limit >= 1:
-        return _entry(sign, None, TOO_FEW)
-    above = for_acc > limit and entropy < ENTROPY_REACHED * log_c
-    words = (
-        f"For-Acc is {_share(for_acc)} (1/C = {_share(chance)}, counted as chance up to "
-        f"{_share(limit)}) and entropy {_nats(entropy)} of log C = {_nats(log_c)}"
+def _lower_lam(seen: Measured) -> str:
+    begun, end = (at(seen.stationary, name) for name in ("at_anchor", "end"))
+    lam, distance = at(seen.settings, "lam"), at(seen.stationary, "distance")
+    if None in (begun, end, lam, distance) or end > STATIONARY_RATIO * begun or not lam:
+        return ""
+    if lam * distance <= end or not is_kept(seen, seen.ret_acc[1]):
+        return ""
+    return (
+        f"Lower lam (now {number(lam)}): the run stands still, where the anchor's pull, "
+        f"{number(lam * distance)}, balances the forget loss."
     )
-    target = _oracle_range(case) if case.get("kind") == "sample" else None
-    if target is None:
-        return _entry(sign, above, words + ".", _forget_more(case))
-    low, high = target
-    words += f"; for samples the target is the oracle's {_share(oracle(case, 'for_acc'))}"
-    if for_acc > high:
-        words += ", and For-Acc is still above it."
-        return _entry(sign, True, words, _forget_more(case))
-    where = "is already there" if for_acc >= low else "is below it: more went than retraining takes"
-    return _entry(sign, False, f"{words}, and For-Acc {where}.")
 
 
-def _end(case: dict) -> tuple[float, float, float, float] | None:
-    """For-Acc and entropy at the end, 1/C and log C."""
-    values = (
-        before_after(case, "for_acc")[1],
-        before_after(case, "entropy")[1],
-        _at(case, "targets", "chance"),
-        _at(case, "targets", "max_entropy"),
-    )
-    return None if None in values or not values[3] else values
+def retain_fell(seen: Measured) -> bool | None:
+    """Ret-Acc fell by more than `RETAIN_DROP`."""
+    before, after = seen.ret_acc
+    return None if None in (before, after) else before - after > RETAIN_DROP
 
 
-def target_reached(case: dict) -> dict:
-    """For-Acc is near 1/C with entropy near log C: chance is the target, not a failure."""
-    sign = "Target reached"
-    end = _end(case)
-    if end is None:
-        return _missing(sign, "For-Acc, entropy, 1/C or log C")
-    for_acc, entropy, chance, log_c = end
-    if _chance_limit(case, chance) >= 1:
-        return _entry(sign, None, TOO_FEW)
-    reached = for_acc <= _chance_limit(case, chance) and entropy >= ENTROPY_REACHED * log_c
-    words = (
-        f"For-Acc is {_share(for_acc)} at 1/C = {_share(chance)}, entropy "
-        f"{_share(entropy / log_c)} of log C"
-    )
-    if not reached:
-        return _entry(sign, False, f"{words}: the uniform prediction is not reached.")
-    words += ": the uniform prediction is reached; chance is not a failure."
-    target = _oracle_range(case) if case.get("kind") == "sample" else None
-    if target is None or for_acc >= target[0]:
-        return _entry(sign, True, words)
-    words += f" But a retrained model gets {_share(oracle(case, 'for_acc'))} of them."
-    return _entry(sign, True, words, f"Raise lam (now {_lam(case)}) or stop earlier.")
+def _words_of_retaining(seen: Measured) -> str:
+    before, after = seen.ret_acc
+    if None in (before, after):
+        return ""
+    retrained = seen.oracle["ret_acc"]
+    told = f"Ret-Acc went from {_share(before)} to {_share(after)}"
+    told += "" if retrained is None else f" (retrained models {_share(retrained)})"
+    way = "down" if before > after else "up"
+    told += f": {_points(before - after)} {way}, where {_points(RETAIN_DROP)} are a loss"
+    if before - after <= RETAIN_DROP or best_epoch(seen) is not None:
+        return f"{told}."
+    told += "; no epoch of this run has both the forgetting and the retaining"
+    if seen.settings.get("name") == "famr":
+        low, high = (number(each, "share") for each in LAM_GIVES_BACK)
+        told += f". A lam a hundred times as large gave back {low} to {high} points in our sweeps"
+    return f"{told}."
 
 
-def seed_variance(case: dict) -> dict:
-    """For-Acc or Ret-Acc spreads over seeds by more than SEED_SPREAD (standard deviation)."""
-    sign = "Seeds disagree"
-    seeds = case.get("seeds") or {}
-    spread = {}
-    for name, label in (("for_acc", "For-Acc"), ("ret_acc", "Ret-Acc")):
-        values = [_at(seeds, name, i) for i in range(len(seeds.get(name) or ()))]
+def seeds_disagree(seen: Measured) -> bool | None:
+    """For-Acc or Ret-Acc spreads over seeds by more than `SEED_SPREAD` (standard deviation)."""
+    spread = _spread(seen)
+    return None if spread is None else max(spread) > SEED_SPREAD
+
+
+def _spread(seen: Measured) -> list[float] | None:
+    found = []
+    for name in ("for_acc", "ret_acc"):
+        values = [at(seen.seeds, name, i) for i in range(len(seen.seeds.get(name) or ()))]
         if len(values) < 2 or None in values:
-            return _missing(sign, "the same unlearning with two batch orders or more")
-        spread[label] = statistics.stdev(values)
-    points = " and ".join(f"{number(s, 'share')} points in {label}" for label, s in spread.items())
-    found = max(spread.values()) > SEED_SPREAD
-    words = (
-        f"The spread (standard deviation) over {len(values)} batch orders is {points}, "
-        f"{'more' if found else 'not more'} than {100 * SEED_SPREAD:g}."
-    )
-    advice = f"Lower the step (lr now {number(_at(case, 'method', 'lr'))})."
-    return _entry(sign, found, words, advice)
+            return None
+        found.append(statistics.stdev(values))
+    return found
 
 
-def entropy_plateau(case: dict) -> dict:
-    """Entropy stands still over PLATEAU_EPOCHS while below ENTROPY_BELOW of log C."""
-    sign = "Entropy plateau"
-    last = [_at(case, "epochs", "entropy", -i) for i in range(PLATEAU_EPOCHS + 1, 0, -1)]
-    log_c = _at(case, "targets", "max_entropy")
-    if None in last or not log_c:
-        return _missing(sign, f"entropy over {PLATEAU_EPOCHS} epochs or log C")
-    change, entropy = max(last) - min(last), last[-1]
-    flat, low = change < PLATEAU_CHANGE * log_c, entropy < ENTROPY_BELOW * log_c
-    norm = _at(case, "epochs", "grad_norm", -1)
-    words = (
-        f"Over the last {PLATEAU_EPOCHS} epochs entropy moved by {_nats(change)} and stands at "
-        f"{_nats(entropy)}, {_share(entropy / log_c)} of log C"
+def _words_of_seeds(seen: Measured) -> str:
+    spread = _spread(seen)
+    if spread is None:
+        return ""
+    count = len(seen.seeds["for_acc"])
+    return (
+        f"The standard deviation over {count} batch orders is {_points(spread[0])} in For-Acc and "
+        f"{_points(spread[1])} in Ret-Acc; up to {_points(SEED_SPREAD)} is agreement."
     )
-    target = oracle(case, "entropy") if case.get("kind") == "sample" else None
+
+
+def plateau(seen: Measured) -> bool | None:
+    """Entropy stands still while below `ENTROPY_BELOW` of log C, and below the oracles'."""
+    last = _last_entropies(seen)
+    if last is None or seen.log_c is None:
+        return None
+    flat = max(last) - min(last) < PLATEAU_CHANGE * seen.log_c
+    target = None if seen.by_class else seen.oracle["entropy"]
+    below = last[-1] < ENTROPY_BELOW * seen.log_c
+    return flat and below and (target is None or last[-1] < target)
+
+
+def _last_entropies(seen: Measured) -> list[float] | None:
+    last = [at(seen.curves, "entropy", -i) for i in range(PLATEAU_EPOCHS + 1, 0, -1)]
+    return None if None in last else last
+
+
+def _words_of_plateau(seen: Measured) -> str:
+    last = _last_entropies(seen)
+    if last is None or seen.log_c is None:
+        return ""
+    told = (
+        f"Over the last {PLATEAU_EPOCHS} epochs entropy moved by "
+        f"{number(max(last) - min(last), 'nats')} nats and stands at {number(last[-1], 'nats')}, "
+        f"{_share(last[-1] / seen.log_c)} of log C"
+    )
+    target = None if seen.by_class else seen.oracle["entropy"]
     if target is not None:
-        words += f"; the oracle's, the target for samples, is {_nats(target)}"
-    found = flat and low and (target is None or entropy < target)
-    size = "not measured" if norm is None else f"norm {number(norm)} in the last epoch"
-    advice = (
-        f"Look at the gradient on the forget set ({size}): near zero the anchor holds "
-        "it, lower lam; else the steps are too short."
-    )
-    return _entry(sign, found, words + ".", advice)
+        told += f"; of retrained models it is {number(target, 'nats')}"
+    return f"{told}."
 
 
-def far_from_stationary(case: dict) -> dict:
-    """The gradient of the full objective is above STATIONARY_RATIO of what it was at the anchor.
-
-    Where "from_end" gives the distance of the converged point from the end, that counts as well.
-    """
-    sign = "Far from the stationary point"
-    start, end = (_at(case, "stationarity", name) for name in ("at_anchor", "end"))
-    if start is None or end is None:
-        return _missing(sign, "the gradient of the full objective at the anchor or at the end")
-    ratio = end / start if start > 0 else math.inf if end > 0 else 0.0
-    found = ratio > STATIONARY_RATIO
-    share = f"{_share(ratio)} of" if math.isfinite(ratio) else "above"
-    words = (
-        f"The gradient of the full objective is {number(end)} at the end, {share} the "
-        f"{number(start)} at the anchor"
-    )
-    way = _at(case, "stationarity", "converged", "distance")
-    gap = _at(case, "stationarity", "converged", "from_end")
-    moved = _at(case, "stationarity", "distance")
-    whole = ((case.get("stationarity") or {}).get("converged") or {}).get("converged")
-    point = "converged point" if whole else "point of the longer run, not converged either,"
-    if way and gap is not None:
-        found = found or gap > CONVERGED_RATIO * way
-        words += f"; the {point} lies {number(gap)} away, itself {number(way)} from the anchor"
-    elif way and moved is not None:
-        words += (
-            f"; the weights moved by {number(moved)}, the {point} lies {number(way)} "
-            "from the anchor"
-        )
-    advice = "The bounds do not apply yet: run on until it converges."
-    return _entry(sign, found, words + ".", advice)
+def far_from_stationary(seen: Measured) -> bool | None:
+    """The gradient is above `STATIONARY_RATIO` of what it was, or the converged point is away."""
+    begun, end = (at(seen.stationary, name) for name in ("at_anchor", "end"))
+    if begun is None or end is None:
+        return None
+    away, way = (at(seen.stationary, "converged", name) for name in ("from_end", "distance"))
+    if None not in (away, way) and away > CONVERGED_RATIO * way:
+        return True
+    return end > STATIONARY_RATIO * begun
 
 
-CHECKS = (
-    retain_accuracy,
-    above_chance,
-    target_reached,
-    seed_variance,
-    entropy_plateau,
-    far_from_stationary,
-)
+def _words_of_stationary(seen: Measured) -> str:
+    begun, end = (at(seen.stationary, name) for name in ("at_anchor", "end"))
+    if begun is None or end is None:
+        return ""
+    share = f"{_share(end / begun)} of" if begun > 0 else "above"
+    told = f"The gradient of the objective is {number(end)}, {share} the {number(begun)} at the "
+    told += "original; the theory speaks of the point where it is zero"
+    gone, kept = (at(seen.stationary, "converged", name) for name in ("for_acc", "ret_acc"))
+    if None not in (gone, kept):
+        whole = (seen.stationary.get("converged") or {}).get("converged")
+        point = "There" if whole else "After the longest descent, not there yet either,"
+        told += f". {point} For-Acc is {_share(gone)} and Ret-Acc {_share(kept)}"
+    return f"{told}."
+
+
+def _run_on(seen: Measured) -> str:
+    """Only where the page shows that the point is worth it."""
+    gone, kept = (at(seen.stationary, "converged", name) for name in ("for_acc", "ret_acc"))
+    limits = limits_of(seen)
+    if None in (gone, kept) or limits is None or not not_forgotten(seen):
+        return ""
+    worth = gone <= limits[1] and is_kept(seen, kept) and is_kept(seen, seen.ret_acc[1])
+    return "Run more epochs: that point forgets and keeps." if worth else ""
+
+
+def _off_the_plateau(seen: Measured) -> str:
+    return _forget_more(seen) if not_forgotten(seen) else ""
+
+
+def _nothing(seen: Measured) -> str:
+    del seen
+    return ""
+
+
+def _train_longer(seen: Measured) -> str:
+    del seen
+    return "Train longer (--train-epochs): of what was never learnt nothing can be forgotten."
+
+
+DIVERGED = "Diverged"
+SIGNS = (
+    Sign(DIVERGED, has_diverged, _words_of_divergence, _smaller_step, always=True),
+    Sign("Nothing to forget", nothing_to_forget, _words_of_original, _train_longer, always=True),
+    Sign("Not forgotten", not_forgotten, _words_of_forgetting, _forget_more),
+    Sign("Forgotten", forgotten, _words_of_forgetting, _nothing, good=True),
+    Sign("More forgotten than by retraining", over_forgotten, _words_of_forgetting, _stop_there),
+    Sign("Ret-Acc fell", retain_fell, _words_of_retaining, _stop_there),
+    Sign("Seeds disagree", seeds_disagree, _words_of_seeds, _nothing),
+    Sign("Entropy plateau", plateau, _words_of_plateau, _off_the_plateau),
+    Sign("Far from the stationary point", far_from_stationary, _words_of_stationary, _run_on),
+)  # fmt: skip
+"""Every sign: its name, the condition on what was measured, words and advice."""

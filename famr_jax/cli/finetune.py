@@ -2,7 +2,8 @@
 
 AdamW with warm-up and cosine decay, its products in bfloat16 if asked for, its steps in
 micro-batches that bound the memory; evaluated on the test images and saved between epochs, and
-resumed by `--resume` to the same bits. Writes metrics.json, report.html and checkpoints/original.
+resumed by the same command to the same bits. Writes metrics.json, report.html and
+checkpoints/original.
 """
 
 from collections.abc import Mapping
@@ -12,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from famr_jax import losses, metrics, report
-from famr_jax.cli import record
+from famr_jax.cli import places, record
 from famr_jax.cli.bench import Bench
 from famr_jax.cli.flags import BenchFlags
 from famr_jax.cli.opening import open_bench
 from famr_jax.evaluation import Part, View
-from famr_jax.files import plain, usable_directory, write_json
+from famr_jax.files import plain, write_json
+from famr_jax.progress import working
 from famr_jax.report import Drawing, Facts, Grid, Section, Tile, Tiles, lines
-from famr_jax.store import console
 from famr_jax.types import Params
 
 CURVES = {"loss": "nats", "accuracy": "share"}
@@ -65,15 +66,22 @@ def run(flags: Flags, *, program: str = "python -m famr_jax finetune") -> dict[s
     if flags.bench.original is not None:
         given = flags.bench.original
         raise ValueError(f"`original` must not be given, `weights` may, got {given}.")
-    with console.status("loading data and weights"):
+    with working("loading data and weights"):
         bench = open_bench(flags.bench, streams=True)
-    for name, path in (("out", bench.out), ("cache", flags.bench.cache)):
-        usable_directory(name, path)
     config = record.describe("finetune", program, flags)
-    bench.clear()
-    before = bench.clock.time("evaluate the start", lambda: evaluate(bench, bench.begin()))
-    with record.of_failures(bench.out, config):
-        fitted = bench.original("finetune", watch=lambda params: evaluate(bench, params))
+    start = bench.start and bench.start.fingerprint[:12]
+    config["made_of"] = {"data": bench.dataset.fingerprint[:12], "start": start}
+    bench = places.settled(bench, config)
+    with record.of_failures(bench.out, config), places.filled(bench, config) as filling:
+        content = fill(filling, config)
+    print("\n".join([*headline(content), f"report: {bench.out / 'report.html'}"]))
+    return content
+
+
+def fill(bench: Bench, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Trains and writes all files, and returns the JSON."""
+    before = bench.clock.show("evaluate the start", lambda: evaluate(bench, bench.begin()))
+    fitted = bench.original("finetune", watch=lambda params: evaluate(bench, params))
     bench.keep("original", fitted.params, bench.config(np.ones(len(bench.train), bool)))
     described = bench.describe(fitted)
     history = {
@@ -82,7 +90,7 @@ def run(flags: Flags, *, program: str = "python -m famr_jax finetune") -> dict[s
     content = plain(
         {
             "claims": [],
-            "config": config | {"seconds": bench.clock.seconds()},
+            "config": {**config, "seconds": bench.clock.seconds()},
             "results": {
                 "finite": True,
                 "dataset": described["dataset"],
@@ -97,7 +105,6 @@ def run(flags: Flags, *, program: str = "python -m famr_jax finetune") -> dict[s
     blocks = [*page(content["results"]), *record.made(content)]
     title = f"Fine-tuning on {dataset['name']}"
     report.write(bench.out / "report.html", title, blocks, lead=lead)
-    print("\n".join([*headline(content), f"report: {bench.out / 'report.html'}"]))
     return content
 
 

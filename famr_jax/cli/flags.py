@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optax
+import tyro
 
 from famr_jax.types import check_count, check_number
 
@@ -99,6 +100,8 @@ Share = Annotated[float, Within(0, 1, open=True)]
 """A flag's type: a number between zero and one, both excluded."""
 Seed = Annotated[int, Within(0, 2**32)]
 """A flag's type: a number that a PRNG key can be made of."""
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A flag's type: off unless its word is given; there is no other word."""
 Optimizer = Annotated[str, OneOf(tuple(OPTIMIZERS))]
 """A flag's type: the name of an optimizer, as `make_optimizer` takes it."""
 
@@ -162,13 +165,14 @@ class BenchFlags:
     stream: bool = False
     """Read images from disk as they are needed; forget sets are held in memory."""
     model: str = "vit_mu/2"
-    """vit_V/PATCH with V of mu, nano, Ti, S, B, L or WIDTHxDEPTH; mlp_SIZExSIZE; or logistic."""
+    """vit_V/PATCH with V of mu, nano, Ti, S, B, L, WIDTHxDEPTH or WIDTHxDEPTHxHEADS, also with
+    _token, _tanh, _exact or _eps1e-12 behind; resnet18; mlp_SIZExSIZE...; or logistic."""
     train_epochs: Count = 50
     """Epochs of training, for the original and each oracle."""
     train_lr: Positive = 4e-3
     """Peak step of training (AdamW, warm-up, cosine)."""
     batch_size: Count = 32
-    """Images a step, in training and in unlearning."""
+    """Images a step of training, and of unlearning unless that has a flag of its own."""
     weights: str | None = None
     """What training starts from, of the original and of the oracles: a .npz or .safetensors file, a
     directory with model.safetensors, or hf:owner/name; another number of classes gets a new head,
@@ -177,7 +181,7 @@ class BenchFlags:
     """Micro-batches a step of training, which bound the memory; --batch-size is their sum."""
     ema: Annotated[float, Within(0, 1)] | None = None
     """Decay of a running average of the weights, which then is what training ends in."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Annotated[Literal["float32", "bfloat16"], OneOf(("float32", "bfloat16"))] = "float32"
     """Of products and activations in training: float32 or bfloat16; weights stay in float32."""
     oracles: Count = 3
     """Models retrained without the forget set; a verdict needs 8."""
@@ -187,10 +191,12 @@ class BenchFlags:
     """A checkpoint of trained weights, which skips that training; oracles are trained as the flags
     say, so that --weights must be given too where the checkpoint came from them."""
     out: Path | None = None
-    """Directory of the results; runs/DATASET-MODEL-SEED if not given."""
+    """Directory of the results; one of its own in runs/ if not given."""
     cache: Path = Path("runs/cache")
-    """Where phases are kept for --resume, shared by runs and experiments."""
+    """Where models and compiled programs are kept, shared by runs and experiments."""
     mesh: str | None = None
     """Devices to run on, as data=4 or data=2,model=2; one if not given."""
-    resume: bool = False
-    """Reuse what a run of the same settings finished, and go on where it was killed."""
+    resume: Switch = False
+    """Go on from what is there; a word for what happens anyway, unless --fresh is given."""
+    fresh: Switch = False
+    """Make the models of this run anew; what is there stays until the new ones are whole."""

@@ -1,44 +1,43 @@
 """The main job: trains, unlearns, retrains the oracles, compares, and writes JSON and page."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import rich.console
 import rich.table
+import tyro
 from rich.markup import escape
 
-from famr_jax import evaluation, metrics, report
+from famr_jax import evaluation, report
+from famr_jax.cli import choosing, page, places, record, study
 from famr_jax.cli import flags as cli_flags
-from famr_jax.cli import page, record, study
-from famr_jax.cli.bench import WATCHED_RETAIN, Bench
-from famr_jax.cli.details import label
-from famr_jax.cli.diagnosis import diagnose, line
-from famr_jax.cli.flags import BenchFlags, Count, NotNegative, Optimizer, Positive, make_optimizer
+from famr_jax.cli.bench import Bench
+from famr_jax.cli.choosing import Chosen
+from famr_jax.cli.diagnosis import diagnose, diverged
+from famr_jax.cli.flags import BenchFlags, Count, NotNegative, Optimizer, Positive, Switch
+from famr_jax.cli.measuring import CURVES, Done, measured_case
 from famr_jax.cli.opening import open_bench
-from famr_jax.evaluation import Evaluator, View
-from famr_jax.files import plain, usable_directory, write_json
+from famr_jax.cli.words import label, measures_of, shown_among
+from famr_jax.files import plain, write_json
 from famr_jax.forget import ForgetSet
-from famr_jax.methods import famr
-from famr_jax.store import Fitted, console
-from famr_jax.types import ApplyFn, Params, Unlearner
+from famr_jax.progress import working
+from famr_jax.provenance import sources_of
+from famr_jax.store import FailedRunError, Fitted, NonFiniteError, fingerprint
+from famr_jax.types import Params
 
+STUDIED = "famr"
+"""The method that `study` is of."""
+WIDE = 180
+"""Characters of the printed table where the output is no terminal."""
 WHY = {
     "adam": "The paper gives the step and not the optimizer; 1e-4 is the step at which Adam is "
     "customarily run on a ViT.",
     "adamw": "The paper gives the step and not the optimizer; this one was asked for.",
     "sgd": "The paper writes plain gradient descent and does not name its optimizer.",
-}
-CURVES = ("for_acc", "ret_acc", "entropy")
-TERMS = ("objective", "forget", "anchor", "grad_norm")
-GRID_SIZE = 12
-HISTOGRAM_EDGES = np.linspace(0, 1, 21)
-WHAT = {measure.name: measure.what for measure in evaluation.MEASURES} | {
-    "average_gap": "mean distance of For-Acc, Ret-Acc, Test-Acc and SVC attack to the mean oracle",
-    "average_gap_each": "the same to each oracle, averaged",
 }
 
 
@@ -47,47 +46,35 @@ class Flags:
     """Settings of a run."""
 
     forget: tuple[str, ...] = ("class:3", "random:0.05")
-    """Cases to forget: class:3,5, name:CLASS, random:0.05, index:FILE or superclass:NAME."""
+    """Cases to forget: class:3,cat, random:0.05, index:FILE (row numbers), file:FILE (names of a
+    folder's images), name:CLASS or superclass:NAME."""
+    method: tuple[str, ...] = ("famr",)
+    """Unlearning methods: names, as famr descent_ascent gradient_ascent, or FILE.py:FUNCTION with
+    their signature, method(apply_fn, *, optimizer, ...)."""
     lam: NotNegative = 0.1
-    """FAMR's anchor strength."""
+    """Anchor strength of FAMR, and of whatever method has a lam."""
     epochs: Count = 10
-    """Epochs of unlearning, over the forget set."""
-    lr: Positive = 1e-4
-    """Step of unlearning."""
-    optimizer: Optimizer = "adam"
-    """Of unlearning: adam, adamw or sgd."""
+    """Epochs of unlearning, over the set that the method's epochs pass over."""
+    method_lr: Annotated[tuple[Positive, ...] | None, tyro.conf.arg(aliases=["--lr"])] = None
+    """Steps of unlearning, one for all methods or one a method; each method's own if not given."""
+    optimizer: Optimizer | None = None
+    """Of unlearning: adam, adamw or sgd; each method's own if not given."""
+    unlearn_batch_size: Count | None = None
+    """Images a step of unlearning; --batch-size if not given."""
+    study: bool = False
+    """Study FAMR too: other batch orders, its stationary point, and the forms of its objective."""
+    list: Switch = False
+    """Print the classes with their numbers of images, and stop."""
     bench: BenchFlags = field(default_factory=BenchFlags)
 
 
 SMALL = Flags(
     epochs=3,
-    lr=1e-3,
+    method_lr=(1e-3,),
+    study=True,
     bench=BenchFlags(model="mlp_8", train_epochs=4, batch_size=64, oracles=2),
 )
 """The configuration that the test suite runs."""
-
-
-class Chosen(NamedTuple):
-    """An unlearning method as the command line chose it.
-
-    Attributes:
-        name: What rows of measured models call it.
-        unlearner: The method itself.
-        settings: What determines it, for the JSON and the store.
-        sources: Its modules, for the store.
-    """
-
-    name: str
-    unlearner: Unlearner
-    settings: dict[str, Any]
-    sources: tuple[str, ...]
-
-
-def famr_of(apply_fn: ApplyFn, *, lam: float, lr: float, epochs: int, optimizer: str) -> Chosen:
-    """FAMR at these settings."""
-    settings = {"lam": lam, "lr": lr, "epochs": epochs, "optimizer": optimizer}
-    method = famr(apply_fn, lam=lam, optimizer=make_optimizer(optimizer, lr))
-    return Chosen("famr", method, settings, ("famr_jax.methods.famr",))
 
 
 def run(
@@ -95,6 +82,7 @@ def run(
     *,
     judge: Callable[[dict[str, Any]], list[dict[str, str]]] | None = None,
     program: str = "python -m famr_jax forget",
+    default: Flags | None = None,
 ) -> dict[str, Any]:
     """The whole job: writes metrics.json, report.html and checkpoints, and returns the JSON.
 
@@ -102,79 +90,184 @@ def run(
         flags: What to forget, how, and of which model.
         judge: `judge(results)` gives the claims that the results decide; none if not given.
         program: The command, for the record; its last word names the experiment.
+        default: Flags where the command line says nothing, if not their own defaults.
 
     Raises:
         ValueError: A flag out of range, or bad data; nothing is written then.
-        NonFiniteError: A training or an unlearning that was not finite; the JSON says which.
+        NonFiniteError: A training that was not finite; the JSON says which.
+        FailedRunError: An unlearning that diverged; JSON and page say which.
     """
     cli_flags.check(flags)
-    with console.status("loading data"):
+    with working("loading data"):
         bench = open_bench(flags.bench, streams=True)
-    cases = bench.forget_sets(flags.forget)
-    for name, path in (("out", bench.out), ("cache", flags.bench.cache)):
-        usable_directory(name, path)
-    config = record.describe(program.replace(".", " ").split()[-1], program, flags)
-    bench.clear()
-    with record.of_failures(bench.out, config):
-        original = bench.original()
+    if flags.list:
+        return list_classes(bench)
+    cases, methods = bench.forget_sets(flags.forget), methods_of(flags, bench)
+    experiment = program.replace(".", " ").split()[-1]
+    config = record.describe(experiment, program, flags, default)
+    config["made_of"] = made_of(bench, cases, methods)
+    bench = places.settled(bench, config)
+    with record.of_failures(bench.out, config), places.filled(bench, config) as filling:
+        original = filling.original()
         if flags.bench.original is None:
             everything = np.ones(len(bench.train), bool)
-            bench.keep("original", original.params, bench.config(everything))
-        done = [forget_case(flags, bench, gone, original.params) for gone in cases]
-    results = plain({"finite": True, **bench.describe(original), "cases": done})
-    content = {
-        "claims": judge(results) if judge else [],
-        "config": plain(config | {"seconds": bench.clock.seconds()}),
-        "results": results,
-    }
-    write_json(bench.out / "metrics.json", content)
-    pixels = [bench.dataset.train.pixels(case["grid"]["indices"]) for case in done]
-    title, lead, blocks = page.page(content, pixels)
-    report.write(bench.out / "report.html", title, blocks, lead=lead)
+            filling.keep("original", original.params, bench.config(everything))
+        done = [forget_case(flags, filling, gone, original.params, methods) for gone in cases]
+        results = plain({"finite": True, **bench.describe(original), "cases": done})
+        content = {
+            "claims": judge(results) if judge else [],
+            "config": plain(config | {"seconds": bench.clock.seconds()}),
+            "results": results,
+        }
+        pixels = [bench.dataset.train.pixels(case["grid"]["indices"]) for case in done]
+        title, lead, blocks = page.page(content, pixels)
+        report.write(filling.out / "report.html", title, blocks, lead=lead)
+        write_json(filling.out / "metrics.json", content)
     for case in results["cases"]:
         show(case)
     print(f"report: {bench.out / 'report.html'}")
+    failed = [
+        f"{label(method['name'])} on {case['forget']}"
+        for case in results["cases"]
+        for method in case["methods"]
+        if diverged(method["diagnosis"])
+    ]
+    if failed:
+        raise FailedRunError(f"diverged: {', '.join(failed)}; {bench.out / 'report.html'} says how")
     return content
 
 
-def forget_case(flags: Flags, bench: Bench, gone: ForgetSet, original: Params) -> dict[str, Any]:
-    """Unlearns one forget set, retrains its oracles, measures, and studies the run."""
-    chosen = famr_of(
-        bench.model.apply,
+def methods_of(flags: Flags, bench: Bench) -> list[Chosen]:
+    """The methods that the flags choose.
+
+    Raises:
+        ValueError: What `choosing.choose` refuses; or `study` without FAMR.
+    """
+    methods = choosing.choose(
+        bench,
+        flags.method,
         lam=flags.lam,
-        lr=flags.lr,
-        epochs=flags.epochs,
+        lrs=flags.method_lr,
         optimizer=flags.optimizer,
+        epochs=flags.epochs,
+        batch_size=flags.unlearn_batch_size,
     )
+    if flags.study and STUDIED not in flags.method:
+        words = " ".join(flags.method)
+        raise ValueError(f"`study` must be of {STUDIED} among `method`, got {words}.")
+    return methods
+
+
+def made_of(bench: Bench, cases: Sequence[ForgetSet], methods: Sequence[Chosen]) -> dict[str, Any]:
+    """What files hold that the flags only name, by hashes of 12 digits."""
+    files = [chosen.sources[0] for chosen in methods if not isinstance(chosen.sources[0], str)]
+    return {
+        "data": bench.dataset.fingerprint[:12],
+        "masks": [hashlib.sha256(np.packbits(gone.mask)).hexdigest()[:12] for gone in cases],
+        "methods": [sources_of(file)[:12] for file in files],
+        "start": bench.start and bench.start.fingerprint[:12],
+        "given": None if bench.given is None else fingerprint(bench.given)[:12],
+    }
+
+
+def list_classes(bench: Bench) -> dict[str, Any]:
+    """Prints every class with its index, its name and its numbers of images."""
+    dataset = bench.dataset
+    counts = [
+        np.bincount(np.asarray(split.labels), minlength=dataset.num_classes)
+        for split in (dataset.train, dataset.test)
+    ]
+    table = rich.table.Table()
+    for column in ("class", "name", "training images", "test images"):
+        table.add_column(column, justify="left" if column == "name" else "right")
+    for index, name in enumerate(dataset.class_names):
+        table.add_row(str(index), escape(str(name)), *(str(count[index]) for count in counts))
+    rich.console.Console().print(table)
+    names = [str(name) for name in dataset.class_names]
+    return {"names": names, "train": counts[0].tolist(), "test": counts[1].tolist()}
+
+
+def forget_case(
+    flags: Flags, bench: Bench, gone: ForgetSet, original: Params, methods: Sequence[Chosen]
+) -> dict[str, Any]:
+    """Unlearns one forget set by every method, beside its oracles, measures and diagnoses."""
     oracles, watch = bench.oracles(gone), watching(bench, gone)
-    fitted = unlearn(bench, gone, original, chosen, watch)
-    made_by = bench.config(gone.mask) | {"unlearn": chosen.settings}
-    bench.keep(f"{gone.name}/{chosen.name}", fitted.params, made_by)
     for i, oracle in enumerate(oracles):
         bench.keep(f"{gone.name}/oracle_{i}", oracle, bench.config(~gone.mask))
-    case = measured_case(bench, gone, original, fitted, oracles, chosen)
-    case["method"]["why"] = WHY[flags.optimizer]
-
-    show, keys, method = bench.clock.show, bench.keys, chosen.unlearner
-    start = study.Start(
-        original, bench.in_memory(gone.mask), flags.epochs, flags.bench.batch_size, watch
-    )
-    case["seeds"] = show(
-        f"unlearning seeds {gone.name}",
-        lambda: study.seeds(
-            start, method, jax.random.split(keys.unlearn_again, study.UNLEARNING_SEEDS)
-        ),
-    )
-    case["stationarity"] = show(
-        f"stationary point {gone.name}",
-        lambda: study.stationarity(start, method.objective, fitted.params, keys.unlearn),
-    )
-    case["normalisation"] = show(
-        f"forms {gone.name}",
-        lambda: study.forms(start, bench.model.apply, lam=flags.lam, lr=flags.lr, key=keys.unlearn),
-    )
+    done = []
+    for chosen in methods:
+        try:
+            fitted = unlearn(bench, gone, original, chosen, watch)
+        except NonFiniteError as error:
+            done.append(Done(chosen, None, error))
+            continue
+        done.append(Done(chosen, fitted))
+        made_by = bench.config(gone.mask) | {"unlearn": chosen.settings}
+        bench.keep(f"{gone.name}/{chosen.name}", fitted.params, made_by)
+    case = measured_case(bench, gone, original, oracles, done)
+    for method in case["methods"]:
+        method["why"] = why(flags, method)
+    studied = [each for each in done if each.chosen.name == STUDIED and each.fitted is not None]
+    if flags.study and studied:
+        case |= study_of(flags, bench, gone, original, studied[0], watch)
     case = plain(case)
-    return case | {"diagnosis": diagnose(case)}
+    for method in case["methods"]:
+        method["diagnosis"] = diagnose(case, method["name"])
+    return case
+
+
+def why(flags: Flags, method: Mapping[str, Any]) -> str:
+    """Where a method's step comes from."""
+    if method["name"] == STUDIED:
+        return WHY[method["optimizer"]]
+    if method["optimizer"] is None:
+        return "It takes no steps."
+    if method["lr"] is None:
+        return "Its step is its own default."
+    return "" if flags.method_lr else "The step is FAMR's, not one chosen for it."
+
+
+def study_of(
+    flags: Flags,
+    bench: Bench,
+    gone: ForgetSet,
+    original: Params,
+    done: Done,
+    watch: study.Watch,
+) -> dict[str, Any]:
+    """What only studies FAMR: other batch orders, its stationary point, its forms."""
+    chosen, keys, method = done.chosen, bench.keys, done.chosen.unlearner
+    settings = chosen.settings
+    start = study.Start(
+        original,
+        bench.in_memory(gone.mask),
+        settings["epochs"],
+        settings["batch_size"],
+        watch,
+    )
+    lr, lam = settings["lr"], flags.lam
+
+    def seeds() -> dict[str, list[float]]:
+        others = jax.random.split(keys.unlearn_again, study.UNLEARNING_SEEDS)
+        return study.seeds(start, method, others)
+
+    def stationarity() -> dict[str, Any]:
+        return study.stationarity(start, method.objective, done.fitted.params, keys.unlearn)
+
+    def forms() -> list[dict[str, Any]]:
+        return study.forms(start, bench.model.apply, lam=lam, lr=lr, key=keys.unlearn)
+
+    made_by = bench.made_by(gone, original, settings)
+    sources = (*bench.sources, *chosen.sources, "famr_jax.cli.study", "famr_jax.evaluation")
+    found = {"studied": chosen.name}
+    for name, title, function in (
+        ("seeds", "unlearning seeds", seeds),
+        ("stationarity", "stationary point", stationarity),
+        ("normalisation", "forms", forms),
+    ):
+        phase = f"{title} {gone.name}"
+        found[name] = bench.store.remember(phase, made_by, function, sources=sources)
+    return found
 
 
 def unlearn(
@@ -189,6 +282,8 @@ def unlearn(
         config={"method": chosen.name, **chosen.settings},
         sources=chosen.sources,
         epochs=chosen.settings["epochs"],
+        batch_size=chosen.settings["batch_size"],
+        uses_retain=chosen.uses_retain,
         key=bench.keys.unlearn,
         watch=watch,
     )
@@ -206,127 +301,29 @@ def watching(bench: Bench, gone: ForgetSet) -> study.Watch:
     return watch
 
 
-def measured_case(
-    bench: Bench,
-    gone: ForgetSet,
-    original: Params,
-    fitted: Fitted,
-    oracles: Sequence[Params],
-    chosen: Chosen,
-) -> dict[str, Any]:
-    """One forget set as the JSON has it: the method beside the original and the oracles."""
-    evaluate, show = bench.evaluator(gone, original, oracles), bench.clock.show
-    after = evaluate.view(fitted.params)
-
-    def models() -> list[dict[str, Any]]:
-        return [*evaluate.references(), {"model": chosen.name} | evaluate(after)]
-
-    rows = show(f"evaluate {gone.name}", models)
-    table = [*evaluation.verdicts(rows), *evaluation.average_gap(rows)]
-    shown = {"original": evaluate.trained, chosen.name: after, "oracle": evaluate.oracles[0]}
-    retained, num_classes = int((~gone.mask).sum()), bench.dataset.num_classes
-    return {
-        "forget": gone.spec,
-        "kind": gone.kind,
-        "title": title(bench.dataset.class_names, gone),
-        "classes": gone.classes,
-        "num_forget": int(gone.mask.sum()),
-        "num_retain": retained,
-        "num_forget_test": len(evaluate.sets.get("test_forgotten", ())),
-        "num_test": len(bench.test),
-        "duplicates_taken": gone.duplicates,
-        "method": {"name": chosen.name, **chosen.settings, "batch_size": bench.flags.batch_size},
-        "models": [{k: v for k, v in row.items() if k not in ("n", "absent")} for row in rows],
-        "rows": [line | {"what": WHAT.get(line["measure"], "")} for line in table],
-        "epochs": {
-            **{name: [entry[name] for entry in fitted.log] for name in CURVES},
-            **{
-                name: [entry[name] for entry in fitted.log[1:]]
-                for name in TERMS
-                if name in fitted.log[-1]
-            },
-            "ret_acc_n": min(WATCHED_RETAIN, retained),
-        },
-        "targets": {"chance": 1 / num_classes, "max_entropy": float(np.log(num_classes))},
-        "confusion": confusion(evaluate, chosen.name, after),
-        "grid": grid(shown, gone),
-        "histograms": None if gone.classes else histograms(shown),
-    }
-
-
-def title(class_names: Sequence[str], gone: ForgetSet) -> str:
-    """What is forgotten, in words."""
-    names = [class_names[c] for c in gone.classes]
-    if names:
-        return f"Forgetting class {', '.join(names)}"
-    return f"Forgetting {gone.mask.sum()} samples ({gone.spec})"
-
-
-def confusion(evaluate: Evaluator, name: str, after: View) -> dict[str, Any] | None:
-    """Where the test images of the forgotten classes go: share of each predicted class."""
-    count = len(evaluate.sets.get("test_forgotten", ()))
-    if not count:
-        return None
-
-    def shares(view: View) -> np.ndarray:
-        return np.asarray(metrics.votes(view.logits("test_forgotten")).mean(0))
-
-    members = [shares(oracle) for oracle in evaluate.oracles]
-    rows = [
-        {"model": "original", "shares": shares(evaluate.trained)},
-        {"model": name, "shares": shares(after)},
-        {"model": "oracle", "shares": np.mean(members, axis=0), "members": members},
-    ]
-    return {"n": count, "rows": rows}
-
-
-def grid(shown: Mapping[str, View], gone: ForgetSet) -> dict[str, Any]:
-    """Evenly spaced forgotten images with each model's prediction and its confidence."""
-    size = int(gone.mask.sum())
-    places = np.unique(np.linspace(0, size - 1, GRID_SIZE).astype(int))
-    rows = []
-    for name, view in shown.items():
-        p = np.asarray(jax.nn.softmax(view.logits("forget")[places]))
-        rows.append({"model": name, "predicted": p.argmax(1), "confidence": p.max(1)})
-    labels = next(iter(shown.values())).labels("forget")[places]
-    return {"indices": np.flatnonzero(gone.mask)[places], "labels": labels, "rows": rows}
-
-
-def histograms(shown: Mapping[str, View]) -> dict[str, Any]:
-    """Shares of the confidence p_y of forget, retained and test images, for samples."""
-
-    def shares(view: View, part: str) -> np.ndarray:
-        p = view.each(metrics.confidence, part)
-        return np.histogram(p, HISTOGRAM_EDGES)[0] / len(p)
-
-    rows = [
-        {"model": name} | {part: shares(view, part) for part in ("forget", "retain", "test")}
-        for name, view in shown.items()
-    ]
-    return {"edges": HISTOGRAM_EDGES, "rows": rows}
-
-
 def show(case: Mapping[str, Any]) -> None:
-    """Prints the table of one case, and what the diagnosis found."""
+    """Prints the table of one case, a row a model, and what the diagnosis found."""
     words = f"{case['num_forget']} forgotten, {case['num_retain']} retained"
     table = rich.table.Table(title=f"{escape(case['title'])}: {words}", title_justify="left")
-    count = line(case, "for_acc").get("oracles", 0)
-    name = label(case["method"]["name"])
-    for column in ("", "N", "original", name, f"oracle (n={count})", "95 % band", "null", "gap"):
-        table.add_column(column, justify="right" if column else "left")
-    for row in case["rows"]:
-        if "value" in row:
-            text = partial(report.number, unit=row["unit"])
-            table.add_row(
-                row["title"],
-                str(row.get("n") or "–"),
-                *(text(row.get(name)) for name in ("original", "value", "oracle")),
-                report.interval(row.get("band"), row["unit"]),
-                *(text(row.get(name)) for name in ("null", "gap")),
-            )
+    measures = measures_of(case)
+    table.add_column("")
+    for row in measures:
+        table.add_column(row["title"], justify="right", overflow="fold")
+    for name, values in shown_among(case).items():
+        cells = [
+            report.interval(value, row["unit"])
+            if isinstance(value, list)
+            else report.number(value, row["unit"])
+            for row, value in zip(measures, values, strict=True)
+        ]
+        table.add_row(name, *cells)
     terminal = rich.console.Console()
+    if not terminal.is_terminal:  # a log is as wide as it needs to be
+        terminal = rich.console.Console(width=WIDE)
     terminal.print(table)
-    for entry in case["diagnosis"]:
-        if entry["found"]:
-            words = f"  {entry['sign']}. {entry['words']} {entry['advice']}"
-            terminal.print(words, markup=False, highlight=False)
+    for method in case["methods"]:
+        for entry in method["diagnosis"]:
+            if entry["found"]:
+                told = f"  {label(method['name'])}: {entry['sign']}. "
+                told += f"{entry['words']} {entry['advice']}"
+                terminal.print(told, markup=False, highlight=False, soft_wrap=True)

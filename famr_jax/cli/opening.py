@@ -29,12 +29,14 @@ def open_bench(
         flags: Data, model and training.
         change: What to make of the loaded data set, as a choice of its classes.
         streams: Whether the experiment can work from disk.
-        out: Directory of the results if the flags name none; by default one named by the data.
+        out: Directory of the results if the flags name none.
 
     Raises:
         ValueError: A flag out of range, an unknown name, or bad data.
     """
     cli_flags.check(flags)
+    if flags.fresh and flags.resume:
+        raise ValueError("`fresh` and `resume` must not be given together.")
     if flags.batch_size % flags.accumulate:
         rule = f"must divide `batch_size` {flags.batch_size}"
         raise ValueError(f"`accumulate` {rule}, got {flags.accumulate}.")
@@ -53,15 +55,14 @@ def open_bench(
     model = models.create(flags.model, num_classes=dataset.num_classes, image_shape=shape)
     if size is not None and min(dataset.image_shape[:2]) > size:
         model = replace(model, view=data.centre_crop(size))
-    name = f"{dataset.name}-{flags.model}-{flags.seed}".replace("/", "-").replace(":", "-")
-    store = Store(flags.cache, resume=flags.resume, clock=Clock())
+    store = Store(flags.cache, resume=not flags.fresh, clock=Clock())
     train_set, test_set = (
         split if flags.stream else split.batch() for split in (dataset.train, dataset.test)
     )
     if (most := min(flags.batch_size, len(train_set))) % flags.accumulate:
         raise ValueError(f"`accumulate` must divide all {most} images, got {flags.accumulate}.")
     start = None if flags.weights is None else _start(flags.weights, model)
-    out = flags.out or out or Path("runs") / name
+    out = flags.out or out or Path("runs")
     bench = Bench(flags, dataset, train_set, test_set, model, store, out, start)
     if flags.original is None:
         return bench

@@ -5,14 +5,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from famr_jax.cli.details import Case, details, headed, label, legend, method_of, top_of
-from famr_jax.cli.diagnosis import before_after, diagnose, oracle
+from famr_jax.cli.details import details, headed, legend, models_of
+from famr_jax.cli.diagnosis import diagnose
+from famr_jax.cli.measured import before_after, line, method_of
 from famr_jax.cli.record import made
+from famr_jax.cli.words import (
+    Case,
+    label,
+    measures_of,
+    method_names,
+    most_oracles,
+    shown_among,
+    top_of,
+    verdict,
+)
 from famr_jax.report import (
     Badge,
     Badges,
     Cell,
     Claims,
+    Column,
     Section,
     Strip,
     Table,
@@ -58,7 +70,13 @@ def page(content: Mapping[str, Any], images: Sequence[np.ndarray | None]) -> Pag
         *(summary(case, title) for case, title in zip(cases, titles, strict=True)),
         few,
         *([Section("Claims", [Claims(claims)])] if claims else []),
-        Section("The numbers", [*(legend(case) for case in cases[:1]), *map(numbers, cases)]),
+        Section(
+            "The numbers",
+            [
+                *(legend(case) for case in cases[:1]),
+                *(section for case in cases for section in numbers(case)),
+            ],
+        ),
         *(
             Section(f"{title} in detail", details(case, names, shown))
             for case, title, shown in zip(cases, titles, images, strict=True)
@@ -81,39 +99,62 @@ def headings(cases: Sequence[Case]) -> list[str]:
 def _setting(results: Mapping[str, Any]) -> str:
     dataset, model = results["dataset"], results["model"]
     shape = " × ".join(str(side) for side in dataset["image_shape"])
-    methods = dict.fromkeys(label(method_of(case)) for case in results["cases"])
+    seen: dict[str, list[str]] = {}
+    for case in results["cases"]:
+        for method in case.get("methods") or ():
+            seen.setdefault(_sees(method), []).append(label(method.get("name")))
+    told = "; ".join(f"{' and '.join(dict.fromkeys(who))} {what}" for what, who in seen.items())
     return (
         f"{model['name']} ({number(model['num_params'])} weights), "
         f"{number(dataset['num_classes'])} classes, images of {shape}, "
         f"{number(dataset['num_train'])} for training and {number(dataset['num_test'])} for "
-        f"testing. {' and '.join(methods)}, which sees the forgotten images only, beside models "
-        "retrained without them (the oracles)."
+        f"testing. {told or 'No method'}, beside models retrained without the forgotten images "
+        "(the oracles)."
     )
 
 
-def _oracles(cases: Sequence[Case]) -> int:
-    rows = [row for case in cases for row in case.get("rows") or ()]
-    return max((row.get("oracles") or 0 for row in rows), default=0)
+def _sees(method: Mapping[str, Any]) -> str:
+    if method.get("uses_retain"):
+        return "with forgotten and retained images"
+    return "with the forgotten images only"
 
 
 def _oracle_sentence(cases: Sequence[Case]) -> str:
-    count = _oracles(cases)
+    count = max(map(most_oracles, cases), default=0)
     if count >= ORACLES_FOR_A_VERDICT:
         return f"{count} oracles: bands are 95 % prediction intervals of one more oracle."
     several = f"oracle{'s' * (count != 1)} {'draws' if count == 1 else 'draw'}"
-    return f"{COUNTS[count]} {several} a picture; a verdict needs {ORACLES_FOR_A_VERDICT}."
+    return (
+        f"{COUNTS[count]} {several} a picture, which says whether a value lies among them; a "
+        f"verdict needs {ORACLES_FOR_A_VERDICT}."
+    )
 
 
-def _rows(case: Case) -> list[Mapping[str, Any]]:
-    """The lines of the case's method that hold a number."""
+def _rows(case: Case, model: str | None) -> list[Mapping[str, Any]]:
+    """The lines of a method that hold a number."""
     rows = [row for row in case.get("rows") or () if "absent" not in row]
-    return [row for row in rows if row.get("model") == method_of(case)]
+    return [row for row in rows if row.get("model") == model]
 
 
 def summary(case: Case, title: str) -> Section:
-    """What came of a case: a sentence, headline numbers, signs that were found."""
+    """What came of a case: a sentence a method, headline numbers, signs that were found."""
+    names = method_names(case) or [None]
+    several, tones = len(names) > 1, models_of(case)
+    blocks: list[Any] = [
+        Text(_sentence(case, name), colour=tones.get(name) if several else None) for name in names
+    ]
+    blocks.append(table(case) if several else Tiles(_tiles(case, names[0])))
+    for name in names:
+        entries = method_of(case, name).get("diagnosis") or diagnose(case, name)
+        found = [entry for entry in entries if entry["found"]]
+        signs = [Badge(each["sign"], "good" if each.get("good") else "bad") for each in found]
+        blocks.append(Badges(f"Signs found{f' of {label(name)}' if several else ''}:", signs))
+    return Section(title, blocks, panel=True)
+
+
+def _tiles(case: Case, name: str | None) -> list[Tile]:
     tiles = []
-    for row in _rows(case)[:HEADLINES]:
+    for row in _rows(case, name)[:HEADLINES]:
         unit = row.get("unit", "")
         below = (
             Cell(f"oracle {number(row.get('oracle'), unit)}", colour="blue"),
@@ -121,21 +162,39 @@ def summary(case: Case, title: str) -> Section:
             _strip(case, row),
         )
         tiles.append(Tile(row.get("title", ""), row.get("value"), unit, below, "vermillion"))
-    entries = [entry for entry in case.get("diagnosis") or diagnose(case) if entry["found"]]
-    signs = [Badge(e["sign"], "bad" if e["advice"] else "good") for e in entries]
-    blocks = [Text(_sentence(case)), Tiles(tiles), Badges("Signs found:", signs)]
-    return Section(title, blocks, panel=True)
+    return tiles
 
 
-def _sentence(case: Case) -> str:
+def table(case: Case) -> Table:
+    """The one table of a case: a row a model, a column a measure."""
+    measures, units = measures_of(case), {"share": "%", "nats": "nats"}
+    tones = {label(name): tone for name, tone in models_of(case).items()}
+    rows = []
+    for name, values in shown_among(case).items():
+        tone = "blue" if name.startswith("oracle") else tones.get(name)
+        cells = {"model": Cell(name, colour=tone, strong=name in tones)}
+        rows.append(cells | {str(i): value for i, value in enumerate(values)})
+    columns: dict[str, Any] = {"model": Column("")}
+    for i, row in enumerate(measures):
+        unit = row.get("unit", "")
+        ending = f", {units[unit]}" if unit in units else ""
+        columns[str(i)] = Column(f"{row.get('title', '')}{ending}", unit)
+    return Table(rows, columns)
+
+
+def _sentence(case: Case, name: str | None) -> str:
+    if method_of(case, name).get("finite") is False:
+        epoch = number(method_of(case, name).get("epoch"))
+        return f"{label(name)} was not finite in epoch {epoch}, and nothing is measured of it."
+
     def told(measure: str, of: str) -> str:
-        values = (*before_after(case, measure), oracle(case, measure))
+        values = (*before_after(case, measure, name), line(case, measure, name).get("oracle"))
         before, after, retrained = (f"{number(value, 'share')}\u202f%" for value in values)
         return f"{after} of the {of} (before: {before}; retrained models: {retrained})"
 
     forget = told("for_acc", f"{number(case.get('num_forget'))} forgotten training images")
     retain = told("ret_acc", f"{number(case.get('num_retain'))} retained ones")
-    return f"{label(method_of(case))} now recognises {forget}, and {retain}."
+    return f"{label(name)} now recognises {forget}, and {retain}."
 
 
 def _strip(case: Case, row: Mapping[str, Any]) -> Strip:
@@ -144,17 +203,21 @@ def _strip(case: Case, row: Mapping[str, Any]) -> Strip:
     ticks = [model.get(measure) for model in models if model.get("model") == "oracle"]
     value, original = row.get("value"), row.get("original")
     top = top_of(case, unit, value, original, *ticks)
-    return Strip(value, original, ticks, row.get("band"), top, label(method_of(case)))
+    return Strip(value, original, ticks, row.get("band"), top, label(row.get("model")))
 
 
-def numbers(case: Case) -> Section:
-    """The table of one case: every measure beside the oracles' band, null and gap."""
-    count, name = _oracles([case]), label(method_of(case))
+def numbers(case: Case) -> list[Section]:
+    """For every method the table of each measure beside the oracles' band, null and gap."""
+    return [_numbers(case, name) for name in method_names(case) or [None]]
+
+
+def _numbers(case: Case, model: str | None) -> Section:
+    count, name = most_oracles(case), label(model)
     units = {"share": ", %", "nats": ", nats"}
     rows = []
-    for row in _rows(case):
+    for row in _rows(case, model):
         fewer = row.get("oracles") not in (None, count)
-        verdict = row.get("verdict")
+        said = verdict(case, row)
         rows.append(
             {
                 "Measure": Cell(
@@ -172,12 +235,14 @@ def numbers(case: Case) -> Section:
                 "Null": row.get("null"),
                 "Original's gap": row.get("original_gap"),
                 f"{name}'s gap": row.get("gap"),
-                "Verdict": Badge(verdict) if verdict else None,
+                "Verdict": Badge(said) if said else None,
                 "N": row.get("n"),
                 "unit": row.get("unit", ""),
             }
         )
-    absent = [row for row in case.get("rows") or () if "absent" in row]
+    absent = [
+        row for row in case.get("rows") or () if "absent" in row and row.get("model") == model
+    ]
     caption = (
         f"{count} oracles. Band: 95 % prediction interval of one more oracle. Gap: difference to "
         "the oracle, for shares in points; null: the same between oracles. N: examples of the row. "
@@ -189,4 +254,5 @@ def numbers(case: Case) -> Section:
         reasons = "; ".join(f"{row['title']}, as {row['absent']}" for row in absent)
         caption += f" Not measured: {reasons}."
     columns = [column for column in rows[0] if column != "unit"] if rows else ["Measure"]
-    return Section(headed("Every measure", case), [Table(rows, columns, caption)])
+    heading = headed("Every measure", case, model)
+    return Section(heading, [Table(rows, columns, caption)])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 
 from famr_jax import mesh
-from famr_jax.store import console
+from famr_jax.progress import console
 
 
 @contextlib.contextmanager

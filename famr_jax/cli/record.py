@@ -15,7 +15,7 @@ from famr_jax.files import plain, write_json
 from famr_jax.report import Facts, Grid, Section, Table, Text, lines, number
 from famr_jax.store import NonFiniteError
 
-PLACES = ("out", "cache", "resume")
+PLACES = ("out", "cache", "resume", "fresh", "list")
 PACKAGES = (
     *("famr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy"),
     *("scikit-learn", "tensorflow-datasets"),
@@ -42,7 +42,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def describe(experiment: str, program: str, flags: Any) -> dict[str, Any]:
+def describe(
+    experiment: str, program: str, flags: Any, default: Any | None = None
+) -> dict[str, Any]:
     """The `config` of a JSON: experiment, command, every flag, environment.
 
     Directories are named by their last part, and the command by what makes the numbers: where they
@@ -52,29 +54,36 @@ def describe(experiment: str, program: str, flags: Any) -> dict[str, Any]:
         experiment: Its name.
         program: What is run, as `python -m famr_jax forget`.
         flags: The parsed flags.
+        default: What they are where the command line says nothing, if not their own defaults.
     """
-    given, default = (
+    given, usual = (
         {name: _without_directories(value, name) for name, value in _flat(asdict(each)).items()}
-        for each in (flags, type(flags)())
+        for each in (flags, default or type(flags)())
     )
     words = [program]
     for name, value in given.items():
-        if value != default[name] and name not in PLACES:
+        if value != usual[name] and name not in PLACES:
             parts = value if isinstance(value, (list, tuple)) else [value]
-            parts = ["DIR"] if isinstance(value, Path) else [] if value is True else parts
-            words += [f"--{name.replace('_', '-')}", *(str(plain(part)) for part in parts)]
+            parts = ["DIR"] if isinstance(value, Path) else parts
+            parts = [] if isinstance(value, bool) else parts
+            word = f"{'no-' * (value is False)}{name.replace('_', '-')}"
+            words += [f"--{word}", *(str(plain(part)) for part in parts)]
     config = {"experiment": experiment, "command": " ".join(words), "flags": given}
     return config | {"environment": environment()}
 
 
 @contextlib.contextmanager
 def of_failures(out: Path, config: Mapping[str, Any]) -> Iterator[None]:
-    """What is run within leaves a JSON that says where it turned non-finite, if it did."""
+    """What is run within leaves a JSON that says where it turned non-finite, if it did.
+
+    Results of an earlier run that are there already stay.
+    """
     try:
         yield
     except NonFiniteError as error:
         results = {"finite": False, "phase": error.phase, "epoch": error.epoch}
-        write_json(out / "metrics.json", {"config": config, "results": results})
+        if not (out / "metrics.json").exists():
+            write_json(out / "metrics.json", {"config": config, "results": results})
         raise
 
 
@@ -84,7 +93,9 @@ def _without_directories(value: Any, name: str = "") -> Any:
     if name == "weights" and value and not value.startswith("hf:"):
         return Path(value).name
     kind, colon, path = str(value).partition(":")
-    named = colon and kind in ("folder", "imagenet100", "index")
+    named = colon and kind in ("folder", "imagenet100", "index", "file")
+    if not named and ".py:" in str(value):  # a method of one's own
+        return f"{Path(str(value).rpartition(':')[0]).name}:{str(value).rpartition(':')[2]}"
     return f"{kind}:{Path(path).name}" if named else value
 
 

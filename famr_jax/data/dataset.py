@@ -78,6 +78,7 @@ class Dataset:
         test: The test split, likewise.
         class_names: Readable names; the position is the label.
         mirrored: Whether a mirrored image keeps its class; False for digits and letters.
+        files: Of a folder the file of each training image, as `class/name`; else empty.
 
     Raises:
         ValueError: For a name that is not UTF-8, fewer than two classes, a label outside them, or
@@ -89,6 +90,7 @@ class Dataset:
     test: Split | OnDisk
     class_names: tuple[str, ...]
     mirrored: bool
+    files: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name in (self.name, *self.class_names):

@@ -60,7 +60,9 @@ def load_folder(
     train, test = encoded.load(
         name, splits, num_classes=len(ids), mode=None, size=image_size, stream=stream
     )
-    return Dataset(name, train, test, names, mirrored=True)
+    images = [example.image for example in splits[0].read(range(splits[0].count))]
+    files = tuple(f"{image.parent.name}/{image.name}" for image in images)
+    return Dataset(name, train, test, names, mirrored=True, files=files)
 
 
 def _visible(directory: Path) -> list[Path]:

@@ -80,4 +80,5 @@ def keep(dataset: Dataset, superclasses: Sequence[str]) -> Dataset:
         train=part(dataset.train),
         test=part(dataset.test),
         class_names=tuple(names[c] for c in kept),
+        files=(),
     )
