@@ -53,8 +53,12 @@ class AskTeacher:
 
 
 # name -> function of `(apply_fn, init_fn)` that gives the unlearner; beside these, every method of
-# the shared signature has a row by itself
+# the shared signature has a row by itself, at its defaults
 SPECIAL = {
+    "amun": lambda apply_fn, init_fn: methods.amun(apply_fn, attack_steps=2, optimizer=ADAM),
+    "ct": lambda apply_fn, init_fn: methods.ct(
+        apply_fn, patches=("layer_0", "kernel"), optimizer=ADAM
+    ),
     "descent_ascent in phases": lambda apply_fn, init_fn: methods.descent_ascent(
         apply_fn, forget_weight=0.5, ascent_steps=4, optimizer=ADAM
     ),
@@ -67,10 +71,10 @@ SPECIAL = {
     ),
     "retrain": lambda apply_fn, init_fn: methods.retrain(Supervised(apply_fn, ADAM), init_fn),
 }
-METHODS = SPECIAL | {
+METHODS = {
     name: lambda apply_fn, init_fn, method=method: method(apply_fn, optimizer=ADAM)
     for name, method in methods.BY_NAME.items()
-}
+} | SPECIAL
 IGNORES_PARAMS = {"retrain"}
 RETURNS_PARAMS = {"nothing"}
 

@@ -15,17 +15,21 @@ class DescentAscent:
     apply_fn: ApplyFn = static()
     forget_weight: float = 1.0
     ascent_steps: int | None = None
+    alternating: bool = static(False)
 
     def __call__(self, params, context, pair, key):
         del key
-        weight = self.forget_weight
+        weight, keep = self.forget_weight, 1
         if self.ascent_steps is not None:
             weight = jnp.where(context.step < self.ascent_steps, weight, 0.0)
+        if self.alternating:
+            ascending = context.step % 2
+            weight, keep = ascending * weight, 1 - ascending
         retain, forget = (
             jnp.mean(cross_entropy(self.apply_fn(params, batch.x), batch.labels))
             for batch in (pair.retain, pair.forget)
         )
-        return retain - weight * forget, {"retain": retain, "forget": forget}
+        return keep * retain - weight * forget, {"retain": retain, "forget": forget}
 
 
 def descent_ascent(
@@ -33,7 +37,8 @@ def descent_ascent(
     *,
     forget_weight: float = 1.0,
     ascent_steps: int | None = None,
-    optimizer: optax.GradientTransformation,
+    alternating: bool = False,
+    optimizer: optax.GradientTransformation = optax.adam(1e-4),  # noqa: B008
 ) -> Descent:
     """Descends the retained loss and ascends the forget loss in every step: GDA, step by step.
 
@@ -48,7 +53,10 @@ def descent_ascent(
         forget_weight: w, >= 0; 0 is fine-tuning on the retained set.
         ascent_steps: Steps after which w is 0; None for never. The paper ascends in the first 3 or
             5 of 5 to 10 epochs, an epoch being ceil(|R|/B) steps.
-        optimizer: Any optax transformation; the paper's steps are 5e-5 to 5e-3.
+        alternating: Descend in steps 0, 2, 4, ... and ascend in the others, in place of both at
+            once. To first order in the step of SGD two of them are one of the others.
+        optimizer: The paper's steps are 5e-5 to 5e-3 of SGD; the default is FAMR's. J is unbounded
+            below, so take the largest step at which Ret-Acc stays.
 
     Raises:
         ValueError: `forget_weight` negative or not finite; `ascent_steps` below one.
@@ -58,5 +66,5 @@ def descent_ascent(
     check_number("forget_weight", forget_weight, least=0)
     if ascent_steps is not None:
         check_count("ascent_steps", ascent_steps)
-    objective = DescentAscent(apply_fn, forget_weight, ascent_steps)
+    objective = DescentAscent(apply_fn, forget_weight, ascent_steps, alternating)
     return descend(objective, optimizer, epoch_over="retain")

@@ -25,9 +25,7 @@ class Relabelled:
     def __call__(self, params, context, pair, key):
         del key
         logits = self.apply_fn(params, pair.forget.x)
-        labels = wrong_labels(
-            context.prepared, pair.forget.x, pair.forget.labels, logits.shape[-1]
-        )
+        labels = wrong_labels(context.prepared, pair.forget.x, pair.forget.labels, logits.shape[-1])
         forget = jnp.mean(cross_entropy(logits, labels))
         retain = mean_loss(self.apply_fn, params, pair.retain)
         return retain + self.forget_weight * forget, {"forget": forget, "retain": retain}
