@@ -16,7 +16,7 @@ from conftest import assert_same, drawn, random_batch, to_float64
 from famr_jax import methods, targets
 from famr_jax.anchors import diagonal
 from famr_jax.types import Batch, Context, Pair
-from famr_jax.unlearn import OneShot
+from famr_jax.unlearn import OneShot, begin, in_memory
 
 KEY = jax.random.key(5)
 SGD = optax.sgd(0.1)
@@ -193,6 +193,8 @@ def test_two_alternating_steps_are_one_of_both_to_first_order(world):
         ends = (world.stepped(turns, 2)[0], world.stepped(once)[0])
         errors.append(float(optax.tree.norm(optax.tree.sub(*ends))))
     np.testing.assert_allclose(errors[0] / errors[1], 4, rtol=0.05)
+    over = methods.descent_ascent(world.apply, alternating=True, ascent_steps=1)
+    close(world.slope(over, step=jnp.asarray(1)), world.slope(methods.finetune(world.apply)))
 
 
 def test_scrub_is_the_published_formula_and_its_teacher_is_nothing_at_the_start(world):
@@ -623,6 +625,19 @@ BAD = [
 def test_refuses(world, name, settings, message):
     with pytest.raises(ValueError, match=message):
         methods.BY_NAME[name](world.apply, **settings)
+
+
+@pytest.mark.parametrize("name", ["delete", "salun", "ssd"])
+def test_a_label_that_is_no_class_is_refused_of_every_kind_of_unlearner(world, name):
+    pair = world.pair
+    wrong = Batch(pair.forget.x, pair.forget.labels.at[0].set(3))
+    with pytest.raises(ValueError, match="`labels` must be classes of 3"):
+        begin(methods.BY_NAME[name](world.apply), world.anchor, wrong, pair.retain, key=KEY)
+
+
+def test_what_computes_on_a_whole_set_wants_it_in_memory():
+    with pytest.raises(ValueError, match="`forget` must be in memory, a Batch, got str"):
+        in_memory("forget", "on disk")
 
 
 def test_every_method_has_defaults(world):

@@ -18,12 +18,12 @@ from typing import Any
 
 from experiments.harness.results import Page, setting
 from experiments.harness.run import Experiment, main
-from famr_jax import unlearn
 from famr_jax.cli.bench import Bench
 from famr_jax.cli.flags import BenchFlags, Count
 from famr_jax.evaluation import MEASURES
 from famr_jax.methods import BY_NAME
 from famr_jax.report import Table
+from famr_jax.store import console
 
 MOST = 0.10
 """Retained accuracy that a default may cost."""
@@ -77,23 +77,19 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
 
 def _run(name, flags, bench, gone, evaluate):
     method = BY_NAME[name](bench.model.apply)
-    forgotten = bench.in_memory(gone.mask)
-    retain = bench.in_memory(~gone.mask) if method.epoch_over == "retain" else None
-
-    def run():
-        return unlearn.run(
-            method,
-            evaluate.original,
-            forgotten,
-            retain,
-            epochs=flags.epochs,
-            batch_size=bench.flags.batch_size,
-            key=bench.keys.unlearn,
-        )
-
-    done = bench.clock.show(f"{name} {gone.name}", run)
-    found = {"finite": done.finite, "retained_data": retain is not None}
-    return found | _accuracies(done.params, evaluate)
+    done = bench.unlearn(
+        f"{name} {gone.name}",
+        method,
+        evaluate.original,
+        gone,
+        config={"name": name},  # its numbers are in its source
+        sources=(BY_NAME[name].__module__,),
+        epochs=flags.epochs,
+        key=bench.keys.unlearn,
+    )
+    row = {"retained_data": method.epoch_over == "retain"} | _accuracies(done.params, evaluate)
+    console.print(" ".join(f"{100 * row[name]:.1f}" for name in NAMES), highlight=False)
+    return row
 
 
 def _accuracies(params, evaluate):

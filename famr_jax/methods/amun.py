@@ -10,13 +10,16 @@ from famr_jax.methods.finetune import mean_loss
 from famr_jax.types import ApplyFn, Batch, Params, check_count, check_number, pytree, static
 from famr_jax.unlearn import Descent, descend, in_memory
 
+BALLS = 12
+"""Radii that the search doubles through."""
+
 
 @pytree
 class Adversarial:
     """The objective of `amun`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    attack_steps: int = static(50)
+    attack_steps: int = static(10)
     with_forget: bool = static(True)
     with_retain: bool = static(True)
     radius: float = 0.02
@@ -53,7 +56,7 @@ def neighbours(
     """The nearest image that a model mistakes for another class, for each image, and that class.
 
     Projected gradient ascent in balls of radius r, 2r, 4r, ..., each from where the last ended, by
-    steps of r/10, until the class changes; at most 12 balls.
+    steps of a tenth of the ball's, until the class changes or `BALLS` were searched.
 
     Args:
         apply_fn: The model.
@@ -67,22 +70,28 @@ def neighbours(
     """
 
     def attacked(example):
-        clean = example.x
+        clean, label = example.x, example.labels
 
-        def logits_of(x):
-            return apply_fn(params, x[None])[0]
+        def loss(x):
+            logits = apply_fn(params, x[None])[0]
+            return cross_entropy(logits, label), logits
 
-        def body(i, x):
+        def body(carry):
+            i, x, _ = carry
+            (_, logits), slope = jax.value_and_grad(loss, has_aux=True)(x)
+            right = jnp.argmax(logits) == label
             ball = radius * 2.0 ** (i // num_steps)
-            slope = jax.grad(lambda x: cross_entropy(logits_of(x), example.labels))(x)
             moved = x + ball / 10 * slope / (jnp.linalg.norm(slope) + 1e-12) - clean
             moved *= jnp.minimum(1, ball / (jnp.linalg.norm(moved) + 1e-12))
-            right = jnp.argmax(logits_of(x)) == example.labels
-            return jnp.where(right, jnp.clip(clean + moved, -1, 1), x)
+            return i + 1, jnp.where(right, jnp.clip(clean + moved, -1, 1), x), right
 
-        x = jax.lax.fori_loop(0, 12 * num_steps, body, clean)
-        others = jnp.where(jnp.arange(len(logits_of(x))) == example.labels, -jnp.inf, logits_of(x))
-        return Batch(x, jnp.argmax(others).astype(example.labels.dtype))
+        def going_on(carry):
+            i, _, right = carry
+            return right & (i < BALLS * num_steps)
+
+        _, x, _ = jax.lax.while_loop(going_on, body, (0, clean, jnp.asarray(True)))
+        others = jnp.where(jnp.arange(len(loss(x)[1])) == label, -jnp.inf, loss(x)[1])
+        return Batch(x, jnp.argmax(others).astype(label.dtype))
 
     return jax.lax.map(attacked, batch, batch_size=64)
 
@@ -91,7 +100,7 @@ def amun(
     apply_fn: ApplyFn,
     *,
     radius: float = 0.02,
-    attack_steps: int = 50,
+    attack_steps: int = 10,
     with_forget: bool = True,
     with_retain: bool = True,
     optimizer: optax.GradientTransformation = optax.adam(2e-3, b2=0.99),  # noqa: B008
@@ -106,7 +115,7 @@ def amun(
     Args:
         apply_fn: The model.
         radius: First radius of the search; see `neighbours`.
-        attack_steps: Steps a radius; the source says 50, its code 10.
+        attack_steps: Steps a radius, as in the source's code.
         with_forget: Whether F is in the mean; without it the source's AdvOnly.
         with_retain: Whether R is, over which an epoch passes then.
         optimizer: The source takes SGD with momentum .9, .01 to .1, for 10 epochs. The default is

@@ -13,7 +13,7 @@ class DescentAscent:
     """The objective of `descent_ascent`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    forget_weight: float = 1.0
+    forget_weight: float = 0.1
     ascent_steps: int | None = None
     alternating: bool = static(False)
 
@@ -23,8 +23,8 @@ class DescentAscent:
         if self.ascent_steps is not None:
             weight = jnp.where(context.step < self.ascent_steps, weight, 0.0)
         if self.alternating:
-            ascending = context.step % 2
-            weight, keep = ascending * weight, 1 - ascending
+            ascending = (context.step % 2 == 1) & (weight > 0)
+            weight, keep = jnp.where(ascending, weight, 0.0), jnp.where(ascending, 0, 1)
         retain, forget = (
             jnp.mean(cross_entropy(self.apply_fn(params, batch.x), batch.labels))
             for batch in (pair.retain, pair.forget)
@@ -35,7 +35,7 @@ class DescentAscent:
 def descent_ascent(
     apply_fn: ApplyFn,
     *,
-    forget_weight: float = 1.0,
+    forget_weight: float = 0.1,
     ascent_steps: int | None = None,
     alternating: bool = False,
     optimizer: optax.GradientTransformation = optax.adam(1e-4),  # noqa: B008
@@ -44,9 +44,9 @@ def descent_ascent(
 
         J(params) = mean_R l(x, y; params) - w mean_F l(x, y; params)
 
-    w = 1 is the objective of the paper's theory. w = |F|/|R| weighs every example alike; so does,
-    to first order in the step of SGD, the paper's loop of |F|/B steps of ascent and then |R|/B of
-    descent an epoch.
+    w = 1 is the objective of the paper's theory, which few models survive. w = |F|/|R| weighs every
+    example alike; so does, to first order in the step of SGD, the paper's loop of |F|/B steps of
+    ascent and then |R|/B of descent an epoch. The default is that of a tenth of the data.
 
     Args:
         apply_fn: The model.
