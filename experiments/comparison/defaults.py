@@ -27,6 +27,8 @@ from famr_jax.store import console
 
 MOST = 0.10
 """Retained accuracy that a default may cost."""
+DESTROYS = ("famr",)
+"""Those that cost more, by the settings of their papers."""
 NAMES = ("for_acc", "ret_acc", "test_acc")
 
 
@@ -34,7 +36,7 @@ NAMES = ("for_acc", "ret_acc", "test_acc")
 class Flags:
     """Settings of a run."""
 
-    forget: tuple[str, ...] = ("class:3", "random:0.1")
+    forget: tuple[str, ...] = ("class:3",)
     """The forget sets; every method runs on each."""
     methods: tuple[str, ...] = ()
     """Names of methods; none for all."""

@@ -109,8 +109,7 @@ def amun(
 
         J(params) = mean over A, F and R together of l(x, y),    A = {(x', argmax_{c != y} p(x'))}
 
-    Prepared once, by the trained model. The forget set keeps its labels: the wrong ones of A, as
-    near, lower the confidence there and nowhere else.
+    A is prepared once. F keeps its labels: the wrong ones beside it lower the confidence there.
 
     Args:
         apply_fn: The model.
@@ -118,8 +117,7 @@ def amun(
         attack_steps: Steps a radius, as in the source's code.
         with_forget: Whether F is in the mean; without it the source's AdvOnly.
         with_retain: Whether R is, over which an epoch passes then.
-        optimizer: The source takes SGD with momentum .9, .01 to .1, for 10 epochs. The default is
-            the training's own step.
+        optimizer: The training's own step; the source takes SGD, momentum .9, .05, 10 epochs.
 
     Raises:
         ValueError: A number out of range.

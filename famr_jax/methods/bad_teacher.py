@@ -18,7 +18,7 @@ class TwoTeachers:
 
     apply_fn: ApplyFn = static()
     init_fn: Callable[[Array], Params] | None = static(None)
-    forget_weight: float = 1.0
+    forget_weight: float = 0.3
     temperature: float = 1.0
 
     def prepare(self, params, forget, retain, key):
@@ -46,7 +46,7 @@ def bad_teacher(
     apply_fn: ApplyFn,
     *,
     init_fn: Callable[[Array], Params] | None = None,
-    forget_weight: float = 1.0,
+    forget_weight: float = 0.3,
     temperature: float = 1.0,
     optimizer: optax.GradientTransformation = optax.adam(1e-4),  # noqa: B008
 ) -> Descent:
@@ -60,7 +60,7 @@ def bad_teacher(
             the source; None shuffles the trained ones within each array, which needs no
             initialiser and keeps their sizes: our choice.
         forget_weight: w, >= 0. The source pools the forget set and three tenths of the retained
-            one, which weighs every image alike.
+            one: w = |F| / (.3 |R|), about .3 for a tenth of the data.
         temperature: T, > 0, of the softmax p_T.
         optimizer: The source's is Adam at 1e-4, for one epoch in batches of 256.
 

@@ -41,7 +41,7 @@ def boundary_expand(
     apply_fn: ApplyFn,
     *,
     head: tuple[str, ...] = ("head",),
-    optimizer: optax.GradientTransformation = optax.adam(5e-5),  # noqa: B008
+    optimizer: optax.GradientTransformation = optax.adam(3e-5),  # noqa: B008
 ) -> Descent:
     """Trains the forget set as a class C + 1 of a wider last layer, which is cut off again.
 
@@ -53,7 +53,7 @@ def boundary_expand(
     Args:
         apply_fn: The model.
         head: Path of the last layer, a dict of `kernel` `[dim, num_classes]` and `bias`.
-        optimizer: The default is half of FAMR's; take the largest step at which Ret-Acc stays.
+        optimizer: The default is a third of FAMR's; take the largest step at which Ret-Acc stays.
 
     Raises:
         ValueError: The weights have no such part.

@@ -44,19 +44,17 @@ def descent_ascent(
 
         J(params) = mean_R l(x, y; params) - w mean_F l(x, y; params)
 
-    w = 1 is the objective of the paper's theory, which few models survive. w = |F|/|R| weighs every
-    example alike; so does, to first order in the step of SGD, the paper's loop of |F|/B steps of
-    ascent and then |R|/B of descent an epoch. The default is that of a tenth of the data.
+    w = 1 is the objective of the paper's theory; w = |F|/|R|, .1 for a tenth of the data, weighs
+    every example alike, as does, to first order in the step of SGD, the paper's loop of |F|/B steps
+    of ascent and then |R|/B of descent an epoch.
 
     Args:
         apply_fn: The model.
         forget_weight: w, >= 0; 0 is fine-tuning on the retained set.
-        ascent_steps: Steps after which w is 0; None for never. The paper ascends in the first 3 or
-            5 of 5 to 10 epochs, an epoch being ceil(|R|/B) steps.
+        ascent_steps: Steps after which w is 0; None for never. The paper's: 3 or 5 of 5-10 epochs.
         alternating: Descend in steps 0, 2, 4, ... and ascend in the others, in place of both at
-            once. To first order in the step of SGD two of them are one of the others.
-        optimizer: The paper's steps are 5e-5 to 5e-3 of SGD; the default is FAMR's. J is unbounded
-            below, so take the largest step at which Ret-Acc stays.
+            once: to first order two such steps of SGD are one of those.
+        optimizer: The paper takes SGD at 5e-5 to 5e-3; take what Ret-Acc bears.
 
     Raises:
         ValueError: `forget_weight` negative or not finite; `ascent_steps` below one.

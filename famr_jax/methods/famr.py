@@ -60,16 +60,14 @@ def famr(
 
         J(params) = w mean_{x in T} KL(u || p(.|x)) + (lam/2) ||params - anchor||^2
 
-    Its two parts, the target u and the metric of the anchor, may be others. With
-    `targets.reweighted` it is DELETE with an anchor; with lam 0 as well, DELETE.
+    Target and metric may be others: with `targets.reweighted` it is DELETE with an anchor.
 
     Args:
         apply_fn: The model.
         lam: Strength of the anchor, >= 0; the paper's value is 0.1.
         forget_weight: w: 1 for the mean form, |T| for the paper's sum; see `AnchoredUniform`.
         target: `target(trained logits, labels) -> q` in place of u, one of `targets`.
-        anchor: `distance(params, anchor) -> scalar` in place of half the squared distance, one of
-            `anchors`; a value of its own scale, which lam multiplies.
+        anchor: `distance(params, anchor)` in place of half the squared one, one of `anchors`.
         optimizer: The paper gives the step, 1e-4, and not the optimizer; Adam is the one that is
             customarily run at that step on a ViT.
 

@@ -65,22 +65,20 @@ def imu(
         J(head) = - sum_B w_i l_i / sum_B w_i,    w_i^2 = max(0, g_i . (F + damping)^-1 g_mean)
 
     g_i are gradients in the last layer at the trained weights, g_mean their mean over the forget
-    set, F the mean of their squares; w_i is clipped at its own quantile. Weights other than the
-    last layer's have no gradient; a decay in the optimizer would still move them.
+    set, F the mean of their squares; w_i is clipped at its own quantile. Other weights have no
+    gradient; a decay in the optimizer would still move them.
 
     Args:
         apply_fn: The model.
         damping: Of F, > 0.
         clip: The quantile, of the positive weights, in (0, 1].
         head: Path of the last layer in the weights.
-        optimizer: J is unbounded below, so it and the epochs are reported. The last layer alone
-            bears ten times the step of FAMR: our choice.
+        optimizer: J is unbounded below: it and the epochs are reported. Ten times FAMR's step.
 
     Raises:
         ValueError: A number out of range; the weights have no such part.
 
-    Source: Influence-guided Machine Unlearning (arXiv 2508.01620), by its public code, without the
-        l1 penalty and the choice of a top share that it has as options.
+    Source: IMU (arXiv 2508.01620), by its public code, without its optional l1 and top share.
     """
     check_number("damping", damping, above=0)
     check_number("clip", clip, above=0)

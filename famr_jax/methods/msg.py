@@ -94,8 +94,7 @@ def msg(
         apply_fn: The model.
         share: Of each array, drawn anew by He's deviation (fan out), in [0, 1].
         kept: Factor of the other gradients, >= 0.
-        optimizer: The source takes SGD at 1e-3, momentum .9, for 5 epochs, which repairs a
-            convolutional net and not a small ViT. The default is the training's own step.
+        optimizer: The training's own step; the source takes SGD, momentum .9, 1e-3, 5 epochs.
 
     Raises:
         ValueError: A number out of range.

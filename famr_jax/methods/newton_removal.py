@@ -78,8 +78,7 @@ def newton_removal(
     Raises:
         ValueError: A number out of range, or another name of M.
 
-    Source: influence functions (Koh & Liang, arXiv 1703.04730) in the form of `influence.primal`;
-        the default damping is our choice.
+    Source: influence functions (arXiv 1703.04730), as `influence.primal`; the damping is ours.
     """
     del optimizer
     if matrix not in ("gauss_newton", "hessian"):

@@ -65,9 +65,8 @@ def salun(
         m_j = 1 where |d mean_F l(x, y) / d params_j| is among the largest share of all weights
         params <- m * (the method's step) + (1 - m) * params
 
-    What is masked is the new weights, not the gradient: weight decay and momentum cannot move a
-    weight of m = 0. Its optimizer sees whole gradients, so one that clips their norm clips more
-    than in the source, which masks them first.
+    What is masked is the new weights, so that decay and momentum move none of m = 0. The optimizer
+    sees whole gradients; the source masks them first, which differs where their norm is clipped.
 
     Args:
         apply_fn: The model.

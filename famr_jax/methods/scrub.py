@@ -62,9 +62,8 @@ def scrub(
         away:  J = -mean_F d(x)        near:  J = gamma mean_R l(x, y) + alpha mean_R d(x)
         d(x) = T^2 KL(p_T(.|x; anchor) || p_T(.|x; params)),    p_T the softmax of logits / T
 
-    In the first epochs the first |F| / (|F| + |R|) of the steps go away, the others near; later all
-    go near. (The source passes over all of F and then over all of R: an epoch of ours has the steps
-    of R alone.) At the start d and its gradient are 0.
+    In the first epochs the first |F| / (|F| + |R|) of the steps go away, all others near; the
+    source's epoch passes over all of F and then over all of R.
 
     Args:
         apply_fn: The model.

@@ -57,19 +57,17 @@ def trw(
 
         J(params) = [mean_R l(x, y)] + w mean_F KL(q || p),    q of `targets.Tilted`
 
-    beta 0 is the reweighted target: DELETE's. Known of the source are the target and beta 10; not
-    known, and ours: `temperature` and `num_components` of the similarity (`head_similarity`), w,
-    and the step.
+    Known are the target and beta 10; the similarity's constants, w and the step are inferred.
 
     Args:
         apply_fn: The model.
-        beta: Strength of the tilt.
+        beta: Strength of the tilt; 0 for DELETE's target.
         temperature: Of the similarity's softmax, > 0.
         num_components: Of its projection.
-        with_retain: Whether the retained set's term is there; an epoch passes over that set then.
+        with_retain: Whether the retained term is there, whose set an epoch passes over then.
         forget_weight: w, > 0.
         head: Path of the last layer's kernel, `[dim, num_classes]`, in the weights.
-        optimizer: Any optax transformation.
+        optimizer: Our choice.
 
     Raises:
         ValueError: A number out of range.

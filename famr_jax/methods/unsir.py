@@ -66,17 +66,16 @@ def unsir(
         impair:  J = mean_R l(x, y) + w mean l(noise, y)                  in the first epochs
         repair:  J = mean_R l(x, y)                                       afterwards
 
-    The forget set gives its labels alone, which are classes to forget: for random samples there is
-    no such class, and the method says nothing.
+    It uses the labels of F alone, which are the classes to forget.
 
     Args:
         apply_fn: The model.
-        num_noise: Images of noise, with the labels of the forget set in turn.
-        noise_steps: Steps of Adam at .1 that make them, from N(0, 1).
+        num_noise: Images of noise.
+        noise_steps: Steps of Adam at .1 that make them from N(0, 1).
         impair_epochs: Epochs that impair.
-        noise_weight: w, >= 0: our choice; the source pools both in one training set.
+        noise_weight: w, >= 0: our choice; the source pools both sets.
         penalty: Of the noise, >= 0.
-        optimizer: The source impairs at .02 and repairs at .01; ours is the training's own step.
+        optimizer: The training's own step; the source impairs at .02 and repairs at .01.
 
     Raises:
         ValueError: A number out of range.
