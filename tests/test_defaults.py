@@ -30,7 +30,7 @@ def test_small_run_has_a_row_for_each_method_beside_the_original(tmp_path):
 
 def test_another_method_is_refused(tmp_path):
     flags = placed(replace(SMALL, methods=("famr", "trew")), tmp_path)
-    with pytest.raises(ValueError, match="`methods` must be among amun, .*, got 'trew'"):
+    with pytest.raises(ValueError, match=r"`methods` must be among amun, .*, got 'trew'"):
         run(EXPERIMENT, flags)
 
 

@@ -69,6 +69,7 @@ SPECIAL = {
     "prepared": lambda apply_fn, init_fn: descend(
         Drawn(apply_fn), ADAM, prepare=AskTeacher(apply_fn)
     ),
+    "ssd": lambda apply_fn, init_fn: methods.ssd(apply_fn, alpha=1.0),
     "retrain": lambda apply_fn, init_fn: methods.retrain(Supervised(apply_fn, ADAM), init_fn),
 }
 METHODS = {

@@ -30,6 +30,8 @@ class Scrubbed:
         epoch, position, steps = place(context.step, sizes["retain"], len(pair.retain))
         share = sizes["forget"] / (sizes["forget"] + sizes["retain"])
         ascending = (epoch < self.max_epochs) & (position < jnp.ceil(share * steps))
+        # At the trained weights d has no slope but rounding errors, which Adam would follow.
+        ascending &= context.step > 0
         return jax.lax.cond(ascending, self._away, self._near, params, context.anchor, pair)
 
     def _away(self, params, anchor, pair):
@@ -62,8 +64,8 @@ def scrub(
         away:  J = -mean_F d(x)        near:  J = gamma mean_R l(x, y) + alpha mean_R d(x)
         d(x) = T^2 KL(p_T(.|x; anchor) || p_T(.|x; params)),    p_T the softmax of logits / T
 
-    In the first epochs the first |F| / (|F| + |R|) of the steps go away, all others near; the
-    source's epoch passes over all of F and then over all of R.
+    In the first epochs the first |F| / (|F| + |R|) of the steps go away, but for the very first;
+    all others near. The source's epoch passes over all of F and then over all of R.
 
     Args:
         apply_fn: The model.
