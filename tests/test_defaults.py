@@ -25,7 +25,8 @@ def test_small_run_has_a_row_for_each_method_beside_the_original(tmp_path):
     assert [row.get("retained_data") for row in rows] == [None, False, True, True]
     for row in losses(content["results"]):
         assert row["cost"] == pytest.approx(rows[0]["ret_acc"] - row["ret_acc"])
-    assert (tmp_path / "out/report.html").read_text().count("<table") == 1
+    page = (tmp_path / "out/report.html").read_text()
+    assert all(name in page for name in flags.methods)
 
 
 def test_another_method_is_refused(tmp_path):
@@ -34,9 +35,9 @@ def test_another_method_is_refused(tmp_path):
         run(EXPERIMENT, flags)
 
 
-@pytest.mark.parametrize("name", RESULTS)
-def test_no_default_collapses_a_model_but_those_that_destroy_by_their_papers_settings(name):
-    rows = losses(RESULTS[name]["results"])
+def test_no_default_collapses_a_model_but_those_that_destroy_by_their_papers_settings():
+    rows = losses(RESULTS["defaults"]["results"])
+    assert {row["forget"] for row in rows} == {"class-3"}
     assert [row["model"] for row in rows] == list(BY_NAME)
     assert {row["model"] for row in rows if row["cost"] > MOST} <= set(DESTROYS)
 

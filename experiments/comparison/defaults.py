@@ -1,16 +1,16 @@
 """Every unlearning method as it comes: do the defaults forget, and do they keep the model?
 
-Claim: no method of `famr_jax.methods.BY_NAME` at its defaults takes more than ten points of
-retained accuracy from a small Vision Transformer, except those that destroy by the settings of
-their papers. Runs each on one class and on a tenth of the images, from one original, and writes
-metrics.json and report.html. A picture of defaults, not a comparison: nothing is tuned here and no
-model is retrained.
+Claim: forgetting one class, no method of `famr_jax.methods.BY_NAME` at its defaults takes more than
+ten points of retained accuracy from a small Vision Transformer, except those that destroy by the
+settings of their papers. Runs each from one original, and writes metrics.json and report.html. A
+picture of defaults, not a comparison: nothing is tuned here and no model is retrained.
 
     python -m experiments.comparison.defaults
 
-TIME. Expect the methods that lose more than ten points, and of all the largest loss of the others:
+Half an hour on two very busy CPU cores. Expect who costs more than ten points of retained accuracy,
+and the largest cost of the others:
 
-HEADLINE
+    class-3  24 methods  lose: famr 18.4  others at most 4.6
 """
 
 from dataclasses import dataclass, field
