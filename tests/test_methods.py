@@ -241,6 +241,34 @@ def test_a_sweep_has_prepared_state_of_its_own_for_each_member(model, params, fo
         np.testing.assert_allclose(done.log["far"][i], alone.log["far"], rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "values"),
+    [
+        ("newton_removal", "damping", (0.1, 1.0)),
+        ("salun", "share", (0.3, 0.8)),
+        ("scrub", "gamma", (0.3, 1.0)),
+        ("ssd", "alpha", (1.0, 2.0)),
+    ],
+)
+def test_a_sweep_is_one_program_and_its_members_are_single_runs(
+    model, params, forget, retain, name, field, values
+):
+    sgd, settings = optax.sgd(0.05), {"epochs": 1, "batch_size": 5}
+
+    def one(value):
+        return methods.BY_NAME[name](model.apply, **{field: value}, optimizer=sgd)
+
+    keys = jnp.stack([KEY] * 2)
+    swept = jax.vmap(one)(jnp.array(values))
+    done = run(swept, params, forget, retain, **settings, key=keys, swept=True)
+    ends = [run(one(value), params, forget, retain, **settings, key=KEY) for value in values]
+    logits = [model.apply(end.params, forget.x) for end in ends]
+    assert np.max(np.abs(logits[0] - logits[1])) > 1e-3
+    for i, wanted in enumerate(logits):
+        mine = jax.tree.map(lambda leaf, i=i: leaf[i], done.params)
+        np.testing.assert_allclose(model.apply(mine, forget.x), wanted, rtol=0, atol=1e-4)
+
+
 def test_retraining_is_training_on_the_retained_set(model, params, forget, retain):
     learner = Supervised(model.apply, ADAM)
     unlearner = methods.retrain(learner, fresh)
