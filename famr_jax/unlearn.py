@@ -46,11 +46,13 @@ class Descent:
     epoch_over: Literal["forget", "retain"] = static("forget")
 
     def init(self, params, forget, retain, key) -> DescentState:
-        prepared = None
-        if self.prepare is not None:
-            prepared = self.prepare(params, forget, retain, key)
+        prepare = self.prepare or getattr(self.objective, "prepare", None)
+        start = getattr(self.objective, "start", None)
+        prepared = None if prepare is None else prepare(params, forget, retain, key)
         anchor = jax.tree.map(jnp.copy, params)
         context = Context(anchor, prepared, jnp.zeros((), jnp.int32))
+        if start is not None:
+            params = start(params, context, forget)
         return DescentState(params, context, self.optimizer.init(params))
 
     def step(self, state, pair, key):
@@ -76,6 +78,9 @@ def descend(
         objective: A pytree dataclass or a plain function
             `(params, context, pair, key) -> (scalar, terms)`. The numbers of a dataclass are
             leaves, which a sweep may `vmap`; those that a function closes over are constants.
+            It may have two methods besides its call: a `prepare`, in place of the argument, and
+            `start(params, context, forget) -> params`, the weights of the first step where those
+            are not the trained ones; the anchor stays trained.
         optimizer: Any optax transformation. Build it once: jit knows it by identity.
         prepare: `prepare(params, forget, retain, key)`, called once on the trained weights and the
             whole sets; the pytree that it returns is `context.prepared` at every step.
@@ -88,6 +93,77 @@ def descend(
         raise ValueError(f"`epoch_over` must be 'forget' or 'retain', got {epoch_over!r}.")
     prepare = prepare and as_pytree(prepare)
     return Descent(as_pytree(objective), prepare, optimizer, epoch_over)
+
+
+class OneShotState(NamedTuple):
+    """The edited weights, and the scalars that every step logs."""
+
+    params: Params
+    info: dict[str, Array]
+
+
+@pytree
+class OneShot:
+    """The unlearner that edits the weights once, in `init`; its steps change nothing.
+
+    Attributes:
+        edit: `edit(params, forget, retain, key) -> (params, scalars)`, a pytree dataclass.
+        epoch_over: "retain" for an edit that needs retained data.
+    """
+
+    edit: Callable
+    epoch_over: Literal["forget", "retain"] = static("forget")
+
+    def init(self, params, forget, retain, key) -> OneShotState:
+        return OneShotState(*self.edit(params, forget, retain, key))
+
+    def step(self, state, pair, key):
+        del pair, key
+        return state, state.info
+
+
+def in_memory(name: str, data: Any) -> Batch:
+    """The set itself, for a method that computes on all of it once.
+
+    Raises:
+        ValueError: It is on disk.
+    """
+    if not isinstance(data, Batch):
+        raise ValueError(f"`{name}` must be in memory, a Batch, got {type(data).__name__}.")
+    return data
+
+
+def place(step: Array | int, size: Any, batch_size: int) -> tuple[Array, Array, Array]:
+    """The epoch of a step, both from 0, its place in that epoch, and the steps of an epoch.
+
+    Args:
+        step: How many steps were taken.
+        size: Examples of the set that an epoch passes over.
+        batch_size: Those of a step.
+    """
+    steps = -(-size // batch_size)
+    return step // steps, step % steps, jnp.asarray(steps)
+
+
+def subtree(params: Params, path: tuple[str, ...]) -> Any:
+    """The part of nested weights at a path of names, such as `("head", "kernel")`.
+
+    Raises:
+        ValueError: The weights have no such part.
+    """
+    for name in path:
+        if not isinstance(params, dict) or name not in params:
+            raise ValueError(f"`params` must have the part {'/'.join(path)}, got no {name!r}.")
+        params = params[name]
+    return params
+
+
+def with_subtree(params: Params, path: tuple[str, ...], value: Any) -> Params:
+    """The weights with another part at a path of names; see `subtree`."""
+    if not path:
+        return value
+    first, *rest = path
+    return {**params, first: with_subtree(subtree(params, (first,)), tuple(rest), value)}
 
 
 class Unlearned(NamedTuple):
@@ -170,7 +246,7 @@ def begin(
     _check_sets(unlearner, forget, retain)
     check_key(key, members=True)
     check_kept("params", params)
-    apply_fn = getattr(getattr(unlearner, "objective", unlearner), "apply_fn", None)
+    apply_fn = _apply_fn_of(unlearner)
     for each in (forget, retain) if apply_fn else ():
         if each is not None:
             check_labels_of(apply_fn, params, each)
@@ -211,6 +287,13 @@ def run_epochs(
         start=start,
         swept=swept,
     )
+
+
+def _apply_fn_of(unlearner):
+    """The model of an unlearner: its own, or that of what it descends or edits by."""
+    for part in ("objective", "edit"):
+        unlearner = getattr(unlearner, part, unlearner)
+    return getattr(unlearner, "apply_fn", None)
 
 
 def _begin(unlearner, params, forget, retain, key):

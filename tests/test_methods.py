@@ -53,8 +53,12 @@ class AskTeacher:
 
 
 # name -> function of `(apply_fn, init_fn)` that gives the unlearner; beside these, every method of
-# the shared signature has a row by itself
+# the shared signature has a row by itself, at its defaults
 SPECIAL = {
+    "amun": lambda apply_fn, init_fn: methods.amun(apply_fn, attack_steps=2, optimizer=ADAM),
+    "ct": lambda apply_fn, init_fn: methods.ct(
+        apply_fn, patches=("layer_0", "kernel"), optimizer=ADAM
+    ),
     "descent_ascent in phases": lambda apply_fn, init_fn: methods.descent_ascent(
         apply_fn, forget_weight=0.5, ascent_steps=4, optimizer=ADAM
     ),
@@ -65,12 +69,13 @@ SPECIAL = {
     "prepared": lambda apply_fn, init_fn: descend(
         Drawn(apply_fn), ADAM, prepare=AskTeacher(apply_fn)
     ),
+    "ssd": lambda apply_fn, init_fn: methods.ssd(apply_fn, alpha=1.0),
     "retrain": lambda apply_fn, init_fn: methods.retrain(Supervised(apply_fn, ADAM), init_fn),
 }
-METHODS = SPECIAL | {
+METHODS = {
     name: lambda apply_fn, init_fn, method=method: method(apply_fn, optimizer=ADAM)
     for name, method in methods.BY_NAME.items()
-}
+} | SPECIAL
 IGNORES_PARAMS = {"retrain"}
 RETURNS_PARAMS = {"nothing"}
 
@@ -234,6 +239,34 @@ def test_a_sweep_has_prepared_state_of_its_own_for_each_member(model, params, fo
     for i, weight in enumerate((0.5, 2.0)):
         alone = run(one(weight), params, forget, epochs=2, batch_size=5, key=key[i])
         np.testing.assert_allclose(done.log["far"][i], alone.log["far"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "values"),
+    [
+        ("newton_removal", "damping", (0.1, 1.0)),
+        ("salun", "share", (0.3, 0.8)),
+        ("scrub", "gamma", (0.3, 1.0)),
+        ("ssd", "alpha", (1.0, 2.0)),
+    ],
+)
+def test_a_sweep_is_one_program_and_its_members_are_single_runs(
+    model, params, forget, retain, name, field, values
+):
+    sgd, settings = optax.sgd(0.05), {"epochs": 1, "batch_size": 5}
+
+    def one(value):
+        return methods.BY_NAME[name](model.apply, **{field: value}, optimizer=sgd)
+
+    keys = jnp.stack([KEY] * 2)
+    swept = jax.vmap(one)(jnp.array(values))
+    done = run(swept, params, forget, retain, **settings, key=keys, swept=True)
+    ends = [run(one(value), params, forget, retain, **settings, key=KEY) for value in values]
+    logits = [model.apply(end.params, forget.x) for end in ends]
+    assert np.max(np.abs(logits[0] - logits[1])) > 1e-3
+    for i, wanted in enumerate(logits):
+        mine = jax.tree.map(lambda leaf, i=i: leaf[i], done.params)
+        np.testing.assert_allclose(model.apply(mine, forget.x), wanted, rtol=0, atol=1e-4)
 
 
 def test_retraining_is_training_on_the_retained_set(model, params, forget, retain):

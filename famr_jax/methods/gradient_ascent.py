@@ -21,7 +21,11 @@ class Ascent:
         return -forget, {"forget": forget}
 
 
-def gradient_ascent(apply_fn: ApplyFn, *, optimizer: optax.GradientTransformation) -> Descent:
+def gradient_ascent(
+    apply_fn: ApplyFn,
+    *,
+    optimizer: optax.GradientTransformation = optax.sgd(1e-4),  # noqa: B008
+) -> Descent:
     """Ascends the cross-entropy of the forget set, which nothing holds back.
 
         J(params) = -mean_{(x, y) in F} l(x, y; params)
@@ -31,7 +35,8 @@ def gradient_ascent(apply_fn: ApplyFn, *, optimizer: optax.GradientTransformatio
 
     Args:
         apply_fn: The model.
-        optimizer: Any optax transformation; the paper's steps are 1e-5 to 5e-2.
+        optimizer: The paper's steps are 1e-5 to 5e-2 of SGD. There is little between a step that
+            does nothing and one that breaks the model; the default is on the safe side.
 
     Source: the baseline GA of Ascent Fails to Forget (arXiv 2509.26427).
     """
