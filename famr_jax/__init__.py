@@ -18,6 +18,7 @@ __all__ = [
     "metrics",
     "minimise",
     "models",
+    "rbm",
     "report",
     "statistics",
     "store",

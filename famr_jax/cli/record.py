@@ -84,7 +84,7 @@ def _without_directories(value: Any, name: str = "") -> Any:
     if name == "weights" and value and not value.startswith("hf:"):
         return Path(value).name
     kind, colon, path = str(value).partition(":")
-    named = colon and kind in ("folder", "imagenet100", "index")
+    named = colon and kind in ("folder", "idx", "imagenet100", "index")
     return f"{kind}:{Path(path).name}" if named else value
 
 
