@@ -1,5 +1,6 @@
 """Restricted Boltzmann machines: training, likelihood, samples, couplings, forgetting."""
 
+from famr_jax.rbm import likelihood as likelihood
 from famr_jax.rbm.couplings import Ising, effective_couplings
 from famr_jax.rbm.forgetting import fisher_diagonal, forget_gap
 from famr_jax.rbm.learning import ContrastiveDivergence, begin, fit

@@ -157,7 +157,7 @@ def begin(
 
 
 def check_binary(v: Array):
-    """Raises a `ValueError` unless concrete visible states `[n, num_visible]` are zeros and ones."""
+    """Raises a `ValueError` unless concrete visible states, `[n, num_visible]`, are 0 or 1."""
     if isinstance(v, jax.core.Tracer):
         return
     if v.ndim != 2:
