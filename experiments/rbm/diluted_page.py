@@ -61,7 +61,7 @@ def page(content: dict[str, Any], shown: dict[str, np.ndarray]) -> Page:
         Section("Effective couplings", [_couplings(results, largest)]),
         Section(
             "References",
-            [Table(references, {"of": "samples", **{n: t for n, t in TITLES.items()}})],
+            [Table(references, {"of": "samples"} | TITLES)],
         ),
         *_samples(results, shown),
     ]  # fmt: skip

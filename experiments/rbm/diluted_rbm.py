@@ -222,7 +222,7 @@ def _keep_samples(bench, shown):
 
 
 def images(results: dict[str, Any], bench: Bench) -> dict[str, np.ndarray]:
-    """Samples of the largest machines of the first seed, `[dilutions, 10, height, width]` a kind."""
+    """Samples of the largest machines, first seed: `[dilutions, 10, height, width]` a kind."""
     del results
     height, width, _ = bench.dataset.image_shape
     with np.load(bench.out / "samples.npz") as file:

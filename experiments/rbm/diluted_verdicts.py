@@ -47,7 +47,8 @@ def quality(results: Mapping[str, Any], row: Mapping[str, Any], measure: str) ->
     """
     floor = results["references"]["independent"][measure]
     dense = np.mean(row_of(results, row["size"], "sparse", 0.0)[measure])
-    return (np.asarray(row[measure], float) - floor) / (dense - floor)
+    span = dense - floor or np.nan
+    return (np.asarray(row[measure], float) - floor) / span
 
 
 def crossing(dilutions: Sequence[float], values: Sequence[float], level: float) -> float | None:
@@ -109,7 +110,7 @@ def _before(results):
     )
     words = (
         f"At a dilution of {TESTED:g} before training, of the quality above independent pixels is "
-        f"left ({by_size.replace('_', '-')}); {good} of {len(left)} keep {100 * KEPT:.0f} % or more."
+        f"left ({by_size.replace('_', '-')}); {good} of {len(left)} keep {100 * KEPT:.0f} %."
     )
     return RBM.judge("before", verdict, _where(results) + words)
 
@@ -130,7 +131,7 @@ def _after(results):
         verdict = "holds" if all(hurt) and all(unrepaired) else "mixed"
         verdict = "fails" if not any(hurt) or not any(unrepaired) else verdict
     words = (
-        f"Cutting {TESTED:g} after training costs log-likelihood (nats an image, {n} seeds in pairs)"
+        f"Cutting {TESTED:g} after training costs log-likelihood (nats an image, {n} paired seeds)"
         f" in {sum(hurt)} of {len(hurt)} cases, and after retraining the machine is still worse "
         f"than the uncut one of as many updates in {sum(unrepaired)} (hidden units, cut, loss "
         f"before and after retraining: {'; '.join(told)})."
@@ -197,8 +198,8 @@ def _worse(results):
         for cut in CUTS
     ]
     words = (
-        f"Retrained after the cut is worse in log-likelihood than sparse from scratch in {worse} of "
-        f"{len(every)} cells and better in {better}, {n} seeds in pairs ({'; '.join(told)}; "
+        f"Retrained after the cut is worse in log-likelihood than sparse from scratch in {worse} "
+        f"of {len(every)} cells and better in {better}, {n} seeds in pairs ({'; '.join(told)}; "
         "'twice' has as many updates in all, the other as many after the cut)."
     )
     return RBM.judge("worse", verdict, _where(results) + words)
