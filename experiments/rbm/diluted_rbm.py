@@ -38,7 +38,7 @@ CUTS = ("random", "magnitude")
 class Flags:
     """Settings of a run; of the bench, the model is the auxiliary classifier."""
 
-    sizes: Annotated[tuple[Count, ...], Ascending(1)] = (16, 32, 64, 128)
+    sizes: Annotated[tuple[Count, ...], Ascending(1)] = (8, 16, 32, 64)
     """Hidden units of the machines, ascending."""
     dilutions: Annotated[tuple[Annotated[float, Within(0, 1)], ...], Ascending(2)] = (
         *(0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),

@@ -40,7 +40,7 @@ GAP_OF = ("for_acc", "ret_acc", "test_acc")
 class Flags:
     """Settings of a run."""
 
-    forget: tuple[str, ...] = ("class:3", "random:0.1")
+    forget: tuple[str, ...] = ("class:3",)
     """Forget sets, each on its own."""
     sparsities: Annotated[tuple[Annotated[float, Within(0, 1)], ...], Ascending(2)] = (
         *(0.0, 0.5, 0.8, 0.9),
@@ -48,7 +48,7 @@ class Flags:
     """Shares of the weights of matrices that are cut; the first must be 0."""
     originals: Count = 3
     """Originals of different seeds, which are compared in pairs."""
-    finetune_epochs: Count = 15
+    finetune_epochs: Count = 5
     """Passes over its own data of every original and oracle after the cut."""
     finetune_lr: Positive = 1e-3
     """Peak step after the cut."""
