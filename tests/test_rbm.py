@@ -70,7 +70,7 @@ def test_log_partition_is_the_sum_over_all_states(x64, num_hidden):
 def test_twenty_hidden_units_are_exact_and_more_are_refused():
     params = machine(3, 20)
     assert rbm.log_partition(params) == pytest.approx(log_z_by_visible(params), rel=1e-5)
-    with pytest.raises(ValueError, match="`num_hidden` must be <= 20 .* got 21"):
+    with pytest.raises(ValueError, match=r"`num_hidden` must be <= 20 .* got 21"):
         rbm.log_partition(machine(3, 21))
 
 

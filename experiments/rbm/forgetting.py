@@ -53,12 +53,12 @@ class Flags:
     """Chains, in training and in unlearning."""
     rbm_batch_size: Count = 100
     """Examples an update, in training and in unlearning."""
-    lams: Annotated[tuple[Positive, ...], Ascending(1)] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    lams: Annotated[tuple[Positive, ...], Ascending(1)] = (3.0, 10.0, 30.0, 100.0, 300.0, 600.0)
     """Strengths of the anchors, ascending."""
-    unlearn_epochs: Count = 60
+    unlearn_epochs: Count = 120
     """Passes over the forget set in unlearning; fine-tuning makes as many updates."""
-    unlearn_lr: Positive = 0.02
-    """Step of unlearning, by SGD."""
+    unlearn_lr: Positive = 0.002
+    """Step of unlearning, by SGD; a plain anchor is stable below 2 / lam."""
     samples: Count = 1000
     """Samples of each machine."""
     sample_steps: Count = 300

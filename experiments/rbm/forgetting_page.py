@@ -74,8 +74,9 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
     side = statistics.sign(found)
     verdict = {1: "holds", -1: "fails", 0: "not resolved"}[side]
     words = (
-        f"Over {found['n']} classes the plain anchor is farther from the oracles by "
-        f"{found['mean']:+.2f} nats (95 % interval {_interval(found)}), each at its own lam."
+        f"Over {found['n']} classes the KL from the oracles with the plain anchor, less that with "
+        f"the Fisher anchor, is {found['mean']:+.2f} nats (95 % interval {_interval(found)}), each "
+        "at its own lam."
     )
     return [*made, SAMPLES.judge("fisher", verdict, words)]
 
