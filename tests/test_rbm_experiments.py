@@ -61,7 +61,7 @@ def test_its_page_shows_samples_and_its_claims_are_in_the_ledger(diluted):
     root, content = diluted
     page = (root / "out" / "report.html").read_text()
     assert page.startswith("<!doctype html>")
-    assert page.count("ten samples at dilution") == 6 * 2
+    assert page.count("ten samples at dilution") == 6 * 2 * 10
     assert [made["verdict"] for made in content["claims"][1:]] == ["not resolved"] * 3
     assert ledger.ledger({"diluted_rbm": content})
     assert str(root) not in json.dumps(content)
@@ -183,7 +183,7 @@ def test_pruned_networks_stay_pruned_and_are_judged_by_oracles_as_sparse(tmp_pat
         assert all(row["average_gap"] >= 0 for row in cell["rows"])
     assert [made["verdict"] for made in content["claims"]] == ["not resolved"]
     assert ledger.ledger({"pruned_unlearning": content})
-    assert (tmp_path / "out" / "report.html").read_text().count("<svg") == 5
+    assert (tmp_path / "out" / "report.html").read_text().count("<svg") == 5 + 2
 
 
 def test_pruning_cuts_the_smallest_entries_of_matrices_alone(params):

@@ -142,9 +142,6 @@ def _of_samples(apply_fn, classifier, samples, test, shape):
         "score": score.score,
         "confidence": score.confidence,
         "coverage": score.coverage,
-        "mean": moments.first,
         "covariance": moments.second,
         "aats": near.score,
-        "aats_truth": near.truth,
-        "aats_synthetic": near.synthetic,
     }

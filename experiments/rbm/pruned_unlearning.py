@@ -8,10 +8,9 @@ that is kept out of the band. Writes metrics.json and report.html.
 
     python -m experiments.rbm.pruned_unlearning --oracles 8
 
-MINUTES. Expect (forget set, method, share that is cut; KL from the oracles on the forget set after
-unlearning, of the original, from oracle to oracle; the same on the test set):
-
-HEADLINE
+No run is recorded yet. A line of the output is a forget set, a method and the share that is cut;
+the KL from the oracles on the forget set after unlearning, of the original, from oracle to oracle;
+the same on the test set.
 """
 
 from dataclasses import dataclass, field, replace
