@@ -8,7 +8,16 @@ scikit-learn weighs the chains' term too much, by their number over that of its 
 likelihoods are exact, of the training images; times are of one epoch, in turns, ours without its
 compilation. On two shared CPU cores:
 
-HEADLINE
+    batch  10  log-likelihood -20.31 and -20.85, difference +0.54 (-0.53 to +1.61), n 5
+    batch 100  log-likelihood -25.11 and -25.12, difference +0.00 (-0.01 to +0.01), n 5
+    batch  10   16 hidden  ours   12.4 ms  scikit-learn   14.5 ms  1.2x (1.1x in processor time)
+    batch 100   16 hidden  ours    5.0 ms  scikit-learn    3.5 ms  0.7x (0.7x in processor time)
+    batch  10   64 hidden  ours    8.9 ms  scikit-learn   12.6 ms  1.4x (1.3x in processor time)
+    batch 100   64 hidden  ours    5.4 ms  scikit-learn    3.9 ms  0.7x (0.7x in processor time)
+    batch  10  256 hidden  ours   22.2 ms  scikit-learn   21.7 ms  1.0x (1.0x in processor time)
+    batch 100  256 hidden  ours   11.8 ms  scikit-learn   11.9 ms  1.0x (0.9x in processor time)
+
+The likelihoods agree; the goal of being faster is met for small batches alone.
 """
 
 import math
