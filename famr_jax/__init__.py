@@ -19,6 +19,7 @@ __all__ = [
     "metrics",
     "minimise",
     "models",
+    "rbm",
     "report",
     "statistics",
     "store",

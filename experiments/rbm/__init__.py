@@ -1,4 +1,4 @@
-"""Diluted restricted Boltzmann machines."""
+"""Diluted restricted Boltzmann machines, and what cutting weights does for unlearning."""
 
 from experiments.harness.results import Paper
 
@@ -15,5 +15,20 @@ RBM = Paper(
     },
 )
 
-PAPERS = (RBM,)
-"""The papers that this folder tests."""
+SAMPLES = Paper(
+    "Forgetting in a Boltzmann machine (this project)",
+    {
+        "forgets": (
+            "Ascent on the free-energy gap, held by an anchor, gives the machine that training "
+            "without the class gives."
+        ),
+        "fisher": "A Fisher anchor ends nearer to those machines than a plain one.",
+    },
+)
+SPARSE = Paper(
+    "Model Sparsity Can Simplify Machine Unlearning (arXiv 2304.04934)",
+    {"nearer": "Cutting weights before unlearning brings it nearer to retraining."},
+)
+
+PAPERS = (RBM, SAMPLES, SPARSE)
+"""The papers that this folder tests, and what the project itself expects."""

@@ -153,7 +153,7 @@ class BenchFlags:
 
     dataset: str = "digits"
     """digits; any image classification of TFDS (fashion_mnist, cifar10, cifar100, imagenet100, ...)
-    that is prepared in --data-dir; or folder:PATH with PATH/split/class/image."""
+    that is prepared in --data-dir; folder:PATH with PATH/split/class/image; or idx:PATH."""
     data_dir: Path | None = None
     """Where TFDS keeps its data sets; its own default if not given."""
     classes: int | None = None

@@ -24,10 +24,10 @@ def load(
         name: "digits" (handwritten, 8x8; prepared under `data_dir` on first use), the TFDS name of
             a prepared image classification data set ("cifar100", "emnist/letters"), "imagenet100"
             or "imagenet100:FILE" (the classes of `imagenet2012` whose WordNet ids are in the usual
-            list or in a file, numbered in the order of their ids), or "folder:PATH" for images in
-            PATH/split/class/image.
+            list or in a file, numbered in the order of their ids), "folder:PATH" for images in
+            PATH/split/class/image, or "idx:PATH" for the four files of MNIST and its relatives.
         data_dir: Where TFDS keeps its data; by default the environment variable TFDS_DATA_DIR, else
-            ~/tensorflow_datasets. A folder does not use it.
+            ~/tensorflow_datasets. Folders and idx files do not use it.
         classes: Keep this many of the first classes; None for all.
         image_size: Make squares of this side of the images: the largest in the middle, resized by
             Pillow's bicubic filter. Needed where images differ in size; where all have one size
@@ -47,6 +47,10 @@ def load(
         from famr_jax.data.folder import load_folder
 
         return load_folder(path, classes, image_size=image_size, stream=stream)
+    if kind == "idx":
+        from famr_jax.data.idx import load_idx
+
+        return load_idx(path, classes, image_size=image_size, stream=stream)
     if name == "digits":
         from famr_jax.data.digits import load_digits
 

@@ -15,7 +15,7 @@ from famr_jax.data import encoded
 from famr_jax.data.dataset import Dataset, kept_classes
 from famr_jax.data.encoded import Encoded, Example
 
-_RULE = "`name` must be digits, imagenet100, folder:PATH or a TFDS name"
+_RULE = "`name` must be digits, imagenet100, folder:PATH, idx:PATH or a TFDS name"
 _MODES = {channels: mode for mode, channels in encoded.CHANNELS.items()}
 _NAME = re.compile(r"(\w+)(/[^:/]+)?(:[\d.]+)?", re.ASCII)
 # Mirrored, these would show another sign or none.
