@@ -119,7 +119,9 @@ def test_clients_of_unequal_sizes_each_train_as_if_alone(x64, learner, start, cl
             start=4,
         )
         *_, (_, state, _) = ran
-        close(jax.tree.map(lambda leaf, k=k: leaf[k], updates), optax.tree.sub(state.params, params))
+        close(
+            jax.tree.map(lambda leaf, k=k: leaf[k], updates), optax.tree.sub(state.params, params)
+        )
     assert info["loss"].shape == (4,)
 
 
@@ -148,7 +150,10 @@ def test_puf_is_its_formulas(x64, learner, start, clients, keys, gone):
     )
     close(special, by_hand(-1.7 * share))
     weights = federated.puf_regular(SIZES, gone, rate=1.7)
-    close(one_round(learner, params, data, weights, keys, 2), by_hand(SIZES * ~gone / 60 - 1.7 * share))
+    close(
+        one_round(learner, params, data, weights, keys, 2),
+        by_hand(SIZES * ~gone / 60 - 1.7 * share),
+    )
     assert not np.allclose(weights, federated.puf_special(SIZES, gone, rate=1.7))
 
 
@@ -285,9 +290,7 @@ def test_calibrated_replay_with_own_norms_repeats_training(x64, learner, start, 
     )
     close([state.params for _, state, _ in replay], [state.params for _, state, _ in run])
     twice = [2 * each for each in norms]
-    halves = list(
-        federated.calibrated_replay(learner, params, data, weights, keys, twice, **sizes)
-    )
+    halves = list(federated.calibrated_replay(learner, params, data, weights, keys, twice, **sizes))
     assert len(halves) == 2
     first = jax.tree.map(lambda a, b: 2 * a - b, run[0][1].params, params)
     close(halves[0][1].params, first)

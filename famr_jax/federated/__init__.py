@@ -7,7 +7,6 @@ extra `[flower]`.
 from famr_jax.federated.baselines import (
     calibrated_replay,
     projected_ascent,
-    within_ball,
     without_client,
 )
 from famr_jax.federated.clients import Clients, dirichlet, given, iid, split_off, stack
@@ -43,6 +42,5 @@ __all__ = [
     "split_off",
     "stack",
     "unlearning_update",
-    "within_ball",
     "without_client",
 ]

@@ -5,8 +5,7 @@ natural baseline the same from the trained ones; FAMR and others are `unlearning
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,11 @@ from jax import Array
 from famr_jax.federated.clients import Clients
 from famr_jax.federated.rounds import Server, aggregate, leaf_norms, local_updates
 from famr_jax.methods import gradient_ascent
-from famr_jax.types import ApplyFn, Params, check_count, check_number
-from famr_jax.unlearn import Descent
+from famr_jax.types import ApplyFn, Params, check_count, check_number, pytree, static
+from famr_jax.unlearn import Descent, DescentState
+
+TINY = 1e-30
+"""What a length is divided by at least."""
 
 
 def without_client(params: Params, update: Params, *, share: float) -> Params:
@@ -43,9 +45,28 @@ def without_client(params: Params, update: Params, *, share: float) -> Params:
     return optax.tree.add_scale(params, -share / (1 - share), update)
 
 
+@pytree
+class Projected:
+    """The unlearner behind `projected_ascent`; a new radius does not retrace."""
+
+    ascent: Descent
+    radius: float
+    epoch_over: Literal["forget", "retain"] = static("forget")
+
+    def init(self, params, forget, retain, key) -> DescentState:
+        return self.ascent.init(params, forget, retain, key)
+
+    def step(self, state, pair, key):
+        state, info = self.ascent.step(state, pair, key)
+        moved = optax.tree.sub(state.params, state.context.anchor)
+        scale = jnp.minimum(1, self.radius / jnp.maximum(optax.tree.norm(moved), TINY))
+        params = optax.tree.add_scale(state.context.anchor, scale, moved)
+        return state._replace(params=params), info
+
+
 def projected_ascent(
     apply_fn: ApplyFn, *, optimizer: optax.GradientTransformation, radius: float
-) -> Descent:
+) -> Projected:
     """Ascends the client's loss within a ball about the weights that it starts from.
 
         params <- P(params + step),    P the projection on ||params - w_ref|| <= radius
@@ -61,22 +82,7 @@ def projected_ascent(
     Source: arXiv 2207.05521, section 3; PUF's baseline stops it after 5 epochs at the step .01.
     """
     check_number("radius", radius, above=0)
-    return gradient_ascent(apply_fn, optimizer=optax.chain(optimizer, within_ball(radius)))
-
-
-def within_ball(radius: float) -> optax.GradientTransformation:
-    """Shortens updates so that weights stay within a distance of those that it is initialised with.
-
-    The last of a chain: what comes behind may leave the ball again.
-    """
-
-    def update(updates, centre, params):
-        moved = optax.tree.sub(optax.tree.add(params, updates), centre)
-        scale = jnp.minimum(1, radius / jnp.maximum(optax.tree.norm(moved), 1e-30))
-        kept = optax.tree.add_scale(centre, scale, moved)
-        return optax.tree.sub(kept, params), centre
-
-    return optax.GradientTransformation(partial(jax.tree.map, jnp.copy), update)
+    return Projected(gradient_ascent(apply_fn, optimizer=optimizer), radius)
 
 
 def calibrated_replay(
@@ -127,7 +133,7 @@ def calibrated_replay(
 
 @jax.jit
 def _calibrated(params, updates, lengths, weights):
-    scale = lengths / jnp.maximum(leaf_norms(updates), 1e-30)
+    scale = lengths / jnp.maximum(leaf_norms(updates), TINY)
     leaves, structure = jax.tree.flatten(updates)
     scaled = [
         leaf * scale[:, i].astype(leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
