@@ -1,6 +1,9 @@
 """Federated rounds against plain training, averages written out, and one another."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -376,3 +379,14 @@ def test_as_many_weights_and_keys_as_clients(learner, start, clients, keys):
 def test_lists_of_rows_are_a_partition():
     parts = federated.given([[3, 1], [2]], 5)
     assert [rows.tolist() for rows in parts] == [[3, 1], [2]]
+
+
+def test_the_extra_is_named_where_flower_is_missing():
+    code = (
+        "import sys; sys.modules['flwr'] = None\n"
+        "import famr_jax.federated\n"
+        "try:\n    import famr_jax.federated.flower\n"
+        "except ImportError as error:\n    assert 'famr_jax[flower]' in str(error)\n"
+        "else:\n    raise SystemExit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)

@@ -3,22 +3,30 @@
 What comes of it is written here.
 """
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.federated import judging
-from experiments.federated.federation import MEASURES, federations, partition, subsample
+from experiments.federated.federation import MEASURES, QUICK, federations, partition, subsample
 from experiments.federated.page import page
 from experiments.federated.recovery import METHODS, NATURAL, PUF, RULES, go_on, recover, unlearn
 from experiments.harness.run import Experiment, main
 from famr_jax.cli.bench import Bench
 from famr_jax.cli.flags import BenchFlags, Count, Positive, Share
 from famr_jax.data import Dataset
+from famr_jax.files import write_json
+from famr_jax.provenance import key_of
 
 STAGES = ("unlearned", *RULES)
+UNUSED = ("bench", "splits", "seeds", "forgotten")
+"""Flags that a case does not depend on, but for what `Federation.config` says."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +112,17 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
 def _split(flags, bench, split):
     """The table of a split: a line for each model, stage and measure, a value for each case."""
     table: dict[tuple[str, str, str], list[float | None]] = {}
-    paths, sizes, cases = {}, [], 0
+    paths, sizes = {}, []
     for seed in range(bench.flags.seed, bench.flags.seed + flags.seeds):
         for federation in federations(flags, bench, split, seed):
             rows, ways = bench.clock.time(
-                f"unlearning {split}", lambda f=federation: _case(flags, bench, f)
+                f"unlearning {split}", lambda f=federation: _kept_case(flags, bench, f)
             )
-            for at, value in rows.items():
-                # What a case lacks is null, so that the columns stay aligned.
-                table.setdefault(at, [None] * cases).append(value)
+            for *at, value in rows:
+                table.setdefault(tuple(at), []).append(value)
             for name, way in ways.items():
                 paths.setdefault(name, []).append(way)
             sizes.append(int(federation.sizes[federation.client]))
-            cases += 1
     lines = [
         {"model": model, "stage": stage, "measure": name, "values": [_short(v) for v in values]}
         for (model, stage, name), values in table.items()
@@ -124,9 +130,24 @@ def _split(flags, bench, split):
     return {"split": split, "forgotten": sizes, "table": lines, "paths": _mean_paths(paths)}
 
 
+def _kept_case(flags, bench, federation):
+    """The case, as an interrupted run of the same settings and code left it, or made now."""
+    config = federation.config | {
+        name: value for name, value in dataclasses.asdict(flags).items() if name not in UNUSED
+    }
+    here = (Path(__file__).parent / f"{name}.py" for name in ("federation", "recovery"))
+    key = hashlib.sha256(key_of(config, "famr_jax.evaluation", Path(__file__), *here).encode())
+    path = bench.flags.cache / "cases" / f"{key.hexdigest()[:16]}.json"
+    if not (bench.flags.resume and path.exists()):
+        table, ways = _case(flags, bench, federation)
+        write_json(path, [[[*at, value] for at, value in table.items()], ways])
+    return json.loads(path.read_text())
+
+
 def _case(flags, bench, federation):
     """One client forgotten by every method: values by model, stage and measure, and the ways."""
-    evaluate, table, ways = federation.evaluator(bench), {}, {}
+    evaluate, quick = (federation.evaluator(bench, measures) for measures in (MEASURES, QUICK))
+    table, ways = {}, {}
     original, *oracles = evaluate.references()
     names = [measure.name for measure in MEASURES if measure.name in original]
     for name in names:
@@ -145,11 +166,13 @@ def _case(flags, bench, federation):
     for method in METHODS:
         params, spent = unlearn(method, federation, flags, bench)
         way = recover(params, spent, federation, flags, bench, targets)
-        rows = {}
+        views = {}
         for stage in STAGES:
             ended = way.unlearned if stage == "unlearned" else way.params[stage]
-            row = rows[id(ended)] = rows.get(id(ended)) or evaluate(ended)
-            table |= {(method, stage, name): row.get(name) for name in names}
+            # What two stages share is computed once.
+            view = views.setdefault(id(ended), evaluate.view(ended))
+            row = (evaluate if stage == RULES[0] else quick)(view)
+            table |= {(method, stage, name): row[name] for name in names if name in row}
         for rule in RULES:
             table[method, rule, "rounds"] = way.rounds[rule]
         before = {name: original[name] for name in way.path[0]}

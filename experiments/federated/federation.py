@@ -1,6 +1,6 @@
 """The federations of an experiment: who holds what, the original, and models retrained without."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,11 +84,15 @@ MEASURES = (
     Measure("backdoor", "share", "triggered", backdoor, "Backdoor", "trigger's success"),
 )
 
+QUICK = tuple(m for m in MEASURES if m.name not in ("kl_test", "svc_attack", "yeom"))
+"""What is taken where only the state right after the unlearning is of interest."""
+
 
 class Federation(NamedTuple):
     """One split of one seed, and what was trained on it for one forgotten client.
 
     Attributes:
+        config: All that determines the case but for the code.
         client: The client that is forgotten.
         train: All images as the clients hold them.
         rows: Of each client.
@@ -102,6 +106,7 @@ class Federation(NamedTuple):
         curves: Test accuracy of each oracle after each of its rounds.
     """
 
+    config: dict[str, Any]
     client: int
     train: Batch
     rows: list[np.ndarray]
@@ -129,8 +134,8 @@ class Federation(NamedTuple):
         """What the forgotten client holds."""
         return self.train[self.rows[self.client]]
 
-    def evaluator(self, bench: Bench) -> Evaluator:
-        """All measures of any weights, beside the original and the oracles."""
+    def evaluator(self, bench: Bench, measures: Sequence[Measure] = MEASURES) -> Evaluator:
+        """The measures of any weights, beside the original and the oracles."""
         mask = np.isin(np.arange(len(self.train)), self.rows[self.client])
         gone = ForgetSet(f"client:{self.client}", mask, (), 0)
         others = bench.test[np.flatnonzero(np.asarray(bench.test.labels) != TARGET)]
@@ -144,7 +149,7 @@ class Federation(NamedTuple):
             gone,
             self.original,
             self.oracles,
-            measures=MEASURES,
+            measures=measures,
             sets=sets,
         )
 
@@ -189,6 +194,7 @@ def federations(flags: Any, bench: Bench, split: str, seed: int) -> Iterator[Fed
             config | {"without": client},
         )
         yield Federation(
+            config | {"seed": seed, "client": client, "oracles": bench.flags.oracles},
             client,
             train,
             rows,

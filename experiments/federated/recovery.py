@@ -90,14 +90,17 @@ def unlearn(name: str, federation: Federation, flags: Any, bench: Bench) -> tupl
 
 
 def _at_client(method, params, federation, flags, bench):
-    return federated.unlearning_update(
-        method,
+    """The update of the forgotten client, which runs a method on all that it holds."""
+    update, _ = federated.local_updates(
+        federated.AtClient(method),
         params,
-        federation.forget,
+        jax.tree.map(lambda leaf: leaf[federation.client][None], federation.clients),
+        federation.key[None],
+        1,
         epochs=flags.client_epochs,
         batch_size=bench.flags.batch_size,
-        key=federation.key,
     )
+    return update
 
 
 def _add(params, update):
@@ -169,13 +172,16 @@ def go_on(
 def accuracies(params: Params, federation: Federation, bench: Bench) -> dict[str, float]:
     """Accuracy on the forgotten client's images, on the others' and on the test set."""
     train, test = federation.train, bench.test
-    right = np.asarray(
-        metrics.hits(metrics.predict(bench.model.apply, params, train.x), train.labels)
+    right, tested = (
+        np.asarray(_hits(metrics.predict(bench.model.apply, params, part.x), part.labels))
+        for part in (train, test)
     )
-    tested = metrics.hits(metrics.predict(bench.model.apply, params, test.x), test.labels)
     forgotten = np.isin(np.arange(len(train)), federation.rows[federation.client])
     return {
         "for_acc": float(right[forgotten].mean()),
         "ret_acc": float(right[~forgotten].mean()),
         "test_acc": float(tested.mean()),
     }
+
+
+_hits = jax.jit(metrics.hits)

@@ -5,6 +5,7 @@ extra `[flower]`.
 """
 
 from famr_jax.federated.baselines import (
+    AtClient,
     calibrated_replay,
     projected_ascent,
     without_client,
@@ -24,6 +25,7 @@ from famr_jax.federated.rounds import (
 )
 
 __all__ = [
+    "AtClient",
     "Clients",
     "Server",
     "aggregate",

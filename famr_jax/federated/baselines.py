@@ -16,11 +16,51 @@ from jax import Array
 from famr_jax.federated.clients import Clients
 from famr_jax.federated.rounds import Server, aggregate, leaf_norms, local_updates
 from famr_jax.methods import gradient_ascent
-from famr_jax.types import ApplyFn, Params, check_count, check_number, pytree, static
+from famr_jax.types import (
+    ApplyFn,
+    Batch,
+    Pair,
+    Params,
+    Unlearner,
+    check_count,
+    check_number,
+    pytree,
+    static,
+)
 from famr_jax.unlearn import Descent, DescentState
 
 TINY = 1e-30
 """What a length is divided by at least."""
+
+
+@pytree
+class AtClient:
+    """An unlearning method as a learner of `local_updates`: what a client does in a round.
+
+    All clients then run it at once, each on what it holds, and clients of all sizes share one
+    program; `unlearning_update` compiles anew for every size. Only for methods whose epochs pass
+    over the forget set and which compute nothing from whole sets beforehand: padding would count.
+
+    Attributes:
+        unlearner: The method.
+    """
+
+    unlearner: Unlearner
+
+    def init(self, params: Params) -> Any:
+        """The method's state.
+
+        Raises:
+            ValueError: The method passes over retained data, or computes something beforehand.
+        """
+        method = self.unlearner
+        if method.epoch_over != "forget" or getattr(method, "prepare", None) is not None:
+            raise ValueError(f"`unlearner` must need the forget set alone, got {method!r}.")
+        return method.init(params, None, None, jax.random.key(0))
+
+    def step(self, state: Any, batch: Batch, key: Array) -> tuple[Any, dict[str, Array]]:
+        """A step on a minibatch of what the client holds."""
+        return self.unlearner.step(state, Pair(batch, None), key)
 
 
 def without_client(params: Params, update: Params, *, share: float) -> Params:

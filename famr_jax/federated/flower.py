@@ -218,12 +218,14 @@ class PUF(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Nothing: clients are not asked to evaluate."""
+        del server_round, arrays, config, grid
         return []
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Nothing."""
+        del server_round, replies
         return None
 
     def summary(self) -> None:
