@@ -9,6 +9,7 @@ __all__ = [
     "curvature",
     "data",
     "evaluation",
+    "federated",
     "forget",
     "influence",
     "loop",

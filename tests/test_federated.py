@@ -248,6 +248,22 @@ def test_any_unlearner_is_a_client_update(logistic, start):
     assert_same(moved, wanted)
 
 
+def test_clients_of_all_sizes_unlearn_as_if_alone(x64, logistic, start, clients, keys):
+    params, data = to_float64(start), to_float64(DATA)
+    method = BY_NAME["famr"](logistic.apply, optimizer=SGD)
+    updates, _ = federated.local_updates(
+        federated.AtClient(method), params, to_float64(clients), keys, 1, epochs=2, batch_size=B
+    )
+    for k in (0, 3):
+        alone = federated.unlearning_update(
+            method, params, data[PARTS[k]], epochs=2, batch_size=B, key=keys[k]
+        )
+        close(jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], updates), alone)
+    other = BY_NAME["descent_ascent"](logistic.apply, optimizer=SGD)
+    with pytest.raises(ValueError, match="must need the forget set alone"):
+        federated.AtClient(other).init(params)
+
+
 def test_projected_ascent_ascends_within_its_ball(logistic, start):
     for radius, step in ((0.05, 0.1), (100.0, 0.1)):
         method = federated.projected_ascent(
