@@ -22,7 +22,8 @@ from famr_jax import data, federated
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "flower"
-TIMEOUT = 90
+TIMEOUT = 90.0
+"""Seconds after which a client is late: far more than a round takes."""
 CONFIG = {"clients": 2, "alpha": 0.5, "seed": 0, "forget": 1, "forget-part": False}
 
 pytestmark = [
@@ -144,7 +145,7 @@ class Federation:
         """Runs the project; what it printed, and the folder of its weights."""
         out = self.root / out
         out.mkdir()
-        settings = {"out": str(out), "timeout": float(TIMEOUT)} | config
+        settings = {"out": str(out), "timeout": 600.0} | config
         words = " ".join(f"{k.replace('_', '-')}={_toml(v)}" for k, v in settings.items())
         process = subprocess.Popen(
             [self.bin / "flwr", "run", str(self.app), "here", "--run-config", words, "--stream"],
@@ -274,7 +275,9 @@ def test_a_round_goes_on_without_a_faulty_client_and_stops_without_the_forgotten
 
 def test_a_round_ends_without_a_client_that_is_late_or_dies(federation, task):
     faults = "0:1:late 0:2:dies 1:3:cut"
-    running, out = federation.run("late", wait=False, rounds=2, recovery_rounds=1, faults=faults)
+    running, out = federation.run(
+        "late", wait=False, rounds=2, recovery_rounds=1, timeout=TIMEOUT, faults=faults
+    )
     deadline = time.monotonic() + 600
     while not (out / "cut").exists() and running.poll() is None:
         assert time.monotonic() < deadline

@@ -164,7 +164,7 @@ def _over(split, setting):
         f"{_mean(split, 'oracle', '', 'for_acc'):.1f} % (null "
         f"{_mean(split, NULL, '', 'for_acc'):.1f} points), whose Test-Acc is "
         f"{_mean(split, 'oracle', '', 'test_acc'):.1f} %. Test-Acc right after the round is "
-        f"{' and '.join(test)} %: the model is broken for everybody, not for the client alone.",
+        f"{' and '.join(test)} %.",
     )
 
 
