@@ -197,6 +197,6 @@ def line(name: str, split: Mapping[str, Any], models: Sequence[str], most: int) 
     for model in models:
         after, back = (_mean(split, model, s, "for_acc") for s in ("unlearned", "retrained"))
         taken = np.median(rounds(split, model, "retrained", most))
-        told.append(f"{model} {after:.1f} {back:.1f} ({taken:g})")
+        told.append(f"{model.removeprefix('PUF-')} {after:.1f} {back:.1f} ({taken:g})")
     told.append(f"oracles {_mean(split, 'oracle', '', 'for_acc'):.1f}")
-    return f"{name} {split['split']}  " + "  ".join(told)
+    return f"{name} {split['split']}  " + " ".join(told)
