@@ -34,7 +34,7 @@ $(VENV)/test.done: $(VENV)/run.done
 	touch $@
 
 $(VENV)/parity.done: $(VENV)/test.done
-	$(BIN)/python -m pip install --quiet -c requirements.txt -e ".[parity]"
+	$(BIN)/python -m pip install --quiet -c requirements.txt -e ".[parity,flower]"
 	touch $@
 
 clean:

@@ -10,6 +10,7 @@ __all__ = [
     "curvature",
     "data",
     "evaluation",
+    "federated",
     "forget",
     "influence",
     "loop",

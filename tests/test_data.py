@@ -259,7 +259,8 @@ def test_two_processes_prepare_digits_at_once(digits_root, tmp_path):
     )
     flags = [str(tmp_path / "a"), str(tmp_path / "b")]
     root = str(tmp_path / "shared")
-    command = [sys.executable, "-W", "error", "-c", code, root]
+    quiet = "ignore:label() is deprecated:DeprecationWarning"  # protobuf 6, where TFDS reads
+    command = [sys.executable, "-W", "error", "-W", quiet, "-c", code, root]
     cwd = Path(__file__).parents[1]
     racers = [
         subprocess.Popen([*command, flag, *flags], stdout=subprocess.PIPE, cwd=cwd)

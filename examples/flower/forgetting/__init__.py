@@ -1,0 +1,1 @@
+"""A federation on the digits that forgets one of its clients."""
