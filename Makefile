@@ -3,18 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LIBRARY := $(wildcard pyproject.toml requirements*.txt)
+# Workers share what they compile. One thread each: scikit-learn's own would fight the others'.
+PYTEST := OMP_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: demo test test-all lint ledger clean
 
 demo: $(VENV)/run.done
 	$(BIN)/python -m experiments.class_forgetting
 
-# One thread a worker: scikit-learn's own would fight those of the other workers.
 test: $(VENV)/test.done lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: $(VENV)/parity.done lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST)
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

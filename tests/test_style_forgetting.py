@@ -177,7 +177,7 @@ def made_up(verdicts, *, concept=(0.9, 0.0, 0.0), kept=(0.9, 0.88, 0.9)):
     ]
     table = [
         {"measure": name, "model": "famr", "original": v[0], "value": v[1], "oracle": v[2]}
-        | {"oracles": 8}
+        | {"oracles": 8, "n": 500}
         for name, v in (("for_acc", concept), ("ret_acc", kept))
     ]
     case = {"forget": "superclass:insects", "classes": [0], "targets": {"chance": 0.1}}
