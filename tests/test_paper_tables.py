@@ -10,6 +10,7 @@ import pytest
 import tyro
 
 from famr_jax import mesh, models
+from famr_jax.cli import choosing
 from famr_jax.models import vit
 
 TEXT = (Path(__file__).parents[1] / "experiments" / "PAPER_TABLES.md").read_text()
@@ -42,9 +43,9 @@ def test_every_command_is_taken(command):
         mesh.parse(flags.bench.mesh)
     assert str(flags.bench.out) == given(command, "--out")
     if "class_forgetting" in command:
-        assert flags == dataclasses.replace(flags, lam=0.1, lr=1e-4, epochs=10, optimizer="adam"), (
-            "the paper's settings"
-        )
+        assert choosing.OWN["famr"] == ("adam", 1e-4)
+        settings = {"lam": 0.1, "epochs": 10, "method_lr": None, "optimizer": None}
+        assert flags == dataclasses.replace(flags, method=("famr",), **settings), "the paper's"
 
 
 def test_every_cell_has_its_command():

@@ -235,7 +235,7 @@ class _Search(NamedTuple):
 def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
     product = flat_product(matvec, like)
     flat = ravel_pytree(like)[0]
-    start_key, check_key, extend_key = jax.random.split(key, 3)
+    start_key, again_key, extend_key = jax.random.split(key, 3)
 
     def body(s):
         filled = s.basis.filled
@@ -251,7 +251,7 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
         check, full = ~open_ & moved & (k > 1) & (stop < flat.size), stop == size
         until = jnp.where(check, basis.num_products + STEPS_OF_A_FRESH_START, s.until)
         going_on = open_ | (basis.num_products < until)
-        draw = jax.random.fold_in(check_key, basis.num_products)
+        draw = jax.random.fold_in(again_key, basis.num_products)
         basis = jax.lax.switch(
             jnp.where(check, 2, going_on & full),
             (

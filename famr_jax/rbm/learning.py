@@ -12,7 +12,7 @@ from jax import Array
 from famr_jax import loop
 from famr_jax.rbm.machine import Boltzmann, bernoulli, cut, free_energy, gibbs
 from famr_jax.train import Trained
-from famr_jax.types import Batch, check_count, pytree, static
+from famr_jax.types import Batch, check_count, check_key, pytree, static
 
 
 class ChainState(NamedTuple):
@@ -108,7 +108,7 @@ def fit(
         ValueError: Pixels that are not 0 or 1; a mask or a set of another shape; a count below one;
             a legacy key.
     """
-    loop.check_key(key)
+    check_key(key, members=True)
     check_binary(train.x)
     size = train.x.shape[1:]
     if params.visible.shape[-1:] != size:
