@@ -183,7 +183,7 @@ def test_pruned_networks_stay_pruned_and_are_judged_by_oracles_as_sparse(tmp_pat
         assert all(row["average_gap"] >= 0 for row in cell["rows"])
         one, other = ([row[n] for n in pruned_unlearning.GAP_OF] for row in cell["oracles"])
         apart = np.mean(np.abs(np.subtract(one, other)))
-        np.testing.assert_allclose(cell["average_gap_null"], apart, atol=1e-9)
+        np.testing.assert_allclose(cell["average_gap_null"], apart, atol=1e-5)
     assert [made["verdict"] for made in content["claims"]] == ["not resolved"]
     assert ledger.ledger({"pruned_unlearning": content})
     assert (tmp_path / "out" / "report.html").read_text().count("<svg") == 5 + 2
