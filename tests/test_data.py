@@ -499,9 +499,7 @@ def test_a_known_name_that_is_not_prepared_says_how_to_prepare_it(tmp_path, name
 
 @pytest.mark.parametrize("name", ["no_such_set", "", "hub:mnist", "two words", "../digits"])
 def test_an_unknown_name_is_refused(tmp_path, name):
-    with pytest.raises(
-        ValueError, match="`name` must be digits, .*, idx:PATH or a TFDS name"
-    ):
+    with pytest.raises(ValueError, match=r"`name` must be digits, .*, idx:PATH or a TFDS name"):
         load(name, data_dir=tmp_path)
 
 
