@@ -203,7 +203,9 @@ def _strip(case: Case, row: Mapping[str, Any]) -> Strip:
     ticks = [model.get(measure) for model in models if model.get("model") == "oracle"]
     value, original = row.get("value"), row.get("original")
     top = top_of(case, unit, value, original, *ticks)
-    return Strip(value, original, ticks, row.get("band"), top, label(row.get("model")))
+    model = row.get("model")
+    colour = models_of(case).get(model, "vermillion")
+    return Strip(value, original, ticks, row.get("band"), top, label(model), colour)
 
 
 def numbers(case: Case) -> list[Section]:

@@ -52,6 +52,7 @@ class Strip:
         band: What is shaded, cut to the line.
         top: The right end of the line; by None the largest of the numbers.
         name: What the discs are, for a reader who cannot see it.
+        colour: Of the discs, of the palette.
     """
 
     value: float | Sequence[float | None] | None
@@ -60,6 +61,7 @@ class Strip:
     band: Sequence[float | None] | None = None
     top: float | None = 1.0
     name: str = "the method"
+    colour: str = "vermillion"
 
 
 @dataclass(frozen=True)
