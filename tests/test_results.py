@@ -9,6 +9,8 @@ from experiments import class_forgetting
 from experiments.famr import main_job
 from experiments.harness import ledger
 from experiments.harness.results import read_results
+from famr_jax.cli.diagnosis import diagnose
+from famr_jax.files import plain
 
 ROOT = Path(__file__).parent.parent
 RESULTS = read_results()
@@ -40,6 +42,13 @@ def test_recorded_claims_are_what_todays_experiments_say_of_the_recorded_numbers
     else:
         module = import_module(ledger.module_of(config["experiment"]))
         assert claims == module.EXPERIMENT.claims(results, config["flags"])
+
+
+@pytest.mark.parametrize("name", FORGETTING)
+def test_recorded_diagnoses_are_what_todays_code_says_of_the_recorded_numbers(name):
+    for case in FORGETTING[name]["results"]["cases"]:
+        for method in case["methods"]:
+            assert plain(diagnose(case, method["name"])) == method["diagnosis"]
 
 
 @pytest.mark.parametrize("name", RESULTS)
