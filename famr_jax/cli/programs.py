@@ -13,6 +13,8 @@ import jax
 import jax.monitoring
 from jax.experimental.compilation_cache import compilation_cache
 
+from famr_jax import mesh
+
 ENDING = "-cache"
 """How JAX ends the name of a program's file."""
 
@@ -24,12 +26,13 @@ def kept(place: Path) -> Iterator[None]:
     Where JAX's own cache is set already, as by `JAX_COMPILATION_CACHE_DIR`, that stays. JAX writes
     a program in place, so that a killed process leaves half of it, and one beside it reads that.
     Hence each process has a directory of its own, with links to what is there, and a program is
-    renamed into the common one when it is whole.
+    renamed into the common one when it is whole. Of several processes of one run the first alone
+    does so.
 
     Args:
         place: The common directory; any number of processes may use it at once.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir or not mesh.is_first():
         yield
         return
     place = place.absolute()
