@@ -71,7 +71,7 @@ def finish(processes, seconds=900):
 
 
 CASE = ("--forget", "class:3", "--model", "mlp_8", "--batch-size", "64")
-JOB = ("forget", *CASE, "--mesh", "data=2", "--study")
+JOB = ("forget", *CASE, "--study", "--mesh", "data=2")
 SHORT = ("--train-epochs", "3", "--epochs", "2", "--oracles", "2")
 
 
