@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import scipy.special
-import scipy.stats
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -195,4 +194,4 @@ def mean_and_error(values: Array, axis: int = -1) -> tuple[Array, Array]:
 def _interval(values: Array) -> tuple[Array, Array]:
     """Mean of one value a probe, and the half-width of its interval by Student's t."""
     mean, error = mean_and_error(values)
-    return mean, scipy.stats.t.ppf((1 + LEVEL) / 2, max(len(values) - 1, 1)) * error
+    return mean, scipy.special.stdtrit(max(len(values) - 1, 1), (1 + LEVEL) / 2) * error
