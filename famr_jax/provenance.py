@@ -53,7 +53,8 @@ def sources_of(*modules: str | Path, root: Path = ROOT) -> str:
     is imported: what counts is the code that runs.
 
     Args:
-        modules: Dotted names, as famr_jax.train; or files, as a method of one's own.
+        modules: Dotted names, as famr_jax.train; or files, as a method of one's own, with the
+            modules beside them that they import.
         root: Directory of the package.
 
     Raises:
@@ -68,6 +69,8 @@ def sources_of(*modules: str | Path, root: Path = ROOT) -> str:
             source = library[module] if module in library else _Source("", module.read_bytes())
             seen[module] = (getattr(module, "name", module), source.text.hex())
             ahead += _imports(source, root)
+            if isinstance(module, Path):
+                ahead += _beside(module, source)
     return hashlib.sha256(json.dumps(sorted(seen.values())).encode()).hexdigest()
 
 
@@ -89,6 +92,25 @@ def _library(root: Path) -> dict[str, _Source]:
 _library(ROOT)
 
 
+def _beside(file: Path, source: _Source) -> list[Path]:
+    """The files in the directory of a file that it imports: modules, or all of a package."""
+    found: list[Path] = []
+    for node in ast.walk(ast.parse(source.text)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+        else:
+            continue
+        for name in {name.partition(".")[0] for name in names} - {PACKAGE}:
+            module, package = file.parent / f"{name}.py", file.parent / name
+            if module.is_file():
+                found.append(module)
+            elif (package / "__init__.py").is_file():
+                found += sorted(package.rglob("*.py"))
+    return found
+
+
 @functools.cache
 def _imports(source: _Source, root: Path) -> list[str]:
     library, found = _library(root), []
@@ -97,7 +119,7 @@ def _imports(source: _Source, root: Path) -> list[str]:
             found += [alias.name for alias in node.names]
             if PACKAGE in found:  # any attribute of it may be used
                 return list(library)
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and (source.package or not node.level):
             relative = "." * node.level + (node.module or "")
             base = importlib.util.resolve_name(relative, source.package)
             names = [f"{base}.{alias.name}" for alias in node.names]

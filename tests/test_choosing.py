@@ -17,7 +17,9 @@ from famr_jax.methods import gradient_ascent
 def make(apply_fn, *, optimizer):
     return gradient_ascent(apply_fn, optimizer=optimizer)
 
-def with_step(apply_fn, *, optimizer=optax.sgd(0.5)):
+HALF = optax.sgd(0.5)
+
+def with_step(apply_fn, *, optimizer=HALF):
     return gradient_ascent(apply_fn, optimizer=optimizer)
 
 def one_shot(apply_fn, *, optimizer=None, lam=3.0):
@@ -102,13 +104,35 @@ def test_steps_are_one_for_all_or_one_a_method_or_each_ones_own(bench, own):
     def steps(**given):
         return [(c.settings["optimizer"], c.settings["lr"]) for c in choose(bench, *names, **given)]
 
-    assert steps() == [("adam", 1e-4), ("adam", 1e-4), ("its own", None), (None, None)]
+    assert steps() == [("adam", 1e-4), ("adam", 1e-4), ("HALF", None), (None, None)]
     assert steps(lrs=(0.1,)) == [("adam", 0.1)] * 3 + [(None, None)]
     assert steps(lrs=(0.1, 0.2, 0.3, 0.4))[:3] == [("adam", 0.1), ("adam", 0.2), ("adam", 0.3)]
     assert steps(optimizer="sgd")[:3] == [("sgd", 1e-4)] * 3
     *_, shot = choose(bench, *names, batch_size=7)
     assert (shot.settings["epochs"], shot.settings["batch_size"]) == (1, 7)
     assert shot.settings["lam"] == 0.5
+
+
+def test_a_constructors_own_step_is_read_in_its_source(bench):
+    settings = {name: choose(bench, name)[0].settings for name in methods.BY_NAME}
+    assert (settings["finetune"]["optimizer"], settings["finetune"]["lr"]) == (
+        "adam(b2=0.99)",
+        2e-3,
+    )
+    for name, known in settings.items():
+        own = choosing.inspect.signature(methods.BY_NAME[name]).parameters["optimizer"].default
+        assert (known["lr"] is None) == (own is None), name
+        if own is None:
+            continue
+        gradient, steps = {"a": np.float32(1.0)}, []
+        rule, _, more = known["optimizer"].partition("(")
+        extra = dict([more.rstrip(")").split("=")] if more else [])
+        said = getattr(optax, rule)(known["lr"], **{k: float(v) for k, v in extra.items()})
+        for optimizer in (own, said):  # two steps, so that the averages count too
+            state = optimizer.init(gradient)
+            _, state = optimizer.update(gradient, state, gradient)
+            steps.append(optimizer.update({"a": np.float32(-0.5)}, state, gradient)[0]["a"])
+        assert steps[0] == steps[1], name
 
 
 @pytest.mark.parametrize(
@@ -133,6 +157,17 @@ def test_a_file_of_ones_own_is_named_by_it_and_known_by_its_source(bench, own):
     own.write_text(OWN.replace("optax.sgd(0.5)", "optax.sgd(0.25)").replace("NUMBER = 3", ""))
     with pytest.raises(ValueError, match=r"mine\.py must define a function 'NUMBER'"):
         choose(bench, f"{own}:NUMBER")  # the new text counts, not the one imported before
+
+
+def test_a_file_may_import_what_lies_beside_it(bench, own, monkeypatch):
+    (own.parent / "beside_mine.py").write_text("RATE = 0.125")
+    own.write_text(
+        "from beside_mine import RATE\n" + OWN.replace("optax.sgd(0.5)", "optax.sgd(RATE)")
+    )
+    monkeypatch.setattr("sys.path", list(choosing.sys.path))
+    (chosen,) = choose(bench, f"{own}:with_step")
+    assert chosen.settings["optimizer"] == "HALF"
+    assert chosen.sources == (own.resolve(),)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from famr_jax import mesh, models
+from famr_jax import mesh, methods, models
 from famr_jax.cli import choosing
 from famr_jax.models import vit
 
@@ -43,7 +43,7 @@ def test_every_command_is_taken(command):
         mesh.parse(flags.bench.mesh)
     assert str(flags.bench.out) == given(command, "--out")
     if "class_forgetting" in command:
-        assert choosing.OWN["famr"] == ("adam", 1e-4)
+        assert choosing.step_in_source(methods.famr) == ("adam", 1e-4)
         settings = {"lam": 0.1, "epochs": 10, "method_lr": None, "optimizer": None}
         assert flags == dataclasses.replace(flags, method=("famr",), **settings), "the paper's"
 

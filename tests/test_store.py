@@ -315,6 +315,21 @@ def test_files_of_ones_own_count_with_what_they_import(tmp_path):
             sources_of(wrong)
 
 
+def test_files_of_ones_own_count_with_the_modules_beside_them(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("import numpy, famr_jax.losses\nfrom helper import make\nimport parts.one\n")
+    (tmp_path / "parts").mkdir()
+    others = ("helper.py", "further.py", "parts/__init__.py", "parts/one.py", "stranger.py")
+    texts = ("from further import make", "make = 1", "from . import one", "", "")
+    hashes = [sources_of(own)]
+    for other, text in zip(others, texts, strict=True):
+        (tmp_path / other).write_text(text)
+        hashes.append(sources_of(own))
+    # What is not imported by then, `stranger`, changes nothing; an empty file is a file.
+    assert len(set(hashes)) == len(hashes) - 1
+    assert hashes[-1] == hashes[-2]
+
+
 PROCESS = """
 import sys
 from pathlib import Path

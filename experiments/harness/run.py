@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from experiments.harness.results import Page, blocks
 from famr_jax import report
 from famr_jax.cli import flags as cli_flags
+from famr_jax.cli import places
 from famr_jax.cli.bench import Bench
 from famr_jax.cli.opening import open_bench
 from famr_jax.cli.record import describe
 from famr_jax.cli.run import main as run_command
-from famr_jax.files import plain, usable_directory, write_json
+from famr_jax.files import plain, write_json
 from famr_jax.progress import Clock, working
 
 
@@ -67,27 +68,25 @@ def run(experiment: Experiment, flags: Any) -> dict[str, Any]:
     """The whole experiment: writes metrics.json and report.html, and returns the JSON.
 
     Raises:
-        ValueError: A flag out of range, or bad data; nothing is written then.
+        ValueError: A flag out of range, bad data, or a directory with the results of another
+            configuration; nothing is written then.
         NonFiniteError: A training or an unlearning that was not finite.
     """
     cli_flags.check(flags)
     if experiment.check:
         experiment.check(flags)
-    bench = _open(experiment, flags)
-    usable_directory("out", bench.out)
-    if isinstance(bench, Bench):
-        usable_directory("cache", bench.flags.cache)
     config = describe(experiment.name, f"python -m {experiment.module}", flags)
+    bench = _open(experiment, flags, config)
     results = plain(experiment.measure(flags, bench))
-    config["seconds"] = bench.clock.seconds()
-    config = plain(config)
+    config = plain(config | {"seconds": bench.clock.seconds()})
     content = {"claims": [], "config": config, "results": results}
-    write_json(bench.out / "metrics.json", content)  # kept, whatever goes wrong from here on
-    content["claims"] = experiment.claims(results, config["flags"])
-    write_json(bench.out / "metrics.json", content)
-    shown = [experiment.images(results, bench)] if experiment.images else []
-    page = experiment.page(content, *shown)
-    report.write(bench.out / "report.html", page.title, blocks(content, page), lead=page.lead)
+    try:
+        content["claims"] = experiment.claims(results, config["flags"])
+        shown = [experiment.images(results, bench)] if experiment.images else []
+        page = experiment.page(content, *shown)
+        report.write(bench.out / "report.html", page.title, blocks(content, page), lead=page.lead)
+    finally:  # what was measured is kept, whatever goes wrong with claims and page
+        write_json(bench.out / "metrics.json", content)
     print("\n".join([*experiment.headline(content), f"report: {bench.out / 'report.html'}"]))
     return content
 
@@ -98,10 +97,10 @@ def main(experiment: Experiment) -> None:
     run_command(experiment.flags, lambda flags: run(experiment, flags), description=module.__doc__)
 
 
-def _open(experiment: Experiment, flags: Any) -> Bench | Bare:
-    out = Path("runs") / experiment.name
+def _open(experiment: Experiment, flags: Any, config: dict[str, Any]) -> Bench | Bare:
     if not hasattr(flags, "bench"):
-        return Bare(Clock(), flags.out or out)
+        return Bare(Clock(), places.directory(flags.out, config))
     change = experiment.change and partial(experiment.change, flags)
     with working("loading data"):
-        return open_bench(flags.bench, change=change, streams=experiment.streams, out=out)
+        bench = open_bench(flags.bench, change=change, streams=experiment.streams)
+    return places.settled(bench, config)

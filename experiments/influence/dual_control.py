@@ -66,8 +66,8 @@ class Flags:
     """The first of them."""
     data_dir: Path | None = None
     """Where TFDS keeps its data sets; its own default if not given."""
-    out: Path = Path("runs/dual_control")
-    """Directory of the results."""
+    out: Path | None = None
+    """Directory of the results; one of its own in runs/ if not given."""
 
 
 SMALL = Flags(num_train=20, width=8, l2=(1.0,), share=0.5, seeds=1)

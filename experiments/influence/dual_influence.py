@@ -61,8 +61,8 @@ class Flags:
     """Of everything random."""
     data_dir: Path | None = None
     """Where TFDS keeps its data sets; its own default if not given."""
-    out: Path = Path("runs/dual_influence")
-    """Directory of the results."""
+    out: Path | None = None
+    """Directory of the results; one of its own in runs/ if not given."""
 
 
 SMALL = Flags(num_train=24, width=8, shares=(0.5,), masks=1, infinite_train=30, depth=1)

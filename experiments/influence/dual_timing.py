@@ -71,8 +71,8 @@ class Flags:
     """Of everything random."""
     data_dir: Path | None = None
     """Where TFDS keeps its data sets; its own default if not given."""
-    out: Path = Path("runs/dual_timing")
-    """Directory of the results."""
+    out: Path | None = None
+    """Directory of the results; one of its own in runs/ if not given."""
 
 
 SMALL = Flags(num_train=24, widths=(2, 8), shares=(), width=8, rounds=1)

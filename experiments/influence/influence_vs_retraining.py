@@ -100,8 +100,8 @@ class Flags:
     """Where TFDS keeps its data sets; its own default if not given."""
     seed: Seed = 0
     """Of everything random."""
-    out: Path = Path("runs/influence_vs_retraining")
-    """Directory of the results."""
+    out: Path | None = None
+    """Directory of the results; one of its own in runs/ if not given."""
 
 
 SMALL = Flags(

@@ -1,8 +1,10 @@
 """Which methods the main job runs: names of `BY_NAME`, or files of one's own, with their steps."""
 
+import ast
 import importlib.util
 import inspect
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,8 +21,6 @@ from famr_jax.types import ApplyFn, Batch, Pair, Unlearner
 
 DEFAULT_OPTIMIZER, DEFAULT_LR = "adam", 1e-4
 """The step of a method whose constructor has none: FAMR's, by its paper."""
-OWN = {"famr": (DEFAULT_OPTIMIZER, DEFAULT_LR)}
-"""What the constructors' own steps are, where that is known."""
 
 
 class Chosen(NamedTuple):
@@ -33,6 +33,7 @@ class Chosen(NamedTuple):
             `batch_size`, and `lam` of a method that has one.
         sources: Its modules or its file, for the store.
         uses_retain: Whether it is given retained images.
+        own_step: Whether its step is its constructor's own default.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Chosen(NamedTuple):
     settings: dict[str, Any]
     sources: tuple[str | Path, ...]
     uses_retain: bool = False
+    own_step: bool = False
 
 
 class Step(NamedTuple):
@@ -117,22 +119,45 @@ def named(word: str, apply_fn: ApplyFn, *, lam: float, step: Step) -> Chosen:
     build = partial(constructor, apply_fn)
     if "lam" in parameters:
         build, settings = partial(build, lam=lam), {"lam": lam} | settings
-    own = parameters["optimizer"].default
-    if own is None:
+    default = parameters["optimizer"].default
+    asked = step.lr is not None or step.optimizer is not None
+    own_step = default not in (None, parameters["optimizer"].empty) and not asked
+    if default is None:
         settings["epochs"] = 1
-    elif own is parameters["optimizer"].empty or step.lr is not None or step.optimizer is not None:
+    elif own_step:
+        settings |= dict(zip(("optimizer", "lr"), step_in_source(constructor), strict=True))
+    else:
         rule = step.optimizer or DEFAULT_OPTIMIZER
         lr = DEFAULT_LR if step.lr is None else step.lr
         build = partial(build, optimizer=make_optimizer(rule, lr))
         settings |= {"optimizer": rule, "lr": lr}
-    else:
-        settings |= dict(zip(("optimizer", "lr"), OWN.get(name, ("its own", None)), strict=True))
     unlearner = build()
     if not isinstance(unlearner, Unlearner):
         rule = "must give an Unlearner, with init, step and epoch_over"
         raise ValueError(f"`method` {word} {rule}, got a {type(unlearner).__name__}.")
     settings["batch_size"] = step.batch_size
-    return Chosen(name, unlearner, settings, (source,))
+    return Chosen(name, unlearner, settings, (source,), own_step=own_step)
+
+
+def step_in_source(constructor: Callable) -> tuple[str, float | None]:
+    """A constructor's default optimizer and learning rate, read in its source.
+
+    `optax.adam(2e-3, b2=0.99)` is ("adam(b2=0.99)", 0.002); where the default is no such call, all
+    of it is the first, and the learning rate is None.
+    """
+    try:
+        arguments = ast.parse(textwrap.dedent(inspect.getsource(constructor))).body[0].args
+    except (OSError, TypeError, SyntaxError, AttributeError):  # no plain function of a file
+        return "its own", None
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = zip(reversed(positional), reversed(arguments.defaults), strict=False)
+    known = [*defaults, *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    call = next(default for argument, default in known if argument.arg == "optimizer")
+    match call:
+        case ast.Call(ast.Attribute(attr=rule), [ast.Constant(float(lr) | int(lr))], others):
+            more = ", ".join(map(ast.unparse, others))
+            return rule + (f"({more})" if more else ""), float(lr)
+    return ast.unparse(call), None
 
 
 def _found(word: str) -> tuple[str, Callable, str | Path]:
@@ -159,6 +184,8 @@ def _imported(file: Path, word: str) -> Any:
         spec = importlib.util.spec_from_file_location(name, file)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses look their own module up
+        if (beside := str(file.resolve().parent)) not in sys.path:
+            sys.path.append(beside)  # as Python does for a script
         try:
             spec.loader.exec_module(module)
         except Exception as error:  # whatever the file raises

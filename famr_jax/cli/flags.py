@@ -195,7 +195,8 @@ class BenchFlags:
     cache: Path = Path("runs/cache")
     """Where models and compiled programs are kept, shared by runs and experiments."""
     mesh: str | None = None
-    """Devices to run on, as data=4 or data=2,model=2; one if not given."""
+    """Devices to run on, those of all processes together, as data=4 or data=2,model=2; one if not
+    given."""
     resume: Switch = False
     """Go on from what is there; a word for what happens anyway, unless --fresh is given."""
     fresh: Switch = False

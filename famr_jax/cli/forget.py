@@ -205,8 +205,8 @@ def forget_case(
         made_by = bench.config(gone.mask) | {"unlearn": chosen.settings}
         bench.keep(f"{gone.name}/{chosen.name}", fitted.params, made_by)
     case = measured_case(bench, gone, original, oracles, done)
-    for method in case["methods"]:
-        method["why"] = why(flags, method)
+    for method, each in zip(case["methods"], done, strict=True):
+        method["why"] = why(flags, each.chosen)
     studied = [each for each in done if each.chosen.name == STUDIED and each.fitted is not None]
     if flags.study and studied:
         case |= study_of(flags, bench, gone, original, studied[0], watch)
@@ -216,13 +216,14 @@ def forget_case(
     return case
 
 
-def why(flags: Flags, method: Mapping[str, Any]) -> str:
+def why(flags: Flags, chosen: Chosen) -> str:
     """Where a method's step comes from."""
-    if method["name"] == STUDIED:
-        return WHY[method["optimizer"]]
-    if method["optimizer"] is None:
+    optimizer = chosen.settings["optimizer"]
+    if chosen.name == STUDIED:
+        return WHY[optimizer]
+    if optimizer is None:
         return "It takes no steps."
-    if method["lr"] is None:
+    if chosen.own_step:
         return "Its step is its own default."
     return "" if flags.method_lr else "The step is FAMR's, not one chosen for it."
 

@@ -21,7 +21,6 @@ def open_bench(
     *,
     change: Callable[[data.Dataset], data.Dataset] | None = None,
     streams: bool = False,
-    out: Path | None = None,
 ) -> Bench:
     """Loads the data and checks every flag, before anything is written.
 
@@ -29,7 +28,6 @@ def open_bench(
         flags: Data, model and training.
         change: What to make of the loaded data set, as a choice of its classes.
         streams: Whether the experiment can work from disk.
-        out: Directory of the results if the flags name none.
 
     Raises:
         ValueError: A flag out of range, an unknown name, or bad data.
@@ -62,7 +60,7 @@ def open_bench(
     if (most := min(flags.batch_size, len(train_set))) % flags.accumulate:
         raise ValueError(f"`accumulate` must divide all {most} images, got {flags.accumulate}.")
     start = None if flags.weights is None else _start(flags.weights, model)
-    out = flags.out or out or Path("runs")
+    out = flags.out or Path("runs")
     bench = Bench(flags, dataset, train_set, test_set, model, store, out, start)
     if flags.original is None:
         return bench

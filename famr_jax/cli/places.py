@@ -19,10 +19,7 @@ NEW = ".new"
 
 
 def settled(bench: Bench, config: Mapping[str, Any]) -> Bench:
-    """The bench with the directory of its results: that of the flags, or one of its own.
-
-    The default is named by the experiment and a hash of the configuration, so that no other
-    configuration has it.
+    """The bench with the directory of its results, as `directory` chooses it.
 
     Args:
         bench: As `open_bench` gives it.
@@ -32,13 +29,24 @@ def settled(bench: Bench, config: Mapping[str, Any]) -> Bench:
         ValueError: The directory or the store cannot be written to, or holds another
             configuration.
     """
+    usable_directory("cache", bench.flags.cache)
+    return replace(bench, out=directory(bench.flags.out, config))
+
+
+def directory(given: Path | None, config: Mapping[str, Any]) -> Path:
+    """The directory of a run's results: the given one, or one of this configuration's own.
+
+    The default is named by the experiment and a hash of the configuration, so that no other
+    configuration has it.
+
+    Raises:
+        ValueError: It cannot be written to, or holds another configuration.
+    """
     text = json.dumps(_identity(config), sort_keys=True)
     own = f"{config['experiment']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    out = bench.flags.out or Path("runs") / own
-    for name, path in (("out", out), ("cache", bench.flags.cache)):
-        usable_directory(name, path)
+    out = usable_directory("out", given or Path("runs") / own)
     refuse_another(out, config)
-    return replace(bench, out=out)
+    return out
 
 
 def refuse_another(out: Path, config: Mapping[str, Any]) -> None:
