@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compile
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-all lint ledger clean
+.PHONY: demo test test-all test-matrix lint ledger clean
 
 demo: $(VENV)/run.done
 	$(BIN)/python -m experiments.class_forgetting
@@ -18,6 +18,9 @@ test: $(VENV)/test.done lint
 
 test-all: $(VENV)/parity.done lint
 	$(PYTEST)
+
+test-matrix:
+	.ci/matrix
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -41,4 +44,4 @@ $(VENV)/parity.done: $(VENV)/test.done
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .matrix runs .pytest_cache .ruff_cache .hypothesis *.egg-info
