@@ -74,13 +74,18 @@ def test_the_second_process_finds_its_programs(tmp_path):
         compile_cache.command("none", compile_cache.Flags(), tmp_path, tmp_path)
 
 
-BENCHMARKS = {"curvature": lambda result: result, "influence": lambda result: result["results"]}
+BENCHMARKS = {
+    "compile_cache": lambda result: result,
+    "curvature": lambda result: result,
+    "influence": lambda result: result["results"],
+}
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_docstring_is_the_result(name):
     result = json.loads((RESULTS / f"benchmark-{name}.json").read_text())
-    module = {"curvature": curvature, "influence": influence}[name]
+    modules = {"compile_cache": compile_cache, "curvature": curvature, "influence": influence}
+    module = modules[name]
     for line in module.headline(BENCHMARKS[name](result)):
         assert line in module.__doc__

@@ -6,6 +6,13 @@ Each command runs in a process of its own, models trained anew (`--fresh`) into 
 are thrown away: without kept programs, then twice with them, of which the first fills the store and
 the second finds it. Seconds of compiling are what JAX reports, wall seconds and those of processors
 hold the start of Python too; of a busy machine only the last say much.
+
+Seconds of compiling, without and then with what an earlier process left, and of the processors, on
+2 cores that others used too:
+
+    demo          compile 69.3 to 11.4    processor 192.5 to 110.1
+    conditioning  compile 172.6 to 12.0   processor 527.8 to 478.6
+    step          compile 22.2 to 4.4     processor 24.6 to 12.5
 """
 
 import json
@@ -133,6 +140,20 @@ def measure(flags: Flags) -> list[dict[str, Any]]:
     return rows
 
 
+def headline(content: dict[str, Any]) -> list[str]:
+    """A line a case: seconds without kept programs, and in the second process with them."""
+    rows = {(row["case"], row["process"]): row for row in content["results"]["rows"]}
+    lines = []
+    for case in dict.fromkeys(case for case, _ in rows):
+        ends = rows[case, "without"], rows[case, "second"]
+        told = "  ".join(
+            f"{kind + ' ' + ' to '.join(f'{end[kind]:.1f}' for end in ends):<22}"
+            for kind in ("compile", "processor")
+        )
+        lines.append(f"{case:<14}{told}".rstrip())
+    return lines
+
+
 def run(flags: Flags) -> dict[str, Any]:
     """Measures, writes the JSON, prints a line a row, and returns the JSON."""
     rows = measure(flags)
@@ -145,6 +166,7 @@ def run(flags: Flags) -> dict[str, Any]:
         versions={},
         path=flags.out,
     )
+    print("\n".join(headline(content)))
     for row in content["results"]["rows"]:
         told = "  ".join(f"{kind} {row[kind]:.1f} s" for kind in KINDS)
         print(f"{row['case']:<14}{row['process']:<9}{told}")
