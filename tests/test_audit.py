@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CLASSES, drawn, random_batch
+from conftest import drawn, random_batch
 
 from famr_jax import __main__ as commands
 from famr_jax import audit, checkpoint, statistics
@@ -296,7 +296,7 @@ CLASS = ForgetSet("class:0", MASK, (0,))
 
 
 def test_checkpoints_and_the_arrays_of_the_same_models_give_the_same_audit(model, tmp_path):
-    weights = [drawn(model.init, seed) for seed in range(10)]
+    weights = [drawn(model.init, seed) for seed in range(4)]
     for i in (0, 1):
         checkpoint.save(tmp_path / str(i), weights[i], epoch=0, config={})
     given = [tmp_path / "0", tmp_path / "1", *weights[2:]]
@@ -313,7 +313,6 @@ def test_checkpoints_and_the_arrays_of_the_same_models_give_the_same_audit(model
     ]
     same = audit.arrays(models[0], models[1], models[2:])
     assert (found.verdict, found.sizes) == (same.verdict, same.sizes)
-    assert found.verdict in ("left the band", "inside the band", "not resolved")
     for line, other in zip(found.lines, same.lines, strict=True):
         assert (line["measure"], line.get("verdict")) == (other["measure"], other.get("verdict"))
         if "value" in line:
@@ -368,6 +367,7 @@ def test_the_command_audits_the_main_jobs_checkpoints_by_its_flags(kept, capsys,
 # Torch
 
 
+@pytest.mark.slow
 def test_a_residual_network_of_torch_is_audited_by_its_arrays(tmp_path):
     """Trained for a moment on digits, saved as a user would: half precision, tensors, bytes."""
     torch = pytest.importorskip("torch", reason="torch is not installed: it is no requirement")
@@ -399,7 +399,3 @@ def test_a_residual_network_of_torch_is_audited_by_its_arrays(tmp_path):
     assert lines["ret_acc"]["oracle"] > 0.5
     assert 0.5 < lines["probe"]["value"] <= 1
     assert found.verdict == "not resolved"
-
-
-def test_classes_of_conftest_are_those_of_the_model():
-    assert int(TRAIN.labels.max()) + 1 == CLASSES

@@ -64,7 +64,7 @@ def arrays(before: Given, after: Given, oracles: Sequence[Given] = ()) -> Audit:
     Raises:
         ValueError: What cannot be read, or is not such arrays; two models are the same.
     """
-    roles = ["before", "after", *["oracle"] * len(oracles)]
+    roles = _roles(len(oracles))
     models = [read(role, one) for role, one in zip(roles, (before, after, *oracles), strict=True)]
     first, table = models[0]
     for name, other in models[1:]:
@@ -117,10 +117,13 @@ def checkpoints(
     ]
     evaluate = _evaluator(model, train, test, gone, weights[2:], weights[0])
     view = evaluate.view(weights[1])
-    names = ["`before`", "`after`", *(f"`oracle` {i}" for i in range(len(oracles)))]
-    views = (evaluate.trained, view, *evaluate.oracles)
-    check_apart([(n, v.logits("forget")) for n, v in zip(names, views, strict=True)])
+    views = zip(_roles(len(oracles)), (evaluate.trained, view, *evaluate.oracles), strict=True)
+    check_apart([(role, view.logits("forget")) for role, view in views])
     return _audited(evaluate, evaluate.trained, view)
+
+
+def _roles(count):
+    return ["`before`", "`after`", *(f"`oracle` {i}" for i in range(count))]
 
 
 class _Recorded:

@@ -26,9 +26,9 @@ Arrays = dict[str, np.ndarray]
 def read(role: str, given: Given) -> tuple[str, Arrays]:
     """One model's arrays, checked, and how messages call it."""
     if isinstance(given, Mapping):
-        name, found = f"`{role}`", {key: np.asarray(given[key]) for key in given}
+        name, found = role, {key: np.asarray(given[key]) for key in given}
     else:
-        name = f"`{role}` {Path(given).name}"
+        name = f"{role.split()[0]} {Path(given).name}"
         found = _loaded(name, Path(given))
     missing = [key for key in NEEDED if key not in found]
     if missing:
@@ -63,8 +63,9 @@ def read(role: str, given: Given) -> tuple[str, Arrays]:
 
 def _loaded(name: str, path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        # Opened here, as np.load leaves a file open that is no whole archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
     except (AttributeError, TypeError):  # one array, which is no file of several
         reason = "a file of one array"
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
