@@ -47,6 +47,7 @@ def test_good_arrays_pass_whatever_their_dtypes_are():
 
 
 ALONE = [
+    ({"logits": [[1.0, 2.0], [3.0]]}, "`logits` must be an array, got setting an array element"),
     ({"labels": None}, "`before` must hold logits, labels, split, forget, got logits, split, "),
     ({"logits": LOGITS.astype(object)}, "`logits` must be a plain array, got one of Python obj"),
     ({"split": GOOD["split"].astype(object)}, "`split` must be a plain array, got one of Python"),
@@ -148,10 +149,13 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         "an array of Python objects: give it a dtype of numbers or of text": file(
             "c.npz", lambda p: np.savez(p, **GOOD | {"split": GOOD["split"].astype(object)})
         ),
+        "labels": file("g.npz", lambda p: np.savez(p, labels=GOOD["labels"], x=np.array([{}]))),
         "": file("d.npz", lambda p: p.write_bytes(whole[: len(whole) // 2])),
         " ": file("e.npz", lambda p: p.write_bytes(b"")),
         "  ": tmp_path,
     }
+    refused("g.npz must hold logits, labels, split, forget, got labels, x.", good, cases["labels"])
+    del cases["labels"]
     for reason, path in cases.items():
         refused(f"`after` {path.name} {rule} {reason.strip()}", good, path)
     bad = bytearray(whole)

@@ -3,7 +3,7 @@
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,11 @@ Arrays = dict[str, np.ndarray]
 def read(role: str, given: Given) -> tuple[str, Arrays]:
     """One model's arrays, checked, and how messages call it."""
     if isinstance(given, Mapping):
-        name, found = role, {key: np.asarray(given[key]) for key in given}
+        name = role
+        found = {key: _array(name, key, given[key]) for key in _known(name, given)}
     else:
         name = f"{role.split()[0]} {Path(given).name}"
         found = _loaded(name, Path(given))
-    missing = [key for key in NEEDED if key not in found]
-    if missing:
-        got = ", ".join(found) or "nothing"
-        raise ValueError(f"{name} must hold {', '.join(NEEDED)}, got {got}.")
-    found = {key: found[key] for key in (*NEEDED, *OPTIONAL) if key in found}
     for key, array in found.items():
         if array.dtype == object:
             raise ValueError(f"{name}: `{key}` must be a plain array, got one of Python objects.")
@@ -61,11 +57,28 @@ def read(role: str, given: Given) -> tuple[str, Arrays]:
     return name, found
 
 
+def _known(name: str, keys: Iterable[str]) -> list[str]:
+    """Those of the names that an audit reads, unless one that it needs is missing."""
+    keys = list(keys)
+    if not set(NEEDED) <= set(keys):
+        got = ", ".join(map(str, keys)) or "nothing"
+        raise ValueError(f"{name} must hold {', '.join(NEEDED)}, got {got}.")
+    return [key for key in (*NEEDED, *OPTIONAL) if key in keys]
+
+
+def _array(name: str, key: str, given: Any) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name}: `{key}` must be an array, got {error}") from None
+
+
 def _loaded(name: str, path: Path) -> Arrays:
     try:
         # Opened here, as np.load leaves a file open that is no whole archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            keys = archive.files
+            found = {key: archive[key] for key in keys if key in (*NEEDED, *OPTIONAL)}
     except (AttributeError, TypeError):  # one array, which is no file of several
         reason = "a file of one array"
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -76,6 +89,8 @@ def _loaded(name: str, path: Path) -> Arrays:
             reason = "another kind of file"
         elif isinstance(error, FileNotFoundError):
             reason = "no file"
+    else:
+        return {key: found[key] for key in _known(name, keys)}
     raise ValueError(f"{name} must be a .npz file of arrays, got {reason}.") from None
 
 

@@ -78,8 +78,9 @@ def run(flags: Flags) -> audit.Audit:
     config = record.describe("audit", "python -m famr_jax audit", flags, _silent(flags))
     config = plain(config | {"seconds": clock.seconds()})
     end = record.made({"config": config, "results": {}})
-    audit.write(found, flags.out, name=flags.after.name, config=config, end=end)
-    told = f"{flags.after.name}: {found.verdict}. {found.words}"
+    name = flags.after.name.encode(errors="replace").decode()  # of a name that is not UTF-8
+    audit.write(found, flags.out, name=name, config=config, end=end)
+    told = f"{name}: {found.verdict}. {found.words}"
     print(f"report: {flags.out}")
     if found.verdict == "left the band":
         raise FailedRunError(told)
