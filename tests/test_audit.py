@@ -255,6 +255,7 @@ def test_the_command_exits_1_where_the_model_left_the_band(files, capsys, tmp_pa
     content = json.loads((tmp_path / "deep/er/page.json").read_text())
     assert str(tmp_path) not in json.dumps(content)
     assert content["config"]["command"].startswith("python -m famr_jax audit --before DIR")
+    assert set(content["config"]["flags"]) == {"before", "after", "oracle", "out"}
     assert "How this was made" in (tmp_path / "deep/er/page.html").read_text()
 
 

@@ -24,6 +24,8 @@ ROWS = {
     "after": "this forget set",
     "oracle": "the training images without this forget set",
 }
+OF_ARRAYS = ("before", "after", "oracle", "out")
+"""Flags that count for arrays."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def run(flags: Flags) -> audit.Audit:
     function = _of_checkpoints if flags.before.is_dir() else _of_arrays
     found = clock.show("audit", lambda: function(flags))
     config = record.describe("audit", "python -m famr_jax audit", flags, _silent(flags))
+    if not flags.before.is_dir():  # what reads checkpoints was not read
+        config["flags"] = {name: config["flags"][name] for name in OF_ARRAYS}
     config = plain(config | {"seconds": clock.seconds()})
     end = record.made({"config": config, "results": {}})
     name = flags.after.name.encode(errors="replace").decode()  # of a name that is not UTF-8
