@@ -10,11 +10,43 @@ floor. Writes metrics.json and report.html.
     python -m experiments.filters.output_filters
     python -m experiments.filters.output_filters --dataset cifar100 --data-dir DIR ...
 
-MINUTES. Expect (for each classifier and model the mean over classes of KL(oracle||model) on the
-removed class and on the others, over the kept classes, in nats; retained accuracy, %; of oracles
-the floor):
+Twenty-six minutes on two very busy CPU cores. Expect (for each classifier and model the mean over
+classes of KL(oracle||model) on the removed class and on the others, over the kept classes, in nats;
+retained accuracy, %; the oracle's own line is the floor):
 
-HEADLINE
+    vit_mu/2         original               1.390   0.178   96.8
+    vit_mu/2         oracle                 1.376   0.177   96.3
+    vit_mu/2         masked                 1.390   0.178   96.8
+    vit_mu/2         MPRU as published      1.328   0.174   96.8
+    vit_mu/2         MPRU                   1.358   0.176   96.8
+    vit_mu/2         MPRU, removed first    1.358   0.176   96.8
+    vit_mu/2         MPRU, removed last     1.351   0.176   96.8
+    vit_mu/2         tilted 1               1.433   0.178   96.8
+    vit_mu/2         tilted 10              2.669   0.179   96.7
+    vit_mu/2         retraining 30 s, the slowest filter 0.0063 s
+    trees on wine    original               0.450   0.039  100.0
+    trees on wine    oracle                 0.002   0.002   99.7
+    trees on wine    masked                 0.450   0.039  100.0
+    trees on wine    MPRU as published      0.441   0.039  100.0
+    trees on wine    MPRU                   0.450   0.039  100.0
+    trees on wine    MPRU, removed first    0.450   0.039  100.0
+    trees on wine    MPRU, removed last     0.450   0.039  100.0
+    trees on wine    tilted 1               0.460   0.039  100.0
+    trees on wine    tilted 10              0.567   0.039  100.0
+    trees on wine    retraining 0.21 s, the slowest filter 0.0023 s
+    trees on digits  original               0.552   0.011   98.0
+    trees on digits  oracle                 0.102   0.007   98.0
+    trees on digits  masked                 0.552   0.011   98.0
+    trees on digits  MPRU as published      0.554   0.011   98.0
+    trees on digits  MPRU                   0.552   0.011   98.0
+    trees on digits  MPRU, removed first    0.552   0.011   98.0
+    trees on digits  MPRU, removed last     0.552   0.011   98.0
+    trees on digits  tilted 1               0.515   0.011   98.0
+    trees on digits  tilted 10              0.393   0.011   98.0
+    trees on digits  retraining 12 s, the slowest filter 0.0063 s
+
+So a ViT that is masked is about as near to its oracles as they are to one another, and MPRU gains
+hundredths of a nat; trees are so sure of their classes that MPRU is masking.
 """
 
 from dataclasses import dataclass, field, replace

@@ -165,7 +165,7 @@ def page(content: dict[str, Any]) -> Page:
             colours=COLOURS | {wanted[-1]: "orange"},
             width=720,
         )
-        told = [Text(f"{_seconds(models)}.")] if "oracle" in models else []
+        told = [Text(f"{_seconds(models).capitalize()}.")] if "oracle" in models else []
         sections.append(Section(name, [Table(rows, columns, caption), chart, *told]))
     lead = (
         f"One class at a time is removed from {results['seeds']} originals by a filter of their "
