@@ -129,7 +129,7 @@ def test_the_verdict_of_all_measures_follows_from_each():
     words = judged([inside, line("outside band", "Loss attack")], 8, [0, 2, 1] + [0] * 5)[1]
     assert words == (
         "Outside in 1 of 2 measures beside 8 oracles: Loss attack. Of the oracles, each held out, "
-        "2 leave the band of the others, in 2 at most."
+        "2 left the band of the others, in 2 at most."
     )
 
 

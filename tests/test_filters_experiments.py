@@ -41,7 +41,7 @@ def test_every_class_has_a_row_for_every_filter_beside_original_and_floor(tmp_pa
     assert [made["claim"] for made in content["claims"]]
     assert ledger.ledger({"output_filters": content})
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 2 * 2
     assert str(tmp_path) not in json.dumps(content)
 
 

@@ -8,7 +8,7 @@ the tilted target of TRW; compares with retrained models, whose divergence from 
 floor. Writes metrics.json and report.html.
 
     python -m experiments.filters.output_filters
-    python -m experiments.filters.output_filters --dataset cifar100 --data-dir DIR ...
+    python -m experiments.filters.output_filters --dataset cifar100 --data-dir DIR --tables
 
 Twenty-six minutes on two very busy CPU cores. Expect (for each classifier and model the mean over
 classes of KL(oracle||model) on the removed class and on the others, over the kept classes, in nats;

@@ -18,6 +18,11 @@ COLOURS = {
     DEPLOYABLE: "green",
 }
 
+CHARTS = (
+    ("kl_forget", "KL from the oracles, removed class"),
+    ("kl_retain", "KL from the oracles, other classes"),
+)
+
 
 def of_classes(results: dict[str, Any], classifier: str) -> dict[str, dict[str, np.ndarray]]:
     """By model and number the mean over seeds of each class."""
@@ -147,26 +152,9 @@ def page(content: dict[str, Any]) -> Page:
             "examples. KL(oracle||model) over the kept classes, renormalised, zeros counted as "
             "1e-12; of an oracle to the others."
         )
-        wanted = [m for m in (*COLOURS, *models) if m in models and m in COLOURS]
-        wanted += [m for m in models if m.startswith(TILTED)][-1:]
-        dots = [
-            {"class": str(row["removed"]), "KL": float(np.mean(row["kl_forget"])), **_named(row)}
-            for row in results["rows"]
-            if row["classifier"] == name and row["model"] in wanted and row["model"] != "original"
-        ]
-        chart = report.dots(
-            dots,
-            "class",
-            "KL",
-            by="model",
-            title="KL from the oracles on the removed class",
-            unit="nats",
-            y_range=(0, None),
-            colours=COLOURS | {wanted[-1]: "orange"},
-            width=720,
-        )
+        charts = [_chart(results, name, models, *each) for each in CHARTS]
         told = [Text(f"{_seconds(models).capitalize()}.")] if "oracle" in models else []
-        sections.append(Section(name, [Table(rows, columns, caption), chart, *told]))
+        sections.append(Section(name, [Table(rows, columns, caption), report.Grid(charts), *told]))
     lead = (
         f"One class at a time is removed from {results['seeds']} originals by a filter of their "
         f"outputs, beside {results['oracles']} classifiers trained without it."
@@ -174,8 +162,30 @@ def page(content: dict[str, Any]) -> Page:
     return Page("Filters of outputs", lead, sections)
 
 
-def _named(row):
-    return {"model": row["model"]}
+def _chart(results, name, models, key, title):
+    last = [model for model in models if model.startswith(TILTED)][-1:]
+    wanted = [model for model in ("oracle", MASKED, DEPLOYABLE, *last) if model in models]
+    dots = [
+        {
+            "class": str(row["removed"]),
+            "KL": float(np.mean(row[key])),
+            "model": row["model"],
+        }
+        for row in results["rows"]
+        if row["classifier"] == name and row["model"] in wanted
+    ]
+    return report.dots(
+        dots,
+        "class",
+        "KL",
+        by="model",
+        title=title,
+        unit="nats",
+        y_range=(0, None),
+        colours=COLOURS | dict.fromkeys(last, "orange"),
+        width=345,
+        height=250,
+    )
 
 
 def _row(model, numbers):

@@ -201,7 +201,7 @@ def _judged(lines, count, held_out):
     blind = f" In {same} doing nothing lies in the band too, which says nothing." * bool(same)
     too = [out for out in held_out if out]
     ending = f", in {max(too)} at most" if too else ""
-    known = f" Of the oracles, each held out, {len(too)} leave the band of the others{ending}."
+    known = f" Of the oracles, each held out, {len(too)} left the band of the others{ending}."
     if left:
         told_of = f"Outside in {len(left)} {of}: {', '.join(left)}."
         return "left the band", f"{told_of}{blind}{known}"
