@@ -48,7 +48,7 @@ def test_an_optimizer_of_some_parameters_leaves_the_others_alone():
 
 def test_every_part_is_measured_by_outputs_and_by_probes_of_every_block(tmp_path):
     content = small(tmp_path)
-    results = content["results"]
+    (results,) = content["results"]["cases"]
     assert [row["model"] for row in results["models"]] == [
         "original", "oracle", "oracle", *shallow.PARTS
     ]  # fmt: skip
@@ -67,7 +67,7 @@ def test_every_part_is_measured_by_outputs_and_by_probes_of_every_block(tmp_path
 
 def test_bad_flags_are_refused(tmp_path):
     for changes, words in (
-        ({"forget": "random:0.1"}, "`forget` must be a class"),
+        ({"forget": ("random:0.1",)}, "`forget` must be classes"),
         ({"lrs": ()}, "`lrs` must be ascending"),
         ({"method": "none"}, "`method` must be one of"),
     ):
@@ -88,8 +88,8 @@ def made_up(head, every, *, reached=True, oracles=8):
     models = [{"model": part, "lr": 0.1, "for_acc": 0.0, "ret_acc": 0.9} for part in names]
     models[0]["for_acc"] = 0.0 if reached else 0.7
     dataset = {"name": "digits", "num_classes": 10}
-    results = {"dataset": dataset, "model": {"name": "vit"}, "forget": "class:3", "chance": 0.1}
-    return results | {"oracles": oracles, "models": models, "verdicts": lines}
+    results = {"dataset": dataset, "model": {"name": "vit"}, "oracles": oracles, "chance": 0.1}
+    return results | {"cases": [{"forget": "class:3", "models": models, "verdicts": lines}]}
 
 
 def verdicts(*args, **settings):

@@ -2,15 +2,16 @@
 
 Claim (ours): unlearning the last layer alone takes the accuracy on a forgotten class to chance, as
 unlearning all weights does; no measure of outputs tells the two apart, probes of the features do.
-Unlearns a class from a Vision Transformer by changing its last layer, its last block and last
-layer, or all weights, each at the smallest step of a grid that takes For-Acc on training images to
-chance (which needs no oracle), and takes every measure and a linear probe of every block beside
-eight retrained models. Writes metrics.json and report.html.
+Unlearns three classes, each on its own, from a Vision Transformer by changing its last layer, its
+last block and last layer, or all weights, each at the smallest step of a grid that takes For-Acc on
+training images to chance (which needs no oracle), and takes every measure and a linear probe of
+every block beside eight retrained models. Writes metrics.json and report.html.
 
     python -m experiments.knowledge.shallow_forgetting
+    python -m experiments.knowledge.shallow_forgetting --method delete
 
-MINUTES. Expect (of each model its step, For-Acc and Ret-Acc on training images, %, and which
-measures lie outside the oracles' band):
+MINUTES. Expect (of each model its step, For-Acc and Ret-Acc on training images, %, in how many
+measures it lies outside the oracles' band, and in how many probes):
 
 HEADLINE
 """
@@ -42,6 +43,7 @@ from famr_jax.cli.flags import (
 from famr_jax.evaluation import MEASURES, Measure, Part, View
 from famr_jax.methods import BY_NAME
 from famr_jax.report import Section, Table, Text
+from famr_jax.statistics import ORACLES_FOR_A_VERDICT
 from famr_jax.types import Params
 
 PARTS = ("last layer", "last block", "all")
@@ -53,11 +55,11 @@ OUTSIDE = "outside band"
 class Flags:
     """Settings of a run."""
 
-    forget: str = "class:3"
-    """The class to forget."""
+    forget: tuple[str, ...] = ("class:1", "class:3", "class:8")
+    """Classes to forget, each on its own."""
     method: Annotated[str, OneOf(tuple(BY_NAME))] = "famr"
     """The unlearning method, at its defaults but for the step."""
-    lrs: Annotated[tuple[Positive, ...], Ascending(1)] = (1e-4, 1e-3, 1e-2)
+    lrs: Annotated[tuple[Positive, ...], Ascending(1)] = (1e-4, 1e-3, 1e-2, 1e-1)
     """Steps to try, ascending."""
     optimizer: Optimizer = "adam"
     """Of unlearning."""
@@ -67,6 +69,7 @@ class Flags:
 
 
 SMALL = Flags(
+    forget=("class:3",),
     lrs=(1e-2,),
     epochs=1,
     bench=BenchFlags(model="vit_mu/4", train_epochs=2, batch_size=128, oracles=2),
@@ -75,9 +78,10 @@ SMALL = Flags(
 
 
 def check(flags: Flags) -> None:
-    """Raises a `ValueError` unless one whole class is forgotten."""
-    if not flags.forget.startswith("class:"):
-        raise ValueError(f"`forget` must be a class, as class:3, got {flags.forget!r}.")
+    """Raises a `ValueError` unless whole classes are forgotten."""
+    for spec in flags.forget:
+        if not spec.startswith("class:"):
+            raise ValueError(f"`forget` must be classes, as class:3, got {spec!r}.")
 
 
 def changed(params: Params, part: str, head: str) -> set[str]:
@@ -110,11 +114,21 @@ def probe(view: View, oracles: Sequence[View], *, layer: str, classes: tuple[int
 
 
 def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
+    """A case for each class."""
+    original = bench.original()
+    return {
+        **bench.describe(original),
+        "oracles": bench.flags.oracles,
+        "chance": 1 / bench.dataset.num_classes,
+        "cases": [_case(flags, bench, g, original.params) for g in bench.forget_sets(flags.forget)],
+    }
+
+
+def _case(flags, bench, gone, original):
     """Every step of every part, and all measures of those that were chosen."""
-    (gone,) = bench.forget_sets([flags.forget])
-    original, oracles = bench.original(), bench.oracles(gone)
+    oracles = bench.oracles(gone)
     x = jax.ShapeDtypeStruct((1, *bench.dataset.image_shape), np.float32)
-    layers = list(jax.eval_shape(bench.model.features, original.params, x))
+    layers = list(jax.eval_shape(bench.model.features, original, x))
     probes = [
         Measure(f"probe_{name}", "share", PROBED,
                 partial(probe, layer=name, classes=gone.classes), f"Probe of {name}")
@@ -122,26 +136,20 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
     ]  # fmt: skip
     measures = (*MEASURES, *probes)
     everything = {PROBED: Part(bench.test)}
-    evaluate = bench.evaluator(gone, original.params, oracles, measures=measures, more=everything)
-    quick = bench.evaluator(gone, original.params, measures=evaluation.named("for_acc", "ret_acc"))
+    evaluate = bench.evaluator(gone, original, oracles, measures=measures, more=everything)
+    quick = bench.evaluator(gone, original, measures=evaluation.named("for_acc", "ret_acc"))
     tried, chosen = [], []
     for part in PARTS:
-        rows = []
         for lr in flags.lrs:
-            params = _unlearned(flags, bench, gone, original.params, part, lr)
+            params = _unlearned(flags, bench, gone, original, part, lr)
             row = quick(params)
-            rows.append({"model": part, "lr": lr} | {n: row[n] for n in ("for_acc", "ret_acc")})
+            tried.append({"model": part, "lr": lr} | {n: row[n] for n in ("for_acc", "ret_acc")})
             if row["for_acc"] <= 1 / bench.dataset.num_classes:
                 break
-        tried += rows
-        end = bench.clock.show(f"evaluate {part}", lambda params=params: evaluate(params))
-        chosen.append({"model": part, "lr": rows[-1]["lr"]} | end)
-    rows = [*bench.clock.show("evaluate references", evaluate.references), *chosen]
+        chosen.append({"model": part, "lr": lr} | evaluate(params))
+    rows = [*evaluate.references(), *chosen]
     return {
-        **bench.describe(original),
         "forget": gone.spec,
-        "oracles": len(oracles),
-        "chance": 1 / bench.dataset.num_classes,
         "tried": tried,
         "models": [{k: v for k, v in row.items() if k not in ("n", "absent")} for row in rows],
         "verdicts": evaluation.verdicts(rows, measures),
@@ -166,83 +174,96 @@ def _unlearned(flags, bench, gone, original, part, lr):
     ).params
 
 
-def outside(results: dict[str, Any], part: str) -> list[str]:
+def outside(case: dict[str, Any], part: str) -> list[str]:
     """Titles of the measures in which a part's model lies outside the band."""
-    lines = [line for line in results["verdicts"] if line["model"] == part]
+    lines = [line for line in case["verdicts"] if line["model"] == part]
     return [line["title"] for line in lines if line.get("verdict") == OUTSIDE]
+
+
+def _row(case, part):
+    return next(row for row in case["models"] if row["model"] == part)
 
 
 def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
     """Whether the last layer alone is enough for For-Acc, and which verdicts tell it from all."""
-    rows = {row["model"]: row for row in results["models"] if row["model"] in PARTS}
-    told = "; ".join(
-        f"{part} (lr {row['lr']:g}) For-Acc {100 * row['for_acc']:.1f} %, Ret-Acc "
-        f"{100 * row['ret_acc']:.1f} %"
-        for part, row in rows.items()
+    cases, told = results["cases"], []
+    reached = {part: [] for part in PARTS}
+    for part in PARTS:
+        rows = [_row(case, part) for case in cases]
+        reached[part] = [row["for_acc"] <= results["chance"] for row in rows]
+        told.append(f"{part} For-Acc {_each(rows, 'for_acc')} at Ret-Acc {_each(rows, 'ret_acc')}")
+    count, head = len(cases), sum(reached["last layer"])
+    verdict = {count: "holds", 0: "fails"}.get(head, "mixed")
+    specs = ", ".join(case["forget"] for case in cases)
+    words = (
+        f"{setting(results)}, {specs}, {flags['method']}, in per cent: {'; '.join(told)}; chance "
+        f"is {100 * results['chance']:.0f}."
     )
-    reached = {part: row["for_acc"] <= results["chance"] for part, row in rows.items()}
-    verdict = "holds" if reached["last layer"] else "fails"
-    words = f"{setting(results)}, {results['forget']}, {flags['method']}: {told}; chance is "
-    words += f"{100 * results['chance']:.0f} %."
-    made = [SHALLOW.judge("head", verdict if reached["all"] else "not resolved", words)]
-    sets = {part: set(outside(results, part)) for part in ("last layer", "all")}
-    apart = sets["last layer"] ^ sets["all"]
-    probes = sorted(title for title in apart if title.startswith("Probe"))
-    others = sorted(apart - set(probes))
-    resolved = any(line.get("verdict") == OUTSIDE for line in results["verdicts"])
-    verdict = "not resolved"
-    if resolved or results["oracles"] >= 8:
-        verdict = "fails" if not probes else "mixed" if others else "holds"
+    verdict = verdict if all(reached["all"]) else "not resolved"
+    made = [SHALLOW.judge("head", verdict, words)]
+    differ: dict[str, int] = {}
+    for case in cases:
+        for title in set(outside(case, "last layer")) ^ set(outside(case, "all")):
+            differ[title] = differ.get(title, 0) + 1
+    by_probe = [title for title in differ if title.startswith("Probe")]
+    by_output = [title for title in differ if title not in by_probe]
+    if results["oracles"] < ORACLES_FOR_A_VERDICT:
+        verdict = "not resolved"
+    else:
+        verdict = "fails" if not by_probe else "mixed" if by_output else "holds"
+    listed = [", ".join(f"{t} ({differ[t]})" for t in sorted(of)) for of in (by_output, by_probe)]
     words = (
         f"Beside {results['oracles']} oracles the verdicts on the last layer alone and on all "
-        f"weights differ in {', '.join(others) or 'no measure of outputs'}, and in "
-        f"{', '.join(probes) or 'no probe'}; {_told('last layer', sets)}; {_told('all', sets)}."
+        f"weights differ, in so many of {count} classes, in {listed[0] or 'no measure of outputs'} "
+        f"and in {listed[1] or 'no probe'}."
     )
     return [*made, SHALLOW.judge("notices", verdict, words)]
 
 
-def _told(part, sets):
-    return f"outside the band with {part}: {', '.join(sorted(sets[part])) or 'none'}"
+def _each(rows, key):
+    return ", ".join(f"{100 * row[key]:.1f}" for row in rows)
 
 
 def headline(content: dict[str, Any]) -> list[str]:
-    """A line for each part: its step, both accuracies, and what lies outside the band."""
-    results = content["results"]
-    return [
-        f"{row['model']:<11} lr {row['lr']:<7g} {100 * row['for_acc']:5.1f} "
-        f"{100 * row['ret_acc']:5.1f}  outside in {len(outside(results, row['model']))} of "
-        f"{sum('verdict' in v for v in results['verdicts'] if v['model'] == row['model'])}"
-        for row in results["models"]
-        if row["model"] in PARTS
-    ]
+    """A line for each class and part: its step, both accuracies, and what lies outside the band."""
+    lines = []
+    for case in content["results"]["cases"]:
+        for part in PARTS:
+            row, out = _row(case, part), outside(case, part)
+            every = sum("verdict" in v for v in case["verdicts"] if v["model"] == part)
+            probes = sum(title.startswith("Probe") for title in out)
+            lines.append(
+                f"{case['forget']}  {part:<11} lr {row['lr']:<7g} {100 * row['for_acc']:5.1f} "
+                f"{100 * row['ret_acc']:5.1f}  outside in {len(out)} of {every}, probes {probes}"
+            )
+    return lines
 
 
 def page(content: dict[str, Any]) -> Page:
     """Every measure of every part beside its band, and the steps that were tried."""
     results = content["results"]
-    columns = {"title": "measure", "value": "value", "original": "original"}
-    columns |= {"oracle": "oracles", "band": "band", "null": "null", "gap": "gap", "n": "N"}
-    columns |= {"verdict": "verdict"}
-    sections = [
-        Section(
-            f"Unlearned: {part}",
-            [Table([v for v in results["verdicts"] if v["model"] == part and "value" in v],
-                   columns)],
-        )
-        for part in PARTS
-    ]  # fmt: skip
-    tried = [
-        {
-            "part": row["model"],
-            "step": row["lr"],
-            "For-Acc, %": f"{100 * row['for_acc']:.1f}",
-            "Ret-Acc, %": f"{100 * row['ret_acc']:.1f}",
-        }
-        for row in results["tried"]
-    ]
-    words = "The smallest step that took For-Acc to chance, or the largest of the grid, was chosen."
-    sections.append(Section("Steps tried", [Text(words), Table(tried)]))
-    lead = f"{setting(results)}: {results['forget']} unlearned in a part of the weights."
+    names = ("title", "value", "original", "oracle", "band", "null", "gap", "n", "verdict")
+    heads = {"title": "measure", "oracle": "oracles", "n": "N"}
+    columns = {name: heads.get(name, name) for name in names}
+    sections = []
+    for case in results["cases"]:
+        parts = [
+            Section(f"{case['forget']}, unlearned: {part}", [Table(lines, columns)])
+            for part in PARTS
+            if (lines := [v for v in case["verdicts"] if v["model"] == part and "value" in v])
+        ]
+        tried = [
+            {
+                "part": row["model"],
+                "step": row["lr"],
+                "For-Acc, %": f"{100 * row['for_acc']:.1f}",
+                "Ret-Acc, %": f"{100 * row['ret_acc']:.1f}",
+            }
+            for row in case["tried"]
+        ]
+        words = "Steps up to the smallest that took For-Acc to chance, which was chosen; else all."
+        sections.append(Section(case["forget"], [Text(words), Table(tried), *parts]))
+    lead = f"{setting(results)}: a class is unlearned in a part of the weights."
     return Page("Shallow forgetting", lead, sections)
 
 
