@@ -177,8 +177,8 @@ def _checked(p, removed):
         raise ValueError(f"`p` must be [n, num_classes >= 2], got {list(p.shape)}.")
     if not (np.isfinite(p).all() and (p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-3)):
         raise ValueError("`p` must be probabilities, rows >= 0 that sum to 1, got others.")
-    if not 0 <= removed < p.shape[1]:
-        raise ValueError(f"`removed` must be a class of {p.shape[1]}, got {removed}.")
+    if not isinstance(removed, int | np.integer) or not 0 <= removed < p.shape[1]:
+        raise ValueError(f"`removed` must be a class of {p.shape[1]}, got {removed!r}.")
     return p / p.sum(1, keepdims=True)  # those of float32 sum to 1 within 1e-7 only
 
 

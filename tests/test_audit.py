@@ -211,7 +211,7 @@ def test_page_and_json_have_the_verdict_every_measure_and_what_is_absent(tmp_pat
     assert content["results"]["verdict"] == "left the band"
     assert len(content["results"]["lines"]) == len(nothing_done.lines)
     assert content["config"] == {"command": "mine"}
-    for wrong in (tmp_path, tmp_path / "x.json"):
+    for wrong in (tmp_path, tmp_path / "x.json", tmp_path / "mine.npz"):
         with pytest.raises(ValueError, match="`out` must be the file of a page"):
             audit.write(nothing_done, wrong)
 
@@ -274,7 +274,7 @@ def test_the_command_exits_0_inside_the_band_and_where_nothing_is_resolved(files
     ("words", "told"),
     [
         (["--out", "."], "`out` must be the file of a page, as audit.html, got ."),
-        (["--out", "a.json"], "`out` must be the file of a page"),
+        (["--out", "runs [a]/before.npz"], "`out` must be the file of a page"),
         (["--forget", "class:3"], "`forget` must be left out where arrays hold it"),
         (["--oracle", "."], "must be all checkpoints or all .npz files"),
         (["--oracle", "none.npz"], "`oracle` none.npz must be a .npz file of arrays, got no file."),

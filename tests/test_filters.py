@@ -180,6 +180,7 @@ def test_filters_take_gradient_boosted_trees_outputs():
         (lambda: filters.masked(P * np.nan, removed=0), "`p` must be probabilities"),
         (lambda: filters.masked(P, removed=3), "`removed` must be a class of 3, got 3"),
         (lambda: filters.masked(P, removed=-1), "`removed` must be a class of 3, got -1"),
+        (lambda: filters.masked(P, removed=1.0), "`removed` must be a class of 3, got 1.0"),
         (lambda: filters.tilted(P, [0.0, 1.0], removed=0), "`similarity` must be 3 finite"),
         (lambda: filters.tilted(P, [0, 1, np.inf], removed=0), "`similarity` must be 3 finite"),
         (lambda: filters.tilted(P, EACH, removed=0, beta=np.nan), "`beta` must be finite"),

@@ -39,7 +39,7 @@ def write(
         end: Further blocks for the end of the page.
 
     Raises:
-        ValueError: `out` has the name of a JSON, or is a directory.
+        ValueError: `out` has another ending than .html, or is a directory.
     """
     out = Path(out)
     check_out(out)
@@ -50,8 +50,8 @@ def write(
 
 
 def check_out(out: Path) -> None:
-    """Raises a `ValueError` unless a page and a JSON beside it can have this name."""
-    if out.suffix == ".json" or out.is_dir() or not out.name:
+    """Raises a `ValueError` unless a page may have this name: another file is not written over."""
+    if out.suffix not in (".html", ".htm") or out.is_dir():
         raise ValueError(f"`out` must be the file of a page, as audit.html, got {out}.")
 
 
