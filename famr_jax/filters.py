@@ -33,7 +33,9 @@ def masked(p: np.ndarray, *, removed: int) -> np.ndarray:
     return _normalised(_without(p, removed), removed)
 
 
-def tilted(p: np.ndarray, similarity: np.ndarray, *, removed: int, beta: float = 10.0):
+def tilted(
+    p: np.ndarray, similarity: np.ndarray, *, removed: int, beta: float = 10.0
+) -> np.ndarray:
     """Gives the removed class's share to the others, those that are similar to it favoured.
 
         q_r = 0,    q_c = p_c + p_r t_c,    t_c proportional to p_c exp(beta s_c) over c != r

@@ -57,10 +57,13 @@ def check_out(out: Path) -> None:
 
 def blocks(found: Audit) -> list[Any]:
     """An audit in blocks of `report`: verdict, measures, absences, models."""
-    absent = [line for line in found.lines if "absent" in line]
+    absent: dict[str, list[str]] = {}
+    for line in found.lines:
+        if "absent" in line:
+            absent.setdefault(line["absent"], []).append(line["title"])
     parts = [_verdict(found), Section("Every measure", [_key(), _measures(found)])]
     if absent:
-        rows = [{"Measure": line["title"], "Why": line["absent"]} for line in absent]
+        rows = [{"Measures": ", ".join(titles), "Why": why} for why, titles in absent.items()]
         parts.append(Section("Not measured", [Table(rows)]))
     return [*parts, Section("Every model", [_models(found)]), Section("Sets", [_sets(found)])]
 
