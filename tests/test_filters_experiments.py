@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.filters import compared, output_filters, outputs_page
+from experiments.filters import compared, output_filters, outputs_page, tables
 from experiments.filters.compared import Labels, Outputs
 from experiments.harness import ledger
 from experiments.harness.results import read_results
@@ -80,6 +80,23 @@ def test_numbers_of_a_class_by_hand():
     assert row["oracle"]["kl_forget"] == pytest.approx([0, 0])
     only = compared.compare("x", 0, [outputs], [oracle], labels, (1.0,))
     assert "oracle" not in [row["model"] for row in only]
+
+
+def test_covertype_is_fetched_cut_and_counted_from_zero(monkeypatch):
+    from sklearn import datasets
+
+    rows = tables.FETCHED_ROWS + 10
+    labels = np.arange(rows) % 7 + 1
+
+    def fetched(return_X_y):
+        assert return_X_y
+        return np.arange(rows)[:, None], labels
+
+    monkeypatch.setattr(datasets, "fetch_covtype", fetched)
+    x, found = tables.load("covertype")
+    assert len(x) == len(found) == tables.FETCHED_ROWS
+    assert set(found) == set(range(7))
+    np.testing.assert_array_equal(labels[x[:, 0]] - 1, found)
 
 
 def made_up(*, classes=4, mpru=0.5, masked=1.0, published=0.2, accuracy=0.9):
