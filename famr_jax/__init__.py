@@ -5,12 +5,14 @@ import importlib.metadata
 
 __all__ = [
     "attacks",
+    "audit",
     "certify",
     "checkpoint",
     "curvature",
     "data",
     "evaluation",
     "federated",
+    "filters",
     "forget",
     "influence",
     "loop",

@@ -1,4 +1,4 @@
-"""`python -m famr_jax COMMAND ...`: forget is the main job; finetune, prepare come before it."""
+"""`python -m famr_jax COMMAND ...`: forget is the main job; audit judges any model."""
 
 import sys
 from collections.abc import Sequence
@@ -30,6 +30,19 @@ def finetune(words: Sequence[str]) -> None:
     )
 
 
+def audit(words: Sequence[str]) -> None:
+    """Judges any model, by its logits or its checkpoint, beside retrained ones."""
+    from famr_jax.cli import audit, run
+
+    run.main(
+        audit.Flags,
+        audit.run,
+        description=audit.__doc__,
+        args=list(words),
+        prog="python -m famr_jax audit",
+    )
+
+
 def prepare(words: Sequence[str]) -> None:
     """Downloads and prepares a data set of TFDS, once."""
     from famr_jax.data.__main__ import main
@@ -37,7 +50,7 @@ def prepare(words: Sequence[str]) -> None:
     main(["prepare", *words])
 
 
-COMMANDS = {"forget": forget, "finetune": finetune, "prepare": prepare}
+COMMANDS = {"forget": forget, "finetune": finetune, "audit": audit, "prepare": prepare}
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -15,7 +15,10 @@ from famr_jax.files import write_text
 
 EXPERIMENTS = Path(__file__).parents[1]
 LEDGER = EXPERIMENTS / "CLAIMS.md"
-FOLDERS = ("famr", "ascent", "influence", "comparison", "rbm", "filters", "federated")
+FOLDERS = (
+    *("famr", "ascent", "influence", "comparison", "rbm", "filters", "federated"),
+    "knowledge",
+)
 NOT_YET = "not tested yet"
 
 
