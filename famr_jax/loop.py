@@ -163,18 +163,19 @@ def run_epochs(
     key: Array,
     start: int = 0,
     swept: bool = False,
+    donate: bool = False,
 ) -> Iterator[tuple[int, Any, dict[str, Array]]]:
     """Yields `(epoch, state, info)` after each of the epochs `start + 1 .. epochs`.
 
     The key of epoch e, counted from 1, is `fold_in(key, e)`, so going on from a saved state with
-    `start` gives bit for bit what an uninterrupted run gives. The yielded state is donated to the
-    next epoch: save or copy what you keep of it before asking for more. Stops after the first
-    epoch that is not finite.
+    `start` gives bit for bit what an uninterrupted run gives. A yielded state stays as it is, as in
+    `best = state.params`, and each epoch works on a copy. Stops after the first epoch that is not
+    finite.
 
     Args:
         learner: Pytree with `step(state, sets, key) -> (state, info)`.
-        state: The state to go on from; its buffers are consumed. With a leading member axis if
-            `key` has one: all members then run as one `vmap`ped program.
+        state: The state to go on from. With a leading member axis if `key` has one: all members
+            then run as one `vmap`ped program.
         sets: A `Batch`, or a pytree of them, whole; a step gets a minibatch of each. Any may be a
             `Source`: its minibatches are read ahead, for each member its own.
         size: The number of examples that one epoch passes over, in ceil(size / batch_size) steps.
@@ -183,6 +184,8 @@ def run_epochs(
         key: PRNG key, or `[members]` of them.
         start: Number of epochs that `state` has behind it.
         swept: Whether the numbers of `learner` have the member axis too: each member has its own.
+        donate: Lets each epoch consume the state before it, the first included, in place of a copy:
+            half the memory, for a caller who keeps none.
 
     Raises:
         ValueError: A count below one; a legacy key; a set with more images than labels, or fewer; a
@@ -203,7 +206,7 @@ def run_epochs(
     if any(isinstance(leaf, Source) for leaf in _flatten(sets)[0]):
         run = partial(_streamed_epoch, swept=swept)
     run = partial(run, num_steps=math.ceil(size / batch_size), batch_size=batch_size)
-    return _epochs(run, learner, state, sets, key, range(start + 1, epochs + 1))
+    return _epochs(run, learner, state, sets, key, range(start + 1, epochs + 1), donate)
 
 
 def check_swept(learner: Any, key: Array):
@@ -216,10 +219,11 @@ def check_swept(learner: Any, key: Array):
             )
 
 
-def _epochs(run, learner, state, sets, key, epochs):
+def _epochs(run, learner, state, sets, key, epochs, donate):
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None)) if key.ndim else jax.random.fold_in
     for epoch in epochs:
-        state, info = run(learner, state, sets, fold(key, epoch))
+        mine = state if donate else jax.tree.map(jnp.copy, state)
+        state, info = run(learner, mine, sets, fold(key, epoch))
         finite = bool(np.all(jax.device_get(info["finite"])))
         yield epoch, state, info
         if not finite:

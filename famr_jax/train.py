@@ -14,6 +14,7 @@ from jax import Array
 
 from famr_jax import loop, mesh
 from famr_jax.losses import cross_entropy
+from famr_jax.models.checking import check
 from famr_jax.models.precision import computing_in
 from famr_jax.types import (
     ApplyFn,
@@ -25,6 +26,7 @@ from famr_jax.types import (
     check_key,
     check_labels_of,
     check_number,
+    images_of,
     pytree,
     static,
 )
@@ -255,8 +257,8 @@ def run(
         start: The weights to start from, of every member, in place of `model.init`.
 
     Raises:
-        ValueError: An empty set; a label that is none of the model's classes; a legacy key, or
-            none; `accumulate` that does not divide the batch; neither `init` nor `start`; a
+        ValueError: A model that `models.check` refuses; an empty set; a label that is none of its
+            classes; a legacy key, or none; `accumulate` that does not divide the batch; neither `init` nor `start`; a
             `start` in float64 without x64.
     """
     check_key(key, members=True)
@@ -266,12 +268,14 @@ def run(
         raise ValueError("`start` must be given for a model without `init`, got None.")
     check_kept("start", start)
     like = jax.eval_shape(model.init, jax.random.key(0)) if start is None else start
+    check(model.apply, like, images_of(train))
     check_labels_of(model.apply, like, train)
     if key.ndim == 0:
-        return _run(model, train, recipe, key, start)
+        return _run(model, train, recipe, key, start, first=True)
     width, found = loop.member_width(), []
     for rows in loop.chunks(len(key), width):
-        done = _run(model, train, recipe, key[rows[0]] if width == 1 else key[rows], start)
+        chunk = key[rows[0]] if width == 1 else key[rows]
+        done = _run(model, train, recipe, chunk, start, first=not found)
         found += [done] if width == 1 else [_member(done, i) for i in range(width)]
     found = found[: len(key)]  # the last chunk was padded
     return Trained(
@@ -281,12 +285,15 @@ def run(
     )
 
 
-def _run(model, train, recipe, key, start):
+def _run(model, train, recipe, key, start, *, first):
     init_key, train_key = (
         jax.vmap(jax.random.split, out_axes=1)(key) if key.ndim else jax.random.split(key)
     )
     learner = recipe.learner(model.apply, len(train))
     state = begin(learner, getattr(model, "init", None), init_key, start)
+    if first:
+        params = jax.tree.map(lambda leaf: leaf[0], state.params) if key.ndim else state.params
+        check(model.apply, params, images_of(train))
     epochs = loop.run_epochs(
         learner,
         mesh.split(state),
@@ -295,6 +302,7 @@ def _run(model, train, recipe, key, start):
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         key=train_key,
+        donate=True,
     )
     log = []
     for _, state, info in epochs:  # noqa: B007

@@ -294,6 +294,7 @@ class Bench:
                 batch_size=batch_size,
                 key=key,
                 start=start,
+                donate=True,
             ),
             epochs=epochs,
             sources=(*self.sources, "famr_jax.unlearn", *sources),
@@ -351,4 +352,5 @@ class Bench:
             batch_size=self.flags.batch_size,
             key=key,
             start=start,
+            donate=True,
         )

@@ -11,6 +11,7 @@ import jax
 from jax import Array
 
 from famr_jax.models import vit
+from famr_jax.models.checking import check as check
 from famr_jax.models.mlp import MLP
 from famr_jax.models.precision import computing_in as computing_in
 from famr_jax.models.resnet import ResNet18

@@ -128,6 +128,7 @@ def fit(
         batch_size=batch_size,
         key=train_key,
         swept=swept,
+        donate=True,
     )
     log = []
     for _, state, info in epochs:  # noqa: B007
