@@ -27,6 +27,7 @@ def draw(key: Array, size: int, num_steps: int, batch_size: int) -> Array:
     Permutations of `range(size)` follow one another until the batches are full, so that every
     example comes once before any comes twice, and all come equally often in expectation.
     """
+    check_key(key)
     passes = math.ceil(num_steps * batch_size / size)
     rows = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(key, passes))
     return rows.reshape(-1)[: num_steps * batch_size].reshape(num_steps, batch_size)
@@ -59,6 +60,7 @@ def run_epoch(learner: Any, state: Any, sets: Any, key: Array, *, num_steps: int
 
     `info["finite"]` is added: whether every step's scalars and the last weights are finite.
     """
+    check_key(key)
     leaves, structure = _flatten(sets)
     sizes = tuple(len(leaf) for leaf in leaves)
     rows, keys = _plan(key, sizes=sizes, num_steps=num_steps, batch_size=batch_size)

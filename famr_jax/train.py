@@ -258,8 +258,8 @@ def run(
 
     Raises:
         ValueError: A model that `models.check` refuses; an empty set; a label that is none of its
-            classes; a legacy key, or none; `accumulate` that does not divide the batch; neither `init` nor `start`; a
-            `start` in float64 without x64.
+            classes; a legacy key, or none; `accumulate` that does not divide the batch; neither
+            `init` nor `start`; a `start` in float64 without x64.
     """
     check_key(key, members=True)
     if not len(train):
@@ -331,6 +331,7 @@ def begin(
     start: Params | None = None,
 ) -> TrainState:
     """The state before the first step: fresh weights of each key, or `start` for all of them."""
+    check_key(key, members=True)
     return _begin(learner, init_fn, key, start)
 
 

@@ -1,4 +1,4 @@
-"""What a model of one's own must keep to: each breach is refused with its cure, wherever it enters."""
+"""What anyone's model must keep to: each breach is refused with its cure, wherever it enters."""
 
 from types import SimpleNamespace
 
@@ -73,7 +73,7 @@ def test_a_layer_left_in_training_mode_is_refused(forget, name):
 
 def test_the_leaf_that_is_no_weight_is_named(model, params, forget):
     for leaf in (jnp.zeros((), jnp.uint32), KEY, np.ones(2, bool), jnp.ones(2, complex), 3):
-        with pytest.raises(ValueError, match="floating point, got .* at layer/count"):
+        with pytest.raises(ValueError, match=r"floating point, got .* at layer/count"):
             models.check(model.apply, params | {"layer": {"count": leaf}}, forget.x)
 
 
@@ -131,7 +131,9 @@ def test_a_model_in_float64_passes(model, params, forget):
     wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
     models.check(model.apply, wide, forget.x)
     with pytest.raises(ValueError, match="another image in the batch"):
-        models.check(centred, {"head": {"kernel": jnp.ones((16, 3)), "bias": jnp.ones(3)}}, forget.x)
+        models.check(
+            centred, {"head": {"kernel": jnp.ones((16, 3)), "bias": jnp.ones(3)}}, forget.x
+        )
 
 
 def on_disk(batch):

@@ -147,6 +147,7 @@ def begin(
     swept: bool = False,
 ) -> tuple[ChainState, Array]:
     """The state before the first epoch, and the key of the epochs; arguments as for `fit`."""
+    check_key(key, members=True)
 
     def one(learner, params, key):
         chain_key, train_key = jax.random.split(key)
