@@ -27,6 +27,7 @@ def draw(key: Array, size: int, num_steps: int, batch_size: int) -> Array:
     Permutations of `range(size)` follow one another until the batches are full, so that every
     example comes once before any comes twice, and all come equally often in expectation.
     """
+    check_key(key)
     passes = math.ceil(num_steps * batch_size / size)
     rows = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(key, passes))
     return rows.reshape(-1)[: num_steps * batch_size].reshape(num_steps, batch_size)
@@ -59,6 +60,7 @@ def run_epoch(learner: Any, state: Any, sets: Any, key: Array, *, num_steps: int
 
     `info["finite"]` is added: whether every step's scalars and the last weights are finite.
     """
+    check_key(key)
     leaves, structure = _flatten(sets)
     sizes = tuple(len(leaf) for leaf in leaves)
     rows, keys = _plan(key, sizes=sizes, num_steps=num_steps, batch_size=batch_size)
@@ -163,18 +165,19 @@ def run_epochs(
     key: Array,
     start: int = 0,
     swept: bool = False,
+    donate: bool = False,
 ) -> Iterator[tuple[int, Any, dict[str, Array]]]:
     """Yields `(epoch, state, info)` after each of the epochs `start + 1 .. epochs`.
 
     The key of epoch e, counted from 1, is `fold_in(key, e)`, so going on from a saved state with
-    `start` gives bit for bit what an uninterrupted run gives. The yielded state is donated to the
-    next epoch: save or copy what you keep of it before asking for more. Stops after the first
-    epoch that is not finite.
+    `start` gives bit for bit what an uninterrupted run gives. A yielded state stays as it is, as in
+    `best = state.params`, and each epoch works on a copy. Stops after the first epoch that is not
+    finite.
 
     Args:
         learner: Pytree with `step(state, sets, key) -> (state, info)`.
-        state: The state to go on from; its buffers are consumed. With a leading member axis if
-            `key` has one: all members then run as one `vmap`ped program.
+        state: The state to go on from. With a leading member axis if `key` has one: all members
+            then run as one `vmap`ped program.
         sets: A `Batch`, or a pytree of them, whole; a step gets a minibatch of each. Any may be a
             `Source`: its minibatches are read ahead, for each member its own.
         size: The number of examples that one epoch passes over, in ceil(size / batch_size) steps.
@@ -183,6 +186,8 @@ def run_epochs(
         key: PRNG key, or `[members]` of them.
         start: Number of epochs that `state` has behind it.
         swept: Whether the numbers of `learner` have the member axis too: each member has its own.
+        donate: Lets each epoch consume the state before it, the first included, in place of a copy:
+            half the memory, for a caller who keeps none.
 
     Raises:
         ValueError: A count below one; a legacy key; a set with more images than labels, or fewer; a
@@ -203,7 +208,7 @@ def run_epochs(
     if any(isinstance(leaf, Source) for leaf in _flatten(sets)[0]):
         run = partial(_streamed_epoch, swept=swept)
     run = partial(run, num_steps=math.ceil(size / batch_size), batch_size=batch_size)
-    return _epochs(run, learner, state, sets, key, range(start + 1, epochs + 1))
+    return _epochs(run, learner, state, sets, key, range(start + 1, epochs + 1), donate)
 
 
 def check_swept(learner: Any, key: Array):
@@ -216,10 +221,11 @@ def check_swept(learner: Any, key: Array):
             )
 
 
-def _epochs(run, learner, state, sets, key, epochs):
+def _epochs(run, learner, state, sets, key, epochs, donate):
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None)) if key.ndim else jax.random.fold_in
     for epoch in epochs:
-        state, info = run(learner, state, sets, fold(key, epoch))
+        mine = state if donate else jax.tree.map(jnp.copy, state)
+        state, info = run(learner, mine, sets, fold(key, epoch))
         finite = bool(np.all(jax.device_get(info["finite"])))
         yield epoch, state, info
         if not finite:

@@ -20,6 +20,7 @@ from famr_jax.types import (
     Pair,
     Params,
     as_pytree,
+    check_key,
     check_number,
     pytree,
     static,
@@ -145,6 +146,7 @@ def minimise(
     Raises:
         ValueError: `tol` not positive.
     """
+    check_key(key)
     check_number("tol", tol, above=0)
     return _minimise(as_pytree(objective), params, context, pair, key, tol, max_steps)
 

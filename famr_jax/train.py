@@ -14,7 +14,10 @@ from jax import Array
 
 from famr_jax import loop, mesh
 from famr_jax.losses import cross_entropy
+from famr_jax.models.batchnorm import BatchNorm
+from famr_jax.models.checking import check
 from famr_jax.models.precision import computing_in
+from famr_jax.optimizer import adamw
 from famr_jax.types import (
     ApplyFn,
     Batch,
@@ -25,6 +28,7 @@ from famr_jax.types import (
     check_key,
     check_labels_of,
     check_number,
+    images_of,
     pytree,
     static,
 )
@@ -38,7 +42,8 @@ class TrainState(NamedTuple):
     Attributes:
         params: The weights that training gives.
         opt_state: The optimizer's.
-        latest: The weights that the optimizer moves, where `params` are an average of them.
+        latest: The weights that the optimizer moves, where `params` are an average of them; weights
+            and running statistics, where `params` have these folded in.
     """
 
     params: Params
@@ -51,7 +56,8 @@ class Supervised:
     """A learner that descends mean cross-entropy with any optax optimizer.
 
     A step in micro-batches is that of the whole batch up to rounding: images are augmented before
-    they are split, so that each has the same draw, and the gradients' mean is exact.
+    they are split, so that each has the same draw, and the gradients' mean is exact. But for batch
+    normalisation: each micro-batch has its own statistics, and moves the running ones in its turn.
 
     Attributes:
         apply_fn: The model.
@@ -61,6 +67,9 @@ class Supervised:
         accumulate: Micro-batches a step, which bound the memory; they must divide the batch.
         ema: Decay a of the average that is trained for, e <- a e + (1 - a) params after each step
             from the first weights on; None for the last weights.
+        train_fn: `train_fn(weights, statistics, x) -> (logits, statistics)` in place of `apply_fn`,
+            for batch normalisation; see `models.BatchNorm`.
+        fold: `fold((weights, statistics)) -> params`, with `train_fn`.
     """
 
     apply_fn: ApplyFn = static()
@@ -69,8 +78,13 @@ class Supervised:
     label_smoothing: float = 0.0
     accumulate: int = static(1)
     ema: float | None = None
+    train_fn: Callable[[Params, Any, Array], tuple[Array, Any]] | None = static(None)
+    fold: Callable[[tuple[Params, Any]], Params] | None = static(None)
 
     def init(self, params: Params) -> TrainState:
+        """The state before the first step, of weights; of (weights, statistics) with `train_fn`."""
+        if self.train_fn is not None:
+            return self._init_normalised(params)
         opt_state = self.optimizer.init(params)
         if self.ema is None:
             return TrainState(params, opt_state)
@@ -78,42 +92,71 @@ class Supervised:
         check_number("1 - ema", 1 - self.ema, above=0)
         return TrainState(params, opt_state, jax.tree.map(jnp.copy, params))
 
+    def _init_normalised(self, latest):
+        if self.fold is None:
+            raise ValueError("`fold` must be given with `train_fn`, got None.")
+        if self.ema is not None:
+            rule = "must be None with `train_fn`: averaged weights have other statistics"
+            raise ValueError(f"`ema` {rule}, got {self.ema!r}.")
+        if not isinstance(latest, tuple) or len(latest) != 2:
+            rule = "must be (weights, statistics) with `train_fn`"
+            raise ValueError(f"`params` {rule}, got {type(latest).__name__}.")
+        params = jax.tree.map(jnp.copy, self.fold(latest))
+        return TrainState(params, self.optimizer.init(latest[0]), latest)
+
     def step(self, state: TrainState, batch: Batch, key: Array):
+        """One step on a minibatch: the next state, and its loss and accuracy."""
         x = batch.x if self.augment is None else self.augment(key, batch.x)
-        params = state.params if self.ema is None else state.latest
-        (loss, accuracy), grads = self._gradient(params, Batch(x, batch.labels))
+        params, statistics = state.params if self.ema is None else state.latest, None
+        if self.train_fn is not None:
+            params, statistics = state.latest
+        (loss, (accuracy, statistics)), grads = self._gradient(
+            params, statistics, Batch(x, batch.labels)
+        )
         updates, opt_state = self.optimizer.update(grads, state.opt_state, params)
         params, info = optax.apply_updates(params, updates), {"loss": loss, "accuracy": accuracy}
+        if self.train_fn is not None:
+            latest = params, statistics
+            return TrainState(self.fold(latest), opt_state, latest), info
         if self.ema is None:
             return TrainState(params, opt_state), info
         average = optax.incremental_update(params, state.params, 1 - self.ema)
         return TrainState(average, opt_state, params), info
 
-    def _gradient(self, params, batch):
-        def objective(params, batch):
-            logits = self.apply_fn(params, batch.x)
+    def _gradient(self, params, statistics, batch):
+        def objective(params, statistics, batch):
+            if self.train_fn is None:
+                logits = self.apply_fn(params, batch.x)
+            else:
+                logits, statistics = self.train_fn(params, statistics, batch.x)
             loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
             right = jnp.argmax(logits, -1) == batch.labels
             lost = jnp.any(jnp.isnan(logits), axis=-1)
-            return jnp.mean(loss), jnp.mean(jnp.where(lost, jnp.nan, right))
+            accuracy = jnp.mean(jnp.where(lost, jnp.nan, right))
+            return jnp.mean(loss), (accuracy, statistics)
 
         gradient = jax.value_and_grad(objective, has_aux=True)
         parts = self.accumulate
         check_count("accumulate", parts)
         if parts == 1:
-            return gradient(params, batch)
+            return gradient(params, statistics, batch)
         if len(batch) % parts:
             raise ValueError(f"`accumulate` must divide the {len(batch)} examples, got {parts}.")
         # Every `parts`-th example: each device then has its share of each micro-batch already.
         split = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
 
-        def body(total, part):
-            return jax.tree.map(jnp.add, total, gradient(params, mesh.spread(part))), None
+        def body(carry, part):
+            total, statistics = carry
+            (loss, (accuracy, statistics)), grads = gradient(params, statistics, mesh.spread(part))
+            return (jax.tree.map(jnp.add, total, (loss, accuracy, grads)), statistics), None
 
-        like = jax.eval_shape(gradient, params, jax.tree.map(lambda a: a[0], split))
+        first = jax.tree.map(lambda a: a[0], split)
+        (loss, (accuracy, _)), grads = jax.eval_shape(gradient, params, statistics, first)
+        like = loss, accuracy, grads
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-        total, _ = jax.lax.scan(body, zeros, split)
-        return jax.tree.map(lambda leaf: leaf / parts, total)
+        (total, statistics), _ = jax.lax.scan(body, (zeros, statistics), split)
+        loss, accuracy, grads = jax.tree.map(lambda leaf: leaf / parts, total)
+        return (loss, (accuracy, statistics)), grads
 
 
 @dataclass(frozen=True)
@@ -164,8 +207,17 @@ class Recipe:
         if self.dtype not in DTYPES:
             raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
 
-    def learner(self, apply_fn: ApplyFn, size: int) -> Supervised:
-        """The learner that follows the recipe on a training set of `size` images."""
+    def learner(
+        self, apply_fn: ApplyFn, size: int, batch_norm: BatchNorm | None = None
+    ) -> Supervised:
+        """The learner that follows the recipe on a training set of `size` images.
+
+        Raises:
+            ValueError: Batch normalisation with an average of the weights, or in bfloat16.
+        """
+        if batch_norm is not None and (self.ema is not None or self.dtype != "float32"):
+            rule = "must be None and `dtype` float32 with batch normalisation"
+            raise ValueError(f"`ema` {rule}, got {self.ema!r} and {self.dtype}.")
         num_steps = self.epochs * math.ceil(size / self.batch_size)
         return Supervised(
             apply_fn if self.dtype == "float32" else computing_in(apply_fn, self.dtype),
@@ -179,40 +231,9 @@ class Recipe:
             self.label_smoothing,
             self.accumulate,
             self.ema,
+            batch_norm and batch_norm.train_fn,
+            batch_norm and batch_norm.fold,
         )
-
-
-def adamw(
-    *, num_steps: int, lr: float = 2e-3, weight_decay: float = 0.05, warmup: float = 0.1
-) -> optax.GradientTransformation:
-    """AdamW with warm-up, cosine decay to zero and clipped gradients: what a small ViT needs.
-
-    Args:
-        num_steps: Length of the schedule, in steps.
-        lr: Peak learning rate.
-        weight_decay: Decoupled weight decay; only matrices decay, not biases and norms.
-        warmup: Share of the steps that warm up, from a rate of zero; none where that is less than
-            two steps, which would waste the first one.
-
-    Raises:
-        ValueError: A value out of range.
-    """
-    check_count("num_steps", num_steps)
-    check_number("lr", lr, above=0)
-    check_number("weight_decay", weight_decay, least=0)
-    if not 0 <= warmup < 1:
-        raise ValueError(f"`warmup` must be in [0, 1), got {warmup!r}.")
-    warmup_steps = round(warmup * num_steps)
-    if warmup_steps < 2:  # of one step, all would be at the rate of zero
-        warmup_steps = 0
-    end = max(num_steps, warmup_steps + 1)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, end)
-    decayed = optax.adamw(schedule, b2=0.99, weight_decay=weight_decay, mask=_matrices)
-    return optax.chain(optax.clip_by_global_norm(1.0), decayed)
-
-
-def _matrices(params):
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 class Trained(NamedTuple):
@@ -248,30 +269,36 @@ def run(
     number nor its place among them.
 
     Args:
-        model: Anything with `apply(params, x) -> logits` and `init(key) -> params`.
+        model: Anything with `apply(params, x) -> logits` and `init(key) -> params`; with
+            `batch_norm` in place of `init`, a `models.BatchNorm`, for batch normalisation.
         train: The training set.
         recipe: How to train.
         key: PRNG key, or `[members]` of them: a model each.
-        start: The weights to start from, of every member, in place of `model.init`.
+        start: The weights to start from, of every member, in place of `model.init`; weights and
+            statistics for a model with `batch_norm`.
 
     Raises:
-        ValueError: An empty set; a label that is none of the model's classes; a legacy key, or
-            none; `accumulate` that does not divide the batch; neither `init` nor `start`; a
-            `start` in float64 without x64.
+        ValueError: A model that `models.check` refuses; an empty set; a label that is none of its
+            classes; a legacy key, or none; `accumulate` that does not divide the batch; neither
+            `init` nor `start`; a `start` in float64 without x64.
     """
     check_key(key, members=True)
     if not len(train):
         raise ValueError("`train` must hold at least one example, got 0.")
-    if start is None and not hasattr(model, "init"):
+    init_fn, norm = init_of(model), getattr(model, "batch_norm", None)
+    if start is None and init_fn is None:
         raise ValueError("`start` must be given for a model without `init`, got None.")
     check_kept("start", start)
-    like = jax.eval_shape(model.init, jax.random.key(0)) if start is None else start
+    learner = recipe.learner(model.apply, len(train), norm)
+    like = jax.eval_shape(partial(begin, learner, init_fn), jax.random.key(0), start).params
+    check(model.apply, like, images_of(train))
     check_labels_of(model.apply, like, train)
     if key.ndim == 0:
-        return _run(model, train, recipe, key, start)
+        return _run(model, train, recipe, key, start, first=True)
     width, found = loop.member_width(), []
     for rows in loop.chunks(len(key), width):
-        done = _run(model, train, recipe, key[rows[0]] if width == 1 else key[rows], start)
+        chunk = key[rows[0]] if width == 1 else key[rows]
+        done = _run(model, train, recipe, chunk, start, first=not found)
         found += [done] if width == 1 else [_member(done, i) for i in range(width)]
     found = found[: len(key)]  # the last chunk was padded
     return Trained(
@@ -281,12 +308,15 @@ def run(
     )
 
 
-def _run(model, train, recipe, key, start):
+def _run(model, train, recipe, key, start, *, first):
     init_key, train_key = (
         jax.vmap(jax.random.split, out_axes=1)(key) if key.ndim else jax.random.split(key)
     )
-    learner = recipe.learner(model.apply, len(train))
-    state = begin(learner, getattr(model, "init", None), init_key, start)
+    learner = recipe.learner(model.apply, len(train), getattr(model, "batch_norm", None))
+    state = begin(learner, init_of(model), init_key, start)
+    if first:
+        params = jax.tree.map(lambda leaf: leaf[0], state.params) if key.ndim else state.params
+        check(model.apply, params, images_of(train))
     epochs = loop.run_epochs(
         learner,
         mesh.split(state),
@@ -295,6 +325,7 @@ def _run(model, train, recipe, key, start):
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         key=train_key,
+        donate=True,
     )
     log = []
     for _, state, info in epochs:  # noqa: B007
@@ -316,6 +347,12 @@ def _rows(values):
     return table
 
 
+def init_of(model: Any) -> Callable[[Array], Any] | None:
+    """What gives a model's first weights by key: `init`, or that of its `batch_norm`; or None."""
+    norm = getattr(model, "batch_norm", None)
+    return norm.init if norm is not None else getattr(model, "init", None)
+
+
 def begin(
     learner: Supervised,
     init_fn: Callable[[Array], Params] | None,
@@ -323,6 +360,7 @@ def begin(
     start: Params | None = None,
 ) -> TrainState:
     """The state before the first step: fresh weights of each key, or `start` for all of them."""
+    check_key(key, members=True)
     return _begin(learner, init_fn, key, start)
 
 

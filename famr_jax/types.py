@@ -194,12 +194,17 @@ def check_labels(labels: Any, num_classes: int | None = None):
         raise ValueError(f"`labels` must be {rule}, got {labels.min()} to {labels.max()}.")
 
 
+def images_of(data: "Batch | Source") -> "Array | Source":
+    """The images of a set in memory, as an array, or the set itself where it is on disk."""
+    return data.x if isinstance(data, Batch) else data
+
+
 def check_labels_of(apply_fn: ApplyFn, params: Params, data: "Batch | Source"):
     """Raises a `ValueError` unless each example of a set has a label among a model's classes."""
     if np.ndim(data.labels) != 1:
         raise ValueError(f"`labels` must be a class each, [n], got {list(np.shape(data.labels))}.")
     shape = data.x.shape[1:] if isinstance(data, Batch) else data.image_shape
-    x = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    x = jax.ShapeDtypeStruct((2, *shape), np.float32)
     check_labels(data.labels, jax.eval_shape(apply_fn, params, x).shape[-1])
 
 
@@ -225,9 +230,9 @@ def check_kept(name: str, tree: Any):
 
 
 def check_count(name: str, value: Any):
-    """Raises a `ValueError` unless `value` is an integer of at least one."""
+    """Raises a `ValueError` unless `value` is an integer of at least one; True is none."""
     try:
-        good = operator.index(value) >= 1
+        good = operator.index(value) >= 1 and not isinstance(value, bool)
     except TypeError:
         good = False
     if not good:

@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from famr_jax import loop
+from famr_jax.models.checking import check
 from famr_jax.types import (
     Batch,
     Context,
@@ -23,6 +24,7 @@ from famr_jax.types import (
     check_kept,
     check_key,
     check_labels_of,
+    images_of,
     pytree,
     static,
 )
@@ -210,8 +212,8 @@ def run(
             `jax.vmap(lambda lam: famr(apply_fn, lam=lam))(lams)`, with as many keys, is a sweep.
 
     Raises:
-        ValueError: A set is missing, empty or of another type, or has a label that is none of the
-            classes; `epochs` or `batch_size` below one;
+        ValueError: A model that `models.check` refuses; a set that is missing, empty or of another
+            type, or has a label that is none of the classes; `epochs` or `batch_size` below one;
             a sweep whose numbers have another member axis than `key`.
     """
     state = begin(unlearner, params, forget, retain, key=key, donate=donate, swept=swept)
@@ -224,6 +226,7 @@ def run(
         batch_size=batch_size,
         key=key,
         swept=swept,
+        donate=True,
     )
     log = []
     for _, state, info in steps:  # noqa: B007
@@ -247,6 +250,8 @@ def begin(
     check_key(key, members=True)
     check_kept("params", params)
     apply_fn = _apply_fn_of(unlearner)
+    if apply_fn:
+        check(apply_fn, params, images_of(forget))
     for each in (forget, retain) if apply_fn else ():
         if each is not None:
             check_labels_of(apply_fn, params, each)
@@ -270,6 +275,7 @@ def run_epochs(
     key: Array,
     start: int = 0,
     swept: bool = False,
+    donate: bool = False,
 ) -> Iterator[tuple[int, Any, dict[str, Array]]]:
     """Yields `(epoch, state, info)` after each epoch; see `famr_jax.loop.run_epochs`.
 
@@ -286,6 +292,7 @@ def run_epochs(
         key=key,
         start=start,
         swept=swept,
+        donate=donate,
     )
 
 

@@ -37,7 +37,8 @@ def make_dataset(**changes):
     ("x", "labels", "message"),
     [
         (np.zeros((2, 2, 2, 1), np.float32), np.zeros(2, np.int32), "`x` must be uint8, got float"),
-        (np.zeros((2, 2, 2, 1), np.uint8), np.zeros(2, np.int64), "`labels` must be int32, got in"),
+        (np.zeros((2, 2, 2, 1), np.uint8), np.zeros(2, float), "`labels` must be integers, got fl"),
+        (np.zeros((2, 2, 2, 1), np.uint8), np.full(2, 2**40), "`labels` must fit in int32, got 10"),
         (np.zeros((2, 2, 2), np.uint8), np.zeros(2, np.int32), "`x` must have 4 axes, got shape"),
         (np.zeros((2, 2, 2, 1), np.uint8), np.zeros((2, 1), np.int32), "`labels` must have 1 axes"),
         (np.zeros((2, 2, 2, 1), np.uint8), np.zeros(3, np.int32), "equal lengths, got 2 and 3"),

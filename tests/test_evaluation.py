@@ -29,7 +29,8 @@ class Table:
 
 
 def images(start, labels):
-    return Batch(jnp.arange(start, start + len(labels)).reshape(-1, 1, 1, 1), labels)
+    rows = jnp.arange(start, start + len(labels), dtype=jnp.float32)
+    return Batch(rows.reshape(-1, 1, 1, 1), labels)
 
 
 def table(seed):
@@ -133,6 +134,8 @@ def test_features_of_images_on_disk_are_those_of_images_in_memory():
     )
 
     class Scaled:
+        apply = Table.apply
+
         @staticmethod
         def features(params, x):
             return {"twice": 2 * x[:, 0, 0, 0] + params["logits"][0, 0]}

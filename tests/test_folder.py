@@ -250,9 +250,9 @@ def truncate(root):
         (lambda root: [shutil.rmtree(d) for d in root.glob("*/?")], "two classes, got .."),
         (lambda root: shutil.rmtree(root / "val/a"), "the same classes, only one has ..a.."),
         (truncate, "train/a/1.png` must be a readable 8-bit image, got"),
-        (lambda root: (root / "val/b/notes.txt").write_text("x"), "val/b/notes.txt` must be a"),
+        (lambda root: (root / "val/b/notes").write_text("x"), "val/b/notes` must be a readable"),
+        (lambda root: (root / "val/b/2.JPG").write_text("x"), r"val/b/2\.JPG` must be a readable"),
         (lambda root: (root / "val/b/sub").mkdir(), "val/b/sub` must be a readable"),
-        (lambda root: (root / "val/x.png").write_text("x"), "directory a class, got .*val/x.png"),
         (replace_image, "got 3x4 in .*train/a/0.png` and 9x9 in .*val/b/1.png"),
         (lambda root: replace_image(root, (4, 3), "I;16"), "mode I;16 is not 8-bit"),
         (lambda root: (root / "classes.txt").write_text("a\tape\n"), "every class, .* ..b.."),
@@ -270,3 +270,66 @@ def test_folder_refuses_too_many_classes(tmp_path):
     write_folder(tmp_path)
     with pytest.raises(ValueError, match="`classes` must be an integer from 2 to 2, got 3"):
         load(f"folder:{tmp_path}", classes=3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stray_file_is_skipped_and_named(tmp_path, stream):
+    write_folder(tmp_path)
+    clean = load(f"folder:{tmp_path}", stream=stream)
+    (tmp_path / "train" / "b" / "Thumbs.db").write_text("not an image")
+    (tmp_path / "val" / "labels.csv").write_text("nor this")
+    with pytest.warns(
+        UserWarning, match=r"skipped what is no image: .*b/Thumbs.db, val/labels.csv\."
+    ):
+        folder = load(f"folder:{tmp_path}", stream=stream)
+    assert folder.fingerprint == clean.fingerprint
+    assert folder.files == clean.files
+
+
+def test_a_folder_without_a_test_split_is_split_by_a_share_and_a_seed(tmp_path):
+    written = write_folder(tmp_path, splits=("train",), n=10)
+    folder = load(f"folder/0.3:{tmp_path}")
+    assert folder.name == f"folder/0.3/0:{tmp_path.name}"
+    for split, count in ((folder.train, 7), (folder.test, 3)):
+        assert np.bincount(split.labels).tolist() == [count, count]
+        assert np.all(np.diff(split.labels) >= 0)
+    pixels = sorted(image.tobytes() for image in (*folder.train.x, *folder.test.x))
+    assert pixels == sorted(image.tobytes() for image in written.values())
+    for file, image in zip(folder.files, folder.train.x, strict=True):
+        np.testing.assert_array_equal(image, written[f"train/{file.removesuffix('.png')}"])
+    again, other = load(f"folder/0.3/0:{tmp_path}"), load(f"folder/0.3/1:{tmp_path}")
+    assert folder.fingerprint == again.fingerprint != other.fingerprint
+
+    (tmp_path / "train").rename(tmp_path / "all")
+    classes = load(f"folder/.3:{tmp_path / 'all'}", stream=True)  # PATH/class/image
+    np.testing.assert_array_equal(classes.test.pixels(), folder.test.x)
+    (tmp_path / "all").rename(tmp_path / "train")
+    (tmp_path / "test").mkdir()  # one without labels, as of a competition
+    Image.new("RGB", (4, 3)).save(tmp_path / "test" / "0.png")
+    assert load(f"folder/0.3:{tmp_path}").fingerprint == folder.fingerprint
+
+
+def test_a_class_has_an_image_on_either_side(tmp_path):
+    write_folder(tmp_path, splits=("train",), n=2)
+    for share in ("0.01", "0.99"):
+        folder = load(f"folder/{share}:{tmp_path}")
+        assert (len(folder.train), len(folder.test)) == (2, 2)
+    (tmp_path / "train" / "b" / "1.png").unlink()
+    with pytest.raises(ValueError, match="train/b must hold two images to be split, got 1"):
+        load(f"folder/0.5:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", ["folder/0", "folder/1.0", "folder/0.0", "folder/x", "folder/.2/"])
+def test_a_share_that_is_none_is_refused(tmp_path, kind):
+    write_folder(tmp_path, splits=("train",))
+    with pytest.raises(ValueError, match="must state a share between 0 and 1, and perhaps a seed"):
+        load(f"{kind}:{tmp_path}")
+
+
+def test_a_test_split_that_is_there_is_not_drawn(tmp_path):
+    write_folder(tmp_path)
+    with pytest.raises(ValueError, match="must have no test split to have one drawn, got val"):
+        load(f"folder/0.2:{tmp_path}")
+    shutil.rmtree(tmp_path / "val")
+    with pytest.raises(ValueError, match=r"folder/0\.2:PATH draws a fifth of each"):
+        load(f"folder:{tmp_path}")

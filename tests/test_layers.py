@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = {
     **dict.fromkeys(("types", "mesh", "files", "provenance", "progress"), 0),
-    **dict.fromkeys(("losses", "targets", "forget", "loop", "checkpoint"), 1),
+    **dict.fromkeys(("losses", "targets", "forget", "loop", "checkpoint", "optimizer"), 1),
     **dict.fromkeys(("models", "data", "report"), 1),
     **dict.fromkeys(("train", "unlearn", "minimise", "metrics", "statistics"), 2),
     **dict.fromkeys(("curvature", "store", "kronecker"), 2),

@@ -127,6 +127,18 @@ def test_training_resumed_at_any_epoch_is_the_uninterrupted_run(learner, params,
         assert_same(resumed, whole[epoch:])
 
 
+def test_a_state_that_was_yielded_can_be_kept(learner, params, train):
+    """It was consumed by the next epoch: `Array has been deleted`."""
+    settings = {"size": 10, "epochs": 3, "batch_size": 4, "key": KEY}
+    start = begin(learner, params)
+    seen = list(loop.run_epochs(learner, start, train, **settings))
+    for mine, wanted in zip(seen, run(learner, start, train, **settings), strict=True):
+        assert_same(jax.device_get(mine), wanted)
+    *_, (_, consumed, _) = loop.run_epochs(learner, start, train, **settings, donate=True)
+    assert_same(consumed, seen[-1][1])
+    assert start.params["head"]["kernel"].is_deleted()
+
+
 def test_members_are_single_runs(learner, model, params, train):
     settings = {"size": 10, "epochs": 3, "batch_size": 4}
     keys = jax.random.split(KEY, 3)

@@ -140,7 +140,8 @@ def test_new_lam_weights_and_keys_do_not_retrace(model, params, forget):
         key = jax.random.key(int(lam))
         unlearner = famr(apply_fn, lam=lam, optimizer=ADAM)
         run(unlearner, weights, forget, **{**SETTINGS, "key": key})
-    assert len(traces) == 2  # one of a single image, for the number of classes
+    # That of the epochs, one to check the model, and one for the number of its classes.
+    assert len(traces) == 3
 
 
 def test_a_sweep_over_lam_is_one_run_and_each_member_a_separate_one(model, params, forget):
@@ -149,7 +150,8 @@ def test_a_sweep_over_lam_is_one_run_and_each_member_a_separate_one(model, param
     sweep = jax.vmap(lambda lam: famr(apply_fn, lam=lam, optimizer=SGD))(lams)
     settings = {**SETTINGS, "key": keys, "swept": True}
     swept = run(sweep, params, forget, **settings)
-    assert len(traces) == 2  # one of a single image, for the number of classes
+    # That of the epochs, one to check the model, and one for the number of its classes.
+    assert len(traces) == 3
     assert swept.log["objective"].shape == (3, 3)
     for i, lam in enumerate(lams):
         alone = run(famr(model.apply, lam=float(lam), optimizer=SGD), params, forget, **SETTINGS)

@@ -48,7 +48,7 @@ import scipy.stats
 from jax import Array
 
 from famr_jax.minimise import repeat
-from famr_jax.types import check_number, pytree, static
+from famr_jax.types import check_key, check_number, pytree, static
 
 CURVE = 1 / (6 * math.sqrt(3))
 """Largest slope of sigma', the curvature of the logistic loss; reached at +-log(2 + sqrt 3)."""
@@ -109,6 +109,7 @@ def fit(
         ValueError: Inputs that are not float64 or not finite, shapes that do not agree, labels
             other than +-1, `l2` or `sigma` not positive, an unknown `noise`, no example.
     """
+    check_key(key)
     check_number("l2", l2, above=0)
     check_number("sigma", sigma, above=0)
     if noise not in ("objective", "output"):
@@ -208,6 +209,7 @@ def account(fitted: Fitted, *, epsilon: float, delta: float) -> Account:
 
 def release(fitted: Fitted, *, key: Array) -> Array:
     """The weights that may be shown, `[heads, dim]`; a fresh key for each release."""
+    check_key(key)
     if fitted.noise == "objective":
         return fitted.weights
     noise = jax.random.normal(key, fitted.weights.shape, fitted.weights.dtype)

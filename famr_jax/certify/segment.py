@@ -11,7 +11,7 @@ from jax import Array
 
 from famr_jax import curvature
 from famr_jax.curvature.operators import OutputsFn
-from famr_jax.types import Params
+from famr_jax.types import Params, check_key
 
 
 class Along(NamedTuple):
@@ -60,6 +60,7 @@ def curvature_range(
 
     An eigenvalue is that near; that none lies beyond is what Lanczos found, not a proof.
     """
+    check_key(key)
     ends = []
     for which, sign in (("smallest", -1), ("largest", 1)):
         found = curvature.eigenvalues(matvec, like, k=1, which=which, tol=tol, key=key)
@@ -86,6 +87,7 @@ def output_slope(
         tol: Relative error of the eigenvalue of J^T J.
         key: PRNG key of Lanczos.
     """
+    check_key(key)
     gram = curvature.GaussNewton(outputs_fn, _half_square, params, data, batch_size)
     found = curvature.eigenvalues(gram, params, k=1, tol=tol, key=key)
     return math.sqrt(float(found.values[0] + found.residuals[0]))

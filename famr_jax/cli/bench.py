@@ -210,7 +210,7 @@ class Bench:
         if self.given is not None:
             return Fitted(self.given, [], {})
         everything = np.ones(len(self.train), bool)
-        learner, rows = self.recipe.learner(self.model.apply, len(self.train)), self.train
+        learner, rows = self._learner(self.train), self.train
         keys, epochs = self.keys, self.flags.train_epochs
         return self.store.fit(
             name,
@@ -234,7 +234,7 @@ class Bench:
         if same_start:
             init_keys, name = jnp.stack([self.keys.init] * members), f"{name} same start"
         rows = self.train[~gone.mask]
-        learner = self.recipe.learner(self.model.apply, len(rows))
+        learner = self._learner(rows)
         config = self.config(~gone.mask)
         found = self.store.fit_members(
             name,
@@ -294,6 +294,7 @@ class Bench:
                 batch_size=batch_size,
                 key=key,
                 start=start,
+                donate=True,
             ),
             epochs=epochs,
             sources=(*self.sources, "famr_jax.unlearn", *sources),
@@ -338,8 +339,13 @@ class Bench:
         shape = {"num_classes": model.num_classes, "image_shape": list(model.image_shape)}
         return {"dataset": self.dataset.name, "model": model.name, **shape}
 
+    def _learner(self, rows):
+        return self.recipe.learner(self.model.apply, len(rows), self.model.batch_norm)
+
     def _begin(self, learner, key):
-        return train.begin(learner, self.model.init, key, self.start and self.start.params)
+        return train.begin(
+            learner, train.init_of(self.model), key, self.start and self.start.params
+        )
 
     def _advance(self, learner, rows, key, state, start):
         return loop.run_epochs(
@@ -351,4 +357,5 @@ class Bench:
             batch_size=self.flags.batch_size,
             key=key,
             start=start,
+            donate=True,
         )

@@ -153,7 +153,8 @@ class BenchFlags:
 
     dataset: str = "digits"
     """digits; any image classification of TFDS (fashion_mnist, cifar10, cifar100, imagenet100, ...)
-    that is prepared in --data-dir; folder:PATH with PATH/split/class/image; or idx:PATH."""
+    that is prepared in --data-dir; folder:PATH with PATH/split/class/image, or folder/0.2:PATH to
+    draw a fifth of each class of a folder without a test split for one; or idx:PATH."""
     data_dir: Path | None = None
     """Where TFDS keeps its data sets; its own default if not given."""
     classes: int | None = None
@@ -166,7 +167,8 @@ class BenchFlags:
     """Read images from disk as they are needed; forget sets are held in memory."""
     model: str = "vit_mu/2"
     """vit_V/PATCH with V of mu, nano, Ti, S, B, L, WIDTHxDEPTH or WIDTHxDEPTHxHEADS, also with
-    _token, _tanh, _exact or _eps1e-12 behind; resnet18; mlp_SIZExSIZE...; or logistic."""
+    _token, _tanh, _exact or _eps1e-12 behind; resnet18 or resnet18_batchnorm; mlp_SIZExSIZE...; or
+    logistic."""
     train_epochs: Count = 50
     """Epochs of training, for the original and each oracle."""
     train_lr: Positive = 4e-3

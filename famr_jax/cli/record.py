@@ -93,7 +93,7 @@ def _without_directories(value: Any, name: str = "") -> Any:
     if name == "weights" and value and not value.startswith("hf:"):
         return Path(value).name
     kind, colon, path = str(value).partition(":")
-    named = colon and kind in ("folder", "idx", "imagenet100", "index", "file")
+    named = colon and kind.partition("/")[0] in ("folder", "idx", "imagenet100", "index", "file")
     if not named and ".py:" in str(value):  # a method of one's own
         return f"{Path(str(value).rpartition(':')[0]).name}:{str(value).rpartition(':')[2]}"
     return f"{kind}:{Path(path).name}" if named else value

@@ -11,7 +11,7 @@ from famr_jax.curvature.algebra import ROUNDING, check_vector, precise
 from famr_jax.curvature.dense import matrix_of
 from famr_jax.curvature.quadrature import Density, density
 from famr_jax.curvature.spectrum import check_memory, eigenvalues
-from famr_jax.types import check_count, check_number
+from famr_jax.types import check_count, check_key, check_number
 
 
 class Estimate(NamedTuple):
@@ -82,6 +82,7 @@ def condition(
     Raises:
         ValueError: A number out of range, or a basis that does not fit in memory.
     """
+    check_key(key)
     check_vector("like", like)
     check_number("lam", lam, above=0)
     check_count("num_steps", num_steps)

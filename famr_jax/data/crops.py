@@ -86,6 +86,7 @@ def random_boxes(
         scale: Smallest and largest share of the image's area.
         ratio: Smallest and largest width / height.
     """
+    check_key(key)
     height, width = shape
     area_key, ratio_key, place_key = jax.random.split(key, 3)
     draws = (n, ATTEMPTS)

@@ -19,22 +19,27 @@ class Split:
 
     Attributes:
         x: Images, `[n, height, width, channels]`, uint8 in 0..255.
-        labels: Class indices, `[n]`, int32.
+        labels: Class indices, `[n]`: of any integer dtype, kept as int32.
 
     Raises:
-        ValueError: For another dtype or rank, unequal lengths, or no example at all.
+        ValueError: For another dtype or rank, labels beyond int32, unequal lengths, or no example.
     """
 
     x: np.ndarray
     labels: np.ndarray
 
     def __post_init__(self):
-        for name, dtype, ndim in (("x", np.uint8, 4), ("labels", np.int32, 1)):
+        for name, kind, rule, ndim in (
+            ("x", np.uint8, "uint8", 4),
+            ("labels", np.integer, "integers", 1),
+        ):
             array = getattr(self, name)
             if not isinstance(array, np.ndarray):
                 raise ValueError(f"`{name}` must be a NumPy array, got {type(array).__name__}.")
-            if array.dtype != dtype:
-                raise ValueError(f"`{name}` must be {np.dtype(dtype)}, got {array.dtype}.")
+            if not np.issubdtype(array.dtype, kind):
+                raise ValueError(f"`{name}` must be {rule}, got {array.dtype}.")
+            if name == "labels":
+                array = _as_int32(array)
             if array.ndim != ndim:
                 raise ValueError(f"`{name}` must have {ndim} axes, got shape {array.shape}.")
             array = array.view()
@@ -131,6 +136,13 @@ class Dataset:
             digest.update(np.ascontiguousarray(images))
             digest.update(np.ascontiguousarray(split.labels))
         return digest.hexdigest()
+
+
+def _as_int32(labels: np.ndarray) -> np.ndarray:
+    narrow = labels.astype(np.int32, copy=False)
+    if (narrow != labels).any():
+        raise ValueError(f"`labels` must fit in int32, got {labels.min()} to {labels.max()}.")
+    return narrow
 
 
 def check_text(title: str, text: str) -> None:

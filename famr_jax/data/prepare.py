@@ -24,7 +24,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> str:
         ValueError: An unknown name, a directory that cannot be written to, no TensorFlow, or
             whatever TFDS ends with.
     """
-    if name == "digits" or name.startswith(("folder:", "idx:")):
+    if name == "digits" or name.startswith(("folder:", "folder/", "idx:")):
         raise ValueError(f"`name` must be a TFDS name, got {name!r}, which needs no preparing.")
     name = "imagenet2012" if name.partition(":")[0] == "imagenet100" else name
     root = data_root(data_dir)

@@ -25,7 +25,9 @@ def load(
             a prepared image classification data set ("cifar100", "emnist/letters"), "imagenet100"
             or "imagenet100:FILE" (the classes of `imagenet2012` whose WordNet ids are in the usual
             list or in a file, numbered in the order of their ids), "folder:PATH" for images in
-            PATH/split/class/image, or "idx:PATH" for the four files of MNIST and its relatives.
+            PATH/split/class/image, "folder/0.2/7:PATH" for a folder without a test split, of whose
+            images a share of 0.2 of each class, drawn by the seed 7, is the test split, or
+            "idx:PATH" for the four files of MNIST and its relatives.
         data_dir: Where TFDS keeps its data; by default the environment variable TFDS_DATA_DIR, else
             ~/tensorflow_datasets. Folders and idx files do not use it.
         classes: Keep this many of the first classes; None for all.
@@ -43,10 +45,11 @@ def load(
         check_count("image_size", image_size)
     # Imported here: these modules bring tensorflow_datasets, scikit-learn and pillow.
     kind, _, path = name.partition(":")
-    if kind == "folder":
-        from famr_jax.data.folder import load_folder
+    if (first := kind.split("/")[0]) == "folder":
+        from famr_jax.data.folder import load_folder, parse_share
 
-        return load_folder(path, classes, image_size=image_size, stream=stream)
+        share = parse_share(kind) if kind != first else None
+        return load_folder(path, classes, image_size=image_size, stream=stream, share=share)
     if kind == "idx":
         from famr_jax.data.idx import load_idx
 
@@ -70,7 +73,13 @@ def from_arrays(
     name: str = "arrays",
     mirrored: bool = False,
 ) -> Dataset:
-    """Makes a data set of arrays in memory.
+    """Makes a data set of arrays in memory, as those of other libraries.
+
+        from_arrays(train.data, train.targets, test=(test.data, test.targets))  # torchvision
+        from_arrays(train["image"], train["label"], test=(test["image"], test["label"]))
+
+    The latter of Hugging Face's `datasets`, after `train, test = (d[s].with_format("numpy")[:]
+    for s in ("train", "test"))`; names of columns differ from set to set.
 
     Args:
         x: Training images, uint8 `[n, height, width, channels]`, or `[n, height, width]` for grey.

@@ -12,9 +12,10 @@ from famr_jax.evaluation.measures import (
     EnsembleMeasure,
     Measure,
 )
-from famr_jax.evaluation.views import Absent, Part, View, parts
+from famr_jax.evaluation.views import Absent, Part, View, apply_of, parts
 from famr_jax.forget import ForgetSet
-from famr_jax.types import Batch, Params, Source
+from famr_jax.models.checking import check
+from famr_jax.types import Batch, Params, Source, images_of
 
 
 class Evaluator:
@@ -68,11 +69,19 @@ class Evaluator:
             raise ValueError(f"`measures` must have different names, got {', '.join(names)}.")
         self.model, self.original, self.measures = model, original, tuple(measures)
         self.sets = dict(parts(train, test, gone) if sets is None else sets)
+        self._images = images_of(train)  # until a model was checked on them
         self.trained = None if original is None else self.view(original)
         self.oracles = [self.view(params) for params in oracles]
 
     def view(self, params: Params) -> View:
-        """The model with these weights, as measures see it."""
+        """The model with these weights, as measures see it; the first are checked.
+
+        Raises:
+            ValueError: A model that `models.check` refuses.
+        """
+        if self._images is not None:
+            check(apply_of(self.model), params, self._images)
+            self._images = None
         return View(self.model, params, self.sets, self.original)
 
     def __call__(self, params: Params) -> dict[str, Any]:

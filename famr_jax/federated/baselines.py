@@ -23,6 +23,7 @@ from famr_jax.types import (
     Params,
     Unlearner,
     check_count,
+    check_key,
     check_number,
     pytree,
     static,
@@ -159,6 +160,7 @@ def calibrated_replay(
 
     Source: FedEraser (IWQoS 2021), equation 3; by arrays, as its public code does.
     """
+    check_key(keys, members=True)
     check_count("interval", interval)
     kept = list(norms)[::interval]
     if not kept:

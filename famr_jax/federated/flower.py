@@ -26,7 +26,7 @@ except ImportError as error:
 
 from famr_jax.federated.clients import stack
 from famr_jax.federated.rounds import aggregate, fedavg, local_updates
-from famr_jax.types import Batch, Params, check_count
+from famr_jax.types import Batch, Params, check_count, check_key
 
 log = logging.getLogger("flwr.famr_jax")
 
@@ -311,6 +311,7 @@ def client_app(
         epochs: Local epochs a round.
         batch_size: Examples a step.
     """
+    check_key(key)
     app = ClientApp()
 
     def answer(message, context, part):

@@ -19,7 +19,7 @@ from jax import Array
 from famr_jax import unlearn
 from famr_jax.federated.clients import Clients
 from famr_jax.mesh import gather, spread
-from famr_jax.types import Batch, Params, Unlearner, check_count, check_number
+from famr_jax.types import Batch, Params, Unlearner, check_count, check_key, check_number
 
 ATTEMPTS = 3 / math.log(2**32 - 1)
 """`jax.random.permutation` of n sorts by random bits ceil(ATTEMPTS log n) times."""
@@ -33,6 +33,7 @@ class Server(NamedTuple):
 
 def client_keys(key: Array, num_clients: int) -> Array:
     """A key for each client, `[clients]`: that of client k, which k can make alone, is k's fold."""
+    check_key(key)
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_clients))
 
 
@@ -67,6 +68,7 @@ def local_updates(
         Updates with a leading client axis, and the mean over the steps of each entry of `info`,
         `[clients]`.
     """
+    check_key(keys, members=True)
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     train = partial(_train, learner, params, server_round, epochs=epochs, batch_size=batch_size)
@@ -251,6 +253,7 @@ def run_rounds(
     Raises:
         ValueError: Not one weight and one key for each client.
     """
+    check_key(keys, members=True)
     for name, given in (("weights", weights), ("keys", keys)):
         if len(given) != len(clients):
             raise ValueError(f"`{name}` must be one for each of {len(clients)}, got {len(given)}.")

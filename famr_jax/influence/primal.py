@@ -42,7 +42,7 @@ from famr_jax.curvature.conditioning import Estimate
 from famr_jax.curvature.dense import matrix_of, solve_dense
 from famr_jax.curvature.operators import LossFn, OutputsFn
 from famr_jax.curvature.solve import WORDS, check_limits
-from famr_jax.types import Params, check_labels, check_number
+from famr_jax.types import Params, check_key, check_labels, check_number
 
 Normaliser: TypeAlias = Literal["n", "n-m"]
 
@@ -138,6 +138,7 @@ def remove(
         ValueError: A number out of range, an unknown word, an empty set, or a `loss_fn` that does
             not give one finite value per example, as of a label that is no class.
     """
+    check_key(key)
     _check(l2, damping, normaliser)
     if over not in ("retain", "all"):
         raise ValueError(f"`over` must be 'retain' or 'all', got {over!r}.")
@@ -227,6 +228,7 @@ def influence(
         ValueError: A number out of range, an unknown word, an empty set, a wrong mask, or a
             function that does not give a finite value, or a row, per example.
     """
+    check_key(key)
     _check(l2, damping, normaliser)
     check_limits(damping, tol, max_steps)
     n, _ = _size("data", data), _size("queries", queries)

@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from famr_jax.targets import as_trained, kl_to
-from famr_jax.types import ApplyFn, Params, check_number, pytree, static
+from famr_jax.types import ApplyFn, Params, check_key, check_number, pytree, static
 from famr_jax.unlearn import Descent, descend
 
 
@@ -78,6 +78,7 @@ def bad_teacher(
 
 def shuffled(params: Params, key: Array) -> Params:
     """The weights in another order within each array: as large, and knowing nothing."""
+    check_key(key)
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
 

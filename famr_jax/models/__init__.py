@@ -11,6 +11,10 @@ import jax
 from jax import Array
 
 from famr_jax.models import vit
+from famr_jax.models.batchnorm import BatchNorm as BatchNorm
+from famr_jax.models.batchnorm import fold as fold
+from famr_jax.models.batchnorm import neutral as neutral
+from famr_jax.models.checking import check as check
 from famr_jax.models.mlp import MLP
 from famr_jax.models.precision import computing_in as computing_in
 from famr_jax.models.resnet import ResNet18
@@ -28,6 +32,8 @@ class Model:
         module: The Linen module, whose call gives `(logits, features)`.
         head: Path of the last layer in the parameters.
         view: `view(x) -> x`, what is done to images first, such as a crop; None for nothing.
+        trained: The module that trains by batch statistics, where `module` has them folded; its
+            call gives what that of `module` gives.
     """
 
     name: str
@@ -36,6 +42,7 @@ class Model:
     module: nn.Module
     head: tuple[str, ...] = ("head",)
     view: Callable[[Array], Array] | None = None
+    trained: nn.Module | None = None
 
     def init(self, key: Array) -> Params:
         """Fresh weights: a nested dict of float32 arrays.
@@ -44,7 +51,16 @@ class Model:
             ValueError: Not one key of `jax.random.key`.
         """
         check_key(key)
+        if self.trained is not None:
+            return fold(self._init_trained(key))
         return self.module.init(key, jax.numpy.zeros((1, *self.image_shape)))["params"]
+
+    @property
+    def batch_norm(self) -> BatchNorm | None:
+        """How it trains by batch statistics, which its params have folded; None without them."""
+        if self.trained is None:
+            return None
+        return BatchNorm(self._init_trained, self._train, fold)
 
     def apply(self, params: Params, x: Array) -> Array:
         """Logits, `[n, num_classes]`, of images `[n, height, width, channels]`: an `ApplyFn`.
@@ -61,6 +77,20 @@ class Model:
         return self._call(params, x)[1]
 
     def _call(self, params, x):
+        return self.module.apply({"params": params}, self._seen(params, x))
+
+    def _init_trained(self, key):
+        found = self.trained.init(key, jax.numpy.zeros((1, *self.image_shape)))
+        return found["params"], found["batch_stats"]
+
+    def _train(self, weights, statistics, x):
+        variables = {"params": weights, "batch_stats": statistics}
+        x = self._seen(weights, x)
+        (logits, _), moved = self.trained.apply(variables, x, mutable=["batch_stats"])
+        return logits, moved["batch_stats"]
+
+    def _seen(self, params, x):
+        """The images as the module takes them."""
         check_kept("params", params)
         x = x if self.view is None else self.view(x)
         x = x.astype(jax.tree.leaves(params)[0].dtype)
@@ -69,7 +99,7 @@ class Model:
                 wanted = f"[n, height, width, {self.image_shape[2]}]"
                 raise ValueError(f"`x` must have the shape {wanted}, got {list(x.shape)}.")
             x = jax.image.resize(x, (len(x), *self.image_shape), "linear")
-        return self.module.apply({"params": params}, x)
+        return x
 
 
 def create(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> Model:
@@ -81,7 +111,8 @@ def create(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) ->
             pooling and the fast GELU by tanh; `vit_V/P_token` for a class token and the exact GELU;
             behind either `_tanh` or `_exact`, and `_eps1e-12` for another epsilon of the layer
             normalisations than 1e-6.
-            `resnet18` with group normalisation; `mlp_64x32` with hidden layers of 64 and 32;
+            `resnet18` with group normalisation; `resnet18_batchnorm` with that of batches, which
+            its params have folded (see `BatchNorm`); `mlp_64x32` with hidden layers of 64 and 32;
             `logistic` regression.
         num_classes: Width of the logits, at least 2.
         image_shape: `(height, width, channels)`.
@@ -111,6 +142,9 @@ def _create(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> M
         return Model(name, num_classes, image_shape, MLP(num_classes, hidden))
     if name == "resnet18":
         return Model(name, num_classes, image_shape, ResNet18(num_classes))
+    if name == "resnet18_batchnorm":
+        folded, trained = (ResNet18(num_classes, norm) for norm in ("affine", "batch"))
+        return Model(name, num_classes, image_shape, folded, trained=trained)
     if module := vit.module(name, num_classes):
         if module.patch < 1 or math.gcd(*image_shape[:2]) % module.patch:
             raise ValueError(
@@ -119,6 +153,6 @@ def _create(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> M
         return Model(name, num_classes, image_shape, module)
     raise ValueError(
         f"`model` must be vit_V/PATCH with V one of {', '.join(vit.VARIANTS)} or WIDTHxDEPTH or "
-        "WIDTHxDEPTHxHEADS, also with _token, _tanh, _exact or _eps1e-12 behind; resnet18; "
-        f"mlp_SIZExSIZE...; or logistic, got {name!r}."
+        "WIDTHxDEPTHxHEADS, also with _token, _tanh, _exact or _eps1e-12 behind; resnet18 "
+        f"or resnet18_batchnorm; mlp_SIZExSIZE...; or logistic, got {name!r}."
     )

@@ -100,7 +100,7 @@ def to_file(path: str, array: np.ndarray, family: Family, module: ViT) -> dict[s
 
 def from_file(arrays: list[np.ndarray], like: tuple[int, ...], family: Family) -> np.ndarray:
     """The inverse of `to_file`: our array, of shape `like`, of the arrays that make it up."""
-    turned = [array if family is NPZ else _inputs_first(array) for array in arrays]
+    turned = [array if family is NPZ else inputs_first(array) for array in arrays]
     shape = (*like[:-1], like[-1] // len(arrays))
     return np.concatenate([array.reshape(shape) for array in turned], axis=-1)
 
@@ -119,7 +119,7 @@ def _to_shape(path, array, family, module):
     return array.reshape(heads, -1, dim) if path.endswith("/out/kernel") else array
 
 
-def _inputs_first(array):
+def inputs_first(array):
     """A kernel of PyTorch, `[out, in]` or `[out, in, row, column]`, in our order of axes."""
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)

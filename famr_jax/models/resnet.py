@@ -1,9 +1,14 @@
-"""ResNet-18 with group normalisation, for comparison with the literature on unlearning."""
+"""ResNet-18 with group or batch normalisation, for comparison with the literature on unlearning."""
+
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from famr_jax.models.batchnorm import EPSILON
+
 STAGES = (64, 128, 256, 512)
+Norm = Literal["group", "batch", "affine"]
 HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -12,24 +17,29 @@ class Block(nn.Module):
 
     channels: int
     stride: int
+    norm: Norm
 
     @nn.compact
     def __call__(self, x):
-        y = nn.relu(norm("norm_1")(conv(self.channels, 3, self.stride, "conv_1")(x)))
-        y = norm("norm_2")(conv(self.channels, 3, 1, "conv_2")(y))
+        y = nn.relu(norm(self.norm, "norm_1")(conv(self.channels, 3, self.stride, "conv_1")(x)))
+        y = norm(self.norm, "norm_2")(conv(self.channels, 3, 1, "conv_2")(y))
         if x.shape != y.shape:
-            x = norm("norm_shortcut")(conv(self.channels, 1, self.stride, "conv_shortcut")(x))
+            x = norm(self.norm, "norm_shortcut")(
+                conv(self.channels, 1, self.stride, "conv_shortcut")(x)
+            )
         return nn.relu(x + y)
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 (arXiv 1512.03385) with 32 groups (1803.08494) in place of batch statistics.
+    """ResNet-18 (arXiv 1512.03385), by default with 32 groups (1803.08494) for batch statistics.
 
-    Images of up to 64 pixels enter through one 3x3 convolution, as in the literature on CIFAR;
-    larger ones through 7x7 with stride 2 and max pooling.
+    Its batch normalisation is the original's, with momentum 0.9; folded, it is "affine". Images of
+    up to 64 pixels enter through one 3x3 convolution, as in the literature on CIFAR; larger ones
+    through 7x7 with stride 2 and max pooling.
     """
 
     num_classes: int
+    norm: Norm = "group"
 
     @nn.compact
     def __call__(self, x):
@@ -37,13 +47,13 @@ class ResNet18(nn.Module):
         features = {}
         large = max(x.shape[1:3]) > 64
         stem = conv(64, 7, 2, "conv") if large else conv(64, 3, 1, "conv")
-        x = nn.relu(norm("norm")(stem(x)))
+        x = nn.relu(norm(self.norm, "norm")(stem(x)))
         if large:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for i in range(8):
             stage, second = divmod(i, 2)
             stride = 2 if stage and not second else 1
-            x = Block(STAGES[stage], stride, name=f"block_{i}")(x)
+            x = Block(STAGES[stage], stride, self.norm, name=f"block_{i}")(x)
             features[f"block_{i}"] = x.reshape(x.shape[0], -1, x.shape[-1])
         x = features["pre_logits"] = jnp.mean(x, axis=(1, 2))
         head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
@@ -58,6 +68,26 @@ def conv(channels: int, size: int, stride: int, name: str) -> nn.Conv:
     )
 
 
-def norm(name: str) -> nn.GroupNorm:
-    """Group normalisation with the epsilon of PyTorch; the fast variance would cancel digits."""
-    return nn.GroupNorm(32, epsilon=1e-5, use_fast_variance=False, name=name)
+def norm(kind: Norm, name: str) -> nn.Module:
+    """A normalisation with the epsilon of PyTorch; the fast variance would cancel digits."""
+    if kind == "affine":
+        return Affine(name=name)
+    if kind == "group":
+        return nn.GroupNorm(32, epsilon=EPSILON, use_fast_variance=False, name=name)
+    return nn.BatchNorm(
+        use_running_average=False,
+        momentum=0.9,
+        epsilon=EPSILON,
+        use_fast_variance=False,
+        name=name,
+    )
+
+
+class Affine(nn.Module):
+    """What batch normalisation is once its statistics are folded into it."""
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        return x * scale + bias

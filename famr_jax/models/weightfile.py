@@ -39,24 +39,12 @@ class File(NamedTuple):
 
 
 def read(source: Path | str) -> File:
-    """Reads a file, a directory or `hf:owner/name`, and recognises its family.
+    """Reads a file, a directory or `hf:owner/name`, and recognises its family of ViTs.
 
     Raises:
         ValueError: Nothing there, a damaged file, no ViT, or one array under two names.
     """
-    hub = str(source).startswith("hf:")
-    weights, config = _download(str(source)[3:]) if hub else _local(Path(source))
-    try:
-        if weights.suffix == ".npz":
-            with weights.open("rb") as opened:  # NumPy leaves a damaged file open
-                arrays = {name: _typed(array) for name, array in np.load(opened).items()}
-        else:
-            import safetensors.numpy
-
-            arrays = safetensors.numpy.load_file(weights)
-        settings = dict(json.loads(config.read_text(encoding="utf-8"))) if config else {}
-    except Exception as error:  # zipfile, NumPy and safetensors raise many types
-        raise ValueError(f"`source` {source} must be whole files, got: {error}") from error
+    arrays, settings = arrays_of(source)
     for family in layouts.FAMILIES:
         given = {}
         for name in arrays:
@@ -77,6 +65,41 @@ def read(source: Path | str) -> File:
         f"{', '.join(family.title for family in layouts.FAMILIES)}, "
         f"got {', '.join(sorted(arrays)[:5]) or 'no array'}."
     )
+
+
+def arrays_of(source: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a file, a directory or `hf:owner/name` by name, and its configuration.
+
+    Raises:
+        ValueError: Nothing there, a damaged file, or numbers of less than 16 bits.
+    """
+    hub = str(source).startswith("hf:")
+    weights, config = _download(str(source)[3:]) if hub else _local(Path(source))
+    narrow = []
+    try:
+        if weights.suffix == ".npz":
+            with weights.open("rb") as opened:  # NumPy leaves a damaged file open
+                arrays = {name: _typed(array) for name, array in np.load(opened).items()}
+        else:
+            arrays, narrow = _tensors(weights)
+        settings = dict(json.loads(config.read_text(encoding="utf-8"))) if config else {}
+    except Exception as error:  # zipfile, NumPy and safetensors raise many types
+        raise ValueError(f"`source` {source} must be whole files, got: {error}") from error
+    if narrow:
+        rule = "must hold numbers of float16, bfloat16, float32 or float64"
+        raise ValueError(f"`source` {source} {rule}, got {', '.join(narrow[:5])}.")
+    return arrays, settings
+
+
+def _tensors(file: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of a .safetensors file; or those that NumPy has no type for, each with its own."""
+    import safetensors
+
+    with safetensors.safe_open(file, "np") as opened:
+        names = list(opened.keys())
+        kinds = {name: opened.get_slice(name).get_dtype() for name in names}
+        narrow = [f"{name} of {k}" for name, k in kinds.items() if re.match(r"F[468](_|$)", k)]
+        return {} if narrow else {name: opened.get_tensor(name) for name in names}, narrow
 
 
 def _typed(array: np.ndarray) -> np.ndarray:

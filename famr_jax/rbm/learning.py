@@ -128,6 +128,7 @@ def fit(
         batch_size=batch_size,
         key=train_key,
         swept=swept,
+        donate=True,
     )
     log = []
     for _, state, info in epochs:  # noqa: B007
@@ -146,6 +147,7 @@ def begin(
     swept: bool = False,
 ) -> tuple[ChainState, Array]:
     """The state before the first epoch, and the key of the epochs; arguments as for `fit`."""
+    check_key(key, members=True)
 
     def one(learner, params, key):
         chain_key, train_key = jax.random.split(key)

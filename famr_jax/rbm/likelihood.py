@@ -9,6 +9,7 @@ from jax import Array
 from jax.nn import log_sigmoid, logsumexp, sigmoid, softplus
 
 from famr_jax.rbm.machine import Boltzmann, bernoulli, free_energy
+from famr_jax.types import check_key
 
 MOST_EXACT = 20
 """Hidden units up to which all their 2^n states are summed."""
@@ -88,6 +89,7 @@ def ais(
 
     Source: Salakhutdinov and Murray (ICML 2008), sections 3.1 and 4.1.
     """
+    check_key(key)
     base = params.visible if base is None else base
     start_key, chain_key = jax.random.split(key)
     shape = (num_chains, base.shape[0])

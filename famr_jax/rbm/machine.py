@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.nn import sigmoid, softplus
 
-from famr_jax.types import Batch, check_count, check_number
+from famr_jax.types import Batch, check_count, check_key, check_number
 
 
 class Boltzmann(NamedTuple):
@@ -48,6 +48,7 @@ def init(
     Raises:
         ValueError: A count below one; `scale` not positive.
     """
+    check_key(key)
     check_count("num_visible", num_visible)
     check_count("num_hidden", num_hidden)
     check_number("scale", scale, above=0)
@@ -98,12 +99,14 @@ def visible_given(params: Boltzmann, h: Array) -> Array:
 
 def bernoulli(key: Array, probability: Array) -> Array:
     """Zeros and ones of these probabilities, in their dtype."""
+    check_key(key)
     drawn = jax.random.uniform(key, probability.shape, probability.dtype)
     return (drawn < probability).astype(probability.dtype)
 
 
 def gibbs(params: Boltzmann, v: Array, key: Array, *, num_steps: int) -> Array:
     """Visible states after some steps of block Gibbs sampling from `v`, `[n, num_visible]`."""
+    check_key(key)
 
     def body(v, key):
         hidden_key, visible_key = jax.random.split(key)
@@ -124,6 +127,7 @@ def sample(params: Boltzmann, key: Array, *, num_samples: int, num_steps: int) -
         num_steps: Steps of block Gibbs sampling. A machine trained by short chains may give good
             samples after few steps and others at equilibrium: report how many.
     """
+    check_key(key)
     start_key, chain_key = jax.random.split(key)
     start = jnp.full((num_samples, params.visible.shape[0]), 0.5, params.weights.dtype)
     return gibbs(params, bernoulli(start_key, start), chain_key, num_steps=num_steps)
@@ -140,6 +144,7 @@ def random_mask(key: Array, shape: tuple[int, ...], dilution: float | Array) -> 
     Raises:
         ValueError: A concrete `dilution` outside [0, 1].
     """
+    check_key(key)
     return _largest(jax.random.uniform(key, shape), dilution)
 
 
