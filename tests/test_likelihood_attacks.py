@@ -253,7 +253,7 @@ FIT = np.zeros((4, 3)), np.arange(4)[:, None] < [2, 2, 2]
         (lambda: u_lira(np.array(["a"] * 3), *FIT), "`margins` must be real numbers, got an array"),
         (
             lambda: in_turn(u_lira, *FIT[:1], *FIT),
-            "must have 3 shadows on each side of every example, got 2",
+            "3 shadows on each side of every example, got 2",
         ),
         (lambda: in_turn(u_lira, FIT[0][1:], *FIT), "must have one shape"),
         (lambda: roc(np.zeros(3), np.ones(3, bool)), "examples on both sides, got 3 and 0"),

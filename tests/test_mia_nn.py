@@ -58,7 +58,7 @@ def test_of_models_that_do_not_differ_few_are_resolved():
 
 def test_the_error_is_that_of_the_numbers_of_images():
     """18 and 18 images at chance: .083."""
-    rows = np.concatenate([np.flatnonzero(LABELS == c)[:18] for c in range(CLASSES)])
+    rows = np.concatenate([np.flatnonzero(c == LABELS)[:18] for c in range(CLASSES)])
     constant = class_profile(np.zeros((72, CLASSES)), LABELS[rows], forgotten=0)
     np.testing.assert_allclose(constant.accuracy, 0.5, atol=0.06)  # ties go by the folds' sizes
     np.testing.assert_allclose(constant.error, 0.083, atol=0.003)
@@ -72,7 +72,7 @@ def test_a_profile_is_scikit_learns():
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     found = class_profile(logits, LABELS, forgotten=0, seeds=2)
     for c, accuracy in zip(found.classes, found.accuracy, strict=True):
-        rows = np.concatenate([np.flatnonzero(LABELS == 0), np.flatnonzero(LABELS == c)])
+        rows = np.concatenate([np.flatnonzero(LABELS == 0), np.flatnonzero(c == LABELS)])
         x, truth, scores = p[rows][:, 1:], LABELS[rows] == 0, []
         for seed in (0, 1):
             splits = StratifiedKFold(5, shuffle=True, random_state=seed)
@@ -109,8 +109,7 @@ def test_a_model_that_broke_is_nan():
 
 
 def without(forgotten, keep):
-    rows = (LABELS != forgotten) | (np.arange(len(LABELS)) % SIZE < keep)
-    return rows
+    return (forgotten != LABELS) | (np.arange(len(LABELS)) % SIZE < keep)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 """Membership attacks on a model's outputs, and what an unlearned model still knows."""
 
+from famr_jax.attacks.curves import Auc as Auc
+from famr_jax.attacks.curves import auc as auc
+from famr_jax.attacks.curves import roc as roc
+from famr_jax.attacks.curves import tpr_at as tpr_at
 from famr_jax.attacks.epsilon import ForgettingScore as ForgettingScore
 from famr_jax.attacks.epsilon import epsilons as epsilons
 from famr_jax.attacks.epsilon import forgetting_score as forgetting_score
@@ -23,9 +27,5 @@ from famr_jax.attacks.outputs import zrf as zrf
 from famr_jax.attacks.outputs import zrf_as_published as zrf_as_published
 from famr_jax.attacks.probe import held_out_probe as held_out_probe
 from famr_jax.attacks.probe import linear_probe as linear_probe
-from famr_jax.attacks.curves import Auc as Auc
-from famr_jax.attacks.curves import auc as auc
-from famr_jax.attacks.curves import roc as roc
-from famr_jax.attacks.curves import tpr_at as tpr_at
 from famr_jax.attacks.svc_mia import loss_attack as loss_attack
 from famr_jax.attacks.svc_mia import svc_confidence as svc_confidence
