@@ -1,4 +1,4 @@
-"""Ensembles whose members have sets of their own: equal to single runs, compiled once, resumable."""
+"""Ensembles whose members have their own sets: equal to single runs, compiled once, resumable."""
 
 import jax
 import jax.numpy as jnp
@@ -216,7 +216,7 @@ def test_masks_that_are_none_are_refused(model, data):
     for call, message in (
         (
             lambda: trained(MASKS),
-            r"`masks` must be boolean, \[2, 24\], got bool of shape \[4, 24\]",
+            r"`masks` must be boolean, \[2, 24\], got bool of shape \[4",
         ),
         (lambda: trained(MASKS[:2] * 1), "`masks` must be boolean, .*, got int64"),
         (lambda: trained(empty), "`masks` must hold an example each, got none for member 0"),
@@ -226,7 +226,7 @@ def test_masks_that_are_none_are_refused(model, data):
         (lambda: each(FORGET[:2], key=KEYS), "as many keys as members of `params`, 2, got"),
         (
             lambda: each(FORGET[:2], key=KEYS[0]),
-            r"as many keys as members of `params`, 2, got \[\]",
+            r"as many keys as members .*, 2, got \[\]",
         ),
         (lambda: loop.subsets(data, MASKS, np.array([0, 1])), r"equal sizes, got \[12, 8\]"),
     ):

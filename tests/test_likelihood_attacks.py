@@ -7,11 +7,11 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.neighbors import KernelDensity
 
 from famr_jax import attacks
-from famr_jax.attacks import auc, in_turn, lira, margin, roc, ruli, tpr_at, u_lira
+from famr_jax.attacks import auc, halves, in_turn, lira, margin, roc, ruli, tpr_at, u_lira
 
 
-def halves(generator, shadows, examples):
-    """Random halves: every example in half of the shadows."""
+def half_of_each(generator, shadows, examples):
+    """Every example in a random half of the shadows."""
     order = np.argsort(generator.random((shadows, examples)), axis=0)
     return order < shadows // 2
 
@@ -19,7 +19,7 @@ def halves(generator, shadows, examples):
 def ensemble(seed, *, leak, shadows=64, examples=200):
     """Shadows whose margin is higher by `leak` widths where the example was a member."""
     generator = np.random.default_rng(seed)
-    members = halves(generator, shadows, examples)
+    members = half_of_each(generator, shadows, examples)
     width = generator.uniform(0.5, 3, examples)
     centre = generator.normal(0, 5, examples)
     noise = generator.normal(size=(shadows, examples))
@@ -37,7 +37,7 @@ def test_the_score_is_the_ratio_of_two_gaussians():
 
 def test_rulis_densities_are_scikit_learns():
     generator = np.random.default_rng(0)
-    shadows, members = 4 * generator.normal(size=(9, 5)), halves(generator, 9, 5)
+    shadows, members = 4 * generator.normal(size=(9, 5)), half_of_each(generator, 9, 5)
     phi = generator.normal(size=(3, 5))
     for j in range(5):
         inside, outside = (
@@ -116,6 +116,20 @@ def test_a_shadow_is_not_scored_by_a_density_it_made(attack, balanced):
     if attack is u_lira and balanced:
         assert np.mean(naive) == pytest.approx(0.37, abs=0.01)
     assert auc(attack(shadows, shadows, members), members).value > 0.55
+
+
+@pytest.mark.parametrize(("forgotten", "size"), [(10, 40), (7, 30)])
+def test_shadows_are_halves_that_hold_half_of_the_forget_set(forgotten, size):
+    forget = np.arange(size) < forgotten
+    found = halves(forget, shadows=64, seed=1)
+    assert set((found & forget).sum(1)) == {forgotten // 2}
+    assert set((found & ~forget).sum(1)) == {(size - forgotten) // 2}
+    assert not (found[::2] & found[1::2]).any()
+    if forgotten % 2 == 0:
+        assert (found.sum(0) == 32).all()
+    assert len({row.tobytes() for row in found}) == 64
+    assert not np.array_equal(found, halves(forget, shadows=64, seed=2))
+    np.testing.assert_array_equal(found[:5], halves(forget, shadows=5, seed=1))
 
 
 def test_shadows_that_keep_the_example_are_left_out_of_the_fit():
@@ -256,6 +270,8 @@ FIT = np.zeros((4, 3)), np.arange(4)[:, None] < [2, 2, 2]
             "3 shadows on each side of every example, got 2",
         ),
         (lambda: in_turn(u_lira, FIT[0][1:], *FIT), "must have one shape"),
+        (lambda: halves(np.arange(9) < 1, shadows=2), "must hold, and leave, 2 .*, got 1 and 8"),
+        (lambda: halves(np.arange(9) < 4, shadows=0), "`shadows` must be an integer >= 1, got 0"),
         (lambda: roc(np.zeros(3), np.ones(3, bool)), "examples on both sides, got 3 and 0"),
         (lambda: auc(np.zeros(3), np.ones(2, bool)), r"boolean of shape \[3\], got bool of shape"),
         (lambda: tpr_at(np.zeros(3), np.ones(3, bool), fpr=0), r"`fpr` must be in \(0, 1\), got 0"),

@@ -81,6 +81,8 @@ def test_a_profile_is_scikit_learns():
             scores.append(balanced_accuracy_score(truth, told))
         assert accuracy == pytest.approx(np.mean(scores))
     assert len(set(found.accuracy)) > 1
+    few = class_profile(logits, LABELS, forgotten=0, seeds=2, against=(3, 1))
+    np.testing.assert_array_equal(few.accuracy, found.accuracy[[2, 0]])
 
 
 def test_the_probability_of_the_forgotten_class_is_not_seen():
@@ -133,7 +135,11 @@ def without(forgotten, keep):
                 LABELS[without(2, 4)],
                 forgotten=0,
             ),
-            "must hold 5 of the neighbour 2, got fewer",
+            "must hold 5 of the neighbour 2, got 4",
+        ),
+        (
+            lambda: class_profile(ORACLES[0], LABELS, forgotten=0, against=(0,)),
+            "must be classes other than 0 with 5 images, got 0",
         ),
         (lambda: class_profile(ORACLES[0], LABELS, forgotten=0, seeds=0), "`seeds` must be an"),
     ],

@@ -11,6 +11,7 @@ from famr_jax.attacks.histograms import klom as klom
 from famr_jax.attacks.histograms import klom_as_published as klom_as_published
 from famr_jax.attacks.histograms import klom_null as klom_null
 from famr_jax.attacks.histograms import klom_reversed as klom_reversed
+from famr_jax.attacks.likelihood import halves as halves
 from famr_jax.attacks.likelihood import in_turn as in_turn
 from famr_jax.attacks.likelihood import lira as lira
 from famr_jax.attacks.likelihood import ruli as ruli

@@ -12,11 +12,47 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from famr_jax.attacks import arrays
+from famr_jax.types import check_count
 
 LEAST_SHADOWS = 2
 """Shadows on each side of an example, or a Gaussian has no width."""
 LEAST_WIDTH = 1e-3
 """Log-odds that differ by less are the same to these attacks: the least width of a density."""
+
+
+def halves(forget: np.ndarray, *, shadows: int, seed: int = 0) -> np.ndarray:
+    """What each shadow model is trained on: a random half of all that holds half of the forget set.
+
+    Shadows come in pairs of complements, so that every example is in every second shadow. All have
+    the same number of examples of both kinds, hence one program; of an odd number, one example is
+    in neither of a pair. A shadow unlearns `halves & forget` and retains `halves & ~forget`.
+
+    Args:
+        forget: The forget set, a mask `[n]`.
+        shadows: How many shadows.
+        seed: Of the draw.
+
+    Returns:
+        Masks, `[shadows, n]`.
+
+    Raises:
+        ValueError: Fewer than two examples on a side of the mask, or no shadow.
+
+    Source: The sampling of Hayes et al. (arXiv 2403.01218), section 4, in pairs.
+    """
+    forget = arrays.mask("forget", forget, np.shape(forget))
+    check_count("shadows", shadows)
+    if forget.ndim != 1 or min(forget.sum(), (~forget).sum()) < 2:
+        counts = f"{forget.sum()} and {(~forget).sum()}"
+        raise ValueError(f"`forget` must hold, and leave, 2 examples, got {counts}.")
+    generator, found = np.random.default_rng(seed), np.zeros((shadows, len(forget)), bool)
+    for first in range(0, shadows, 2):
+        for side in (forget, ~forget):
+            order = generator.permutation(np.flatnonzero(side))
+            half = len(order) // 2
+            found[first, order[:half]] = True
+            found[first + 1 : first + 2, order[half : 2 * half]] = True
+    return found
 
 
 def u_lira(

@@ -83,7 +83,12 @@ def neighbour(oracle_logits: Sequence[np.ndarray], labels: np.ndarray, *, forgot
 
 
 def class_profile(
-    logits: np.ndarray, labels: np.ndarray, *, forgotten: int, seeds: int = 3
+    logits: np.ndarray,
+    labels: np.ndarray,
+    *,
+    forgotten: int,
+    against: Sequence[int] | None = None,
+    seeds: int = 3,
 ) -> Profile:
     """Tells the forgotten class from each kept one by a model's probabilities of kept classes.
 
@@ -95,10 +100,12 @@ def class_profile(
         logits: Of the model on test images, `[n, num_classes]`.
         labels: Of those images, `[n]`.
         forgotten: The forgotten class.
+        against: The kept classes to tell it from; all if not given.
         seeds: Cross-validations to average.
 
     Raises:
-        ValueError: Fewer than three classes, or five images of the forgotten one; other shapes.
+        ValueError: Fewer than three classes, or five images of the forgotten one or of a class
+            that `against` names; other shapes.
 
     Source: Ebrahimpour-Boroojeny et al. (arXiv 2506.20893). Their kernel and constants are not
         known: these are ours.
@@ -111,6 +118,12 @@ def class_profile(
         raise ValueError(f"`labels` must hold {FOLDS} of class {forgotten}, got {len(mine)}.")
     counts = np.bincount(labels, minlength=p.shape[1])
     kept = np.flatnonzero((counts >= FOLDS) & (np.arange(p.shape[1]) != forgotten))
+    if against is not None:
+        for c in against:
+            if c not in kept:
+                rule = f"must be classes other than {forgotten} with {FOLDS} images"
+                raise ValueError(f"`against` {rule}, got {c!r}.")
+        kept = np.array(against, int)
     hits = [_hits(mine, seen[labels == c], seeds) for c in kept]
     return Profile(
         kept,
@@ -148,7 +161,8 @@ def mia_nn(
         class_profile(each, labels, forgotten=forgotten, seeds=seeds) for each in oracle_logits
     ]
     if near not in profile.classes:
-        raise ValueError(f"`labels` must hold {FOLDS} of the neighbour {near}, got fewer.")
+        count = int(np.sum(np.asarray(labels) == near))
+        raise ValueError(f"`labels` must hold {FOLDS} of the neighbour {near}, got {count}.")
     at = int(np.flatnonzero(profile.classes == near)[0])
     means = np.mean([each.accuracy for each in oracles], axis=0)
     gaps = profile.accuracy - means
