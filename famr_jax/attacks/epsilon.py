@@ -93,8 +93,9 @@ def forgetting_score(
     if num_models < 3:
         raise ValueError(f"`num_models` must be >= 3, got {num_models}.")
     for name, (mine, theirs) in (("retain", retain), ("test", test)):
-        check_number(f"{name}, unlearned", mine, least=0)
-        check_number(f"{name}, oracles", theirs, above=0)
+        if not np.isnan([mine, theirs]).any():  # of a model that broke, the score is NaN
+            check_number(f"{name}, unlearned", mine, least=0)
+            check_number(f"{name}, oracles", theirs, above=0)
     buckets = np.floor(epsilons / BUCKET)
     last = math.ceil(math.log(num_models - 1)) / BUCKET
     points = np.where(buckets < last, 0.5**buckets, 0)

@@ -89,9 +89,7 @@ def unlearned(
         key: PRNG key of all of them.
     """
     masks = [("forget", forget)] + ([] if retain is None else [("retain", retain)])
-    masks = [
-        loop.check_masks(name, mask, len(originals), len(bench.train)) for name, mask in masks
-    ]
+    masks = [loop.check_masks(name, mask, len(originals), len(bench.train)) for name, mask in masks]
     keys, batch_size = jax.random.split(key, len(originals)), bench.flags.batch_size
 
     def sets(rows):

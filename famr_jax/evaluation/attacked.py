@@ -97,7 +97,7 @@ def forgetting(ensemble: Ensemble) -> float:
         tuple(np.mean([view.mean(metrics.hits, name) for view in group]) for group in groups)
         for name in ("retain", "test")
     )
-    if not min(retain[1], test[1]) > 0:
+    if 0 in (retain[1], test[1]):
         raise Absent("the retrained models are never right")
     epsilons = attacks.epsilons(*sides)
     score = attacks.forgetting_score(epsilons, num_models=fewest, retain=retain, test=test)
