@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.ascent import klom
+from experiments.ascent import klom, klom_points
 from experiments.ascent.klom import EXPERIMENT, SMALL
 from experiments.harness.results import read_results
 from experiments.harness.run import run
@@ -70,10 +70,10 @@ def test_the_difference_is_around_zero_where_nothing_was_done_and_below_where_it
     generator = np.random.default_rng(0)
     oracles = generator.normal(size=(60, 80))
     before = generator.normal(2, 1, size=(60, 80))
-    assert klom.difference(before, before, oracles) == (0, 0)
-    low, high = klom.difference(before, before - 1.8, oracles)
+    assert klom_points.difference(before, before, oracles) == (0, 0)
+    low, high = klom_points.difference(before, before - 1.8, oracles)
     assert low <= high < 0
-    found = klom.kloms(before, oracles)
+    found = klom_points.kloms(before, oracles)
     assert found["klom"] == np.percentile(attacks.klom(before, oracles), 95)
     assert len(set(found.values())) == 3
 

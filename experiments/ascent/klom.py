@@ -5,7 +5,7 @@ descent-ascent and SCRUB stay where the trained model is or leave the oracles, o
 settings. For each set it trains many models on everything and as many without the set, lets every
 one of the former unlearn by every setting, and compares margins example by example (KLoM, 95th
 percentile over the forget, retained and test images). A setting is nearer if its value on the
-forget set is below doing nothing's in 95 % of bootstrap samples of the models and no other set's is
+forget set is below doing nothing's in 99 % of bootstrap samples of the models and no other set's is
 above it in as many. The null is what models score that do not differ; fine-tuning is a control.
 
     python -m experiments.ascent.klom
@@ -13,31 +13,26 @@ above it in as many. The null is what models score that do not differ; fine-tuni
 Resumable by model and by setting.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.ascent import ASCENT
+from experiments.ascent import ASCENT, klom_points
+from experiments.ascent.klom_points import CONTROL, SETS, grid, kloms, margins, percentile, point
 from experiments.ascent.random_set import draw
 from experiments.harness.results import Page, measured, setting
 from experiments.harness.run import Experiment, main
-from famr_jax import attacks, loop, metrics, unlearn
+from famr_jax import attacks
 from famr_jax.cli import ensembles
 from famr_jax.cli.bench import Bench
-from famr_jax.cli.flags import BenchFlags, Count, Positive, Share, make_optimizer
-from famr_jax.methods import descent_ascent, finetune, gradient_ascent, scrub
+from famr_jax.cli.flags import BenchFlags, Count, Positive, Share
 from famr_jax.report import Table, Text
-from famr_jax.types import Unlearner
 
-SETS = ("forget", "retain", "test")
-CONTROL = "fine-tuning"
-BOOTSTRAPS, LEVEL = 100, 0.95
-SOURCES = tuple(each.__module__ for each in (descent_ascent, finetune, gradient_ascent, scrub))
+SOURCES = (Path(klom_points.__file__), "famr_jax.methods", "famr_jax.attacks")
 
 
 @dataclass(frozen=True)
@@ -79,30 +74,6 @@ SMALL = Flags(
 """The configuration that the test suite runs."""
 
 
-def grid(flags: Flags, bench: Bench, share: float) -> Iterator[tuple[dict, Unlearner, int, bool]]:
-    """Every setting: its numbers, the unlearner, its epochs, and whether it needs retained data."""
-    apply_fn = bench.model.apply
-    for lr in flags.ascent_lrs:
-        method = gradient_ascent(apply_fn, optimizer=make_optimizer("sgd", lr))
-        for epochs in flags.ascent_epochs:
-            yield {"method": "gradient ascent", "lr": lr, "away": epochs}, method, epochs, False
-    retained = len(bench.train) - int(draw(bench, share).mask.sum())
-    steps = -(-retained // bench.flags.batch_size)
-    for away in flags.away:
-        for lr in flags.lrs:
-            optimizer = make_optimizer("sgd", lr)
-            method = descent_ascent(apply_fn, ascent_steps=away * steps, optimizer=optimizer)
-            about = {"method": "descent-ascent", "lr": lr, "away": away}
-            yield about, method, flags.epochs, True
-        for lr in flags.scrub_lrs:
-            optimizer = make_optimizer("adam", lr)
-            method = scrub(apply_fn, max_epochs=away, optimizer=optimizer)
-            yield {"method": "SCRUB", "lr": lr, "away": away}, method, flags.epochs, True
-    for lr in flags.lrs:
-        method = finetune(apply_fn, optimizer=make_optimizer("sgd", lr))
-        yield {"method": CONTROL, "lr": lr, "away": 0}, method, flags.epochs, True
-
-
 def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
     """A row for each forget set and setting, beside doing nothing and the null."""
     everything = np.ones((flags.members, len(bench.train)), bool)
@@ -120,93 +91,21 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
         before = margins(bench, originals, gone.mask)
         null = attacks.klom_null(flags.members, flags.members)
         sets.append(
-            {"share": share, "num_forget": int(gone.mask.sum()), "null": _percentile(null)}
+            {"share": share, "num_forget": int(gone.mask.sum()), "null": percentile(null)}
             | {"nothing": {part: kloms(before[part], oracles[part]) for part in SETS}}
         )
-        for about, method, epochs, retains in grid(flags, bench, share):
+        for about, method, epochs, retains in grid(flags, bench, int((~gone.mask).sum())):
             walk = partial(
                 point, bench, method, originals, gone.mask, oracles, before, epochs, retains
             )
             config = {"method": about, "epochs": epochs, "members": flags.members, "share": share}
             words = f"{about['method']} {about['lr']:g} {about['away']} of {gone.name}"
             known = bench.config(gone.mask) | {"point": config}
-            sources = (*bench.sources, "famr_jax.unlearn", "famr_jax.attacks", *SOURCES)
-            found = bench.store.remember(words, known, walk, sources=sources)
+            found = bench.store.remember(words, known, walk, sources=(*bench.sources, *SOURCES))
             rows.append({"share": share, **about, "epochs": epochs} | found)
     dataset = bench.dataset
     described = {"name": dataset.name, "num_classes": dataset.num_classes}
     return {"dataset": described, "model": {"name": bench.model.name}, "sets": sets, "rows": rows}
-
-
-def point(
-    bench: Bench,
-    method: Unlearner,
-    originals: list[Any],
-    gone: np.ndarray,
-    oracles: dict[str, np.ndarray],
-    before: dict[str, np.ndarray],
-    epochs: int,
-    retains: bool,
-) -> dict[str, Any]:
-    """KLoM of one setting on every set, both floors, and its difference to doing nothing."""
-    forget = np.broadcast_to(gone, (len(originals), len(gone)))
-    done = unlearn.run_each(
-        method,
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *originals),
-        bench.train,
-        forget,
-        *([~forget] if retains else []),
-        epochs=epochs,
-        batch_size=bench.flags.batch_size,
-        key=jax.random.split(bench.keys.unlearn, len(originals)),
-    )
-    if not done.finite:
-        return {"finite": False}
-    after = margins(bench, loop.members(done.params), gone)
-    found = {"finite": True}
-    for part in SETS:
-        found |= {f"{part}_{key}": v for key, v in kloms(after[part], oracles[part]).items()}
-        low, high = difference(before[part], after[part], oracles[part])
-        found |= {f"{part}_low": low, f"{part}_high": high}
-    return found
-
-
-def margins(bench: Bench, members: list[Any], gone: np.ndarray) -> dict[str, np.ndarray]:
-    """Margins of every member on every set, `[members, n]`."""
-
-    def of(params, split):
-        logits = metrics.predict(bench.model.apply, params, split.x)
-        return attacks.margin(np.asarray(logits), np.asarray(split.labels))
-
-    train = np.stack([of(params, bench.train) for params in members])
-    test = np.stack([of(params, bench.test) for params in members])
-    return {"forget": train[:, gone], "retain": train[:, ~gone], "test": test}
-
-
-def kloms(unlearned: np.ndarray, oracles: np.ndarray) -> dict[str, float]:
-    """The 95th percentile of KLoM over examples: floored, without empty bins, and reversed."""
-    return {
-        "klom": _percentile(attacks.klom(unlearned, oracles)),
-        "dropped": _percentile(attacks.klom(unlearned, oracles, floor=None)),
-        "reversed": _percentile(attacks.klom_reversed(unlearned, oracles)),
-    }
-
-
-def difference(before: np.ndarray, after: np.ndarray, oracles: np.ndarray) -> tuple[float, float]:
-    """Ends of the interval of KLoM after less before, over bootstrap samples of the models."""
-    generator, found = np.random.default_rng(0), []
-    for _ in range(BOOTSTRAPS):
-        mine, theirs = (generator.integers(0, len(side), len(side)) for side in (before, oracles))
-        values = [
-            _percentile(attacks.klom(side[mine], oracles[theirs])) for side in (after, before)
-        ]
-        found.append(values[0] - values[1])
-    low, high = np.quantile(found, [1 - LEVEL, LEVEL])
-    return float(low), float(high)
-
-
-def _percentile(values):
-    return float(np.percentile(values, 95))
 
 
 def nearer(row: dict[str, Any]) -> bool:
