@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 from conftest import assert_same, counting, drawn, random_batch, to_float64
+from test_folder import write_folder
 
-from famr_jax import loop, mesh, train, unlearn
+from famr_jax import loop, mesh, models, train, unlearn
+from famr_jax.data import load
 from famr_jax.methods import descent_ascent, famr
 from famr_jax.progress import Clock
 from famr_jax.store import Store
@@ -246,3 +248,27 @@ def test_subsets_need_a_key_for_each_member(logistic, data):
 def test_one_key_may_have_one_mask(model, data):
     found = train.run(model, data, TOY, key=KEYS[0], masks=MASKS[:1])
     assert_same(found.params, train.run(model, data[MASKS[0]], TOY, key=KEYS[0]).params)
+
+
+def test_parts_in_memory_go_with_a_set_on_disk(tmp_path):
+    write_folder(tmp_path, classes=("a", "b", "c"), n=4)
+    sets = [load(f"folder:{tmp_path}", stream=on).train for on in (False, True)]
+    small = models.create("logistic", num_classes=3, image_shape=sets[1].image_shape)
+    method = descent_ascent(small.apply, optimizer=SGD)
+    params = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(drawn(small.init, seed) for seed in (0, 1))
+    )
+    masks = drawn_masks([4, 4], size=12)
+    forget, ends = loop.subsets(sets[0].batch(), masks, np.arange(2)), []
+    for retain in (sets[0].batch(), sets[1]):
+        state = unlearn.begin(method, params, forget, retain, key=KEYS[:2])
+        epochs = unlearn.run_epochs(
+            method, state, forget, retain, epochs=1, batch_size=4, key=KEYS[:2]
+        )
+        *_, (_, state, _) = epochs
+        ends.append(state.params)
+    for leaf, same in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(leaf, same, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="must be in memory where members with parts"):
+        loop.subsets(sets[1], masks, np.arange(2))
+    assert len(loop.subsets(sets[1], masks, 1)) == 4
