@@ -18,7 +18,33 @@ import numpy as np
 from jax import Array
 
 from famr_jax.mesh import gather, spread
-from famr_jax.types import Batch, Source, check_count, check_key, check_labels
+from famr_jax.types import Batch, Source, check_count, check_key, check_labels, pytree
+
+
+@pytree
+class Subsets:
+    """Some examples of one set for each member of an ensemble, which draws from its own alone.
+
+    A member's steps are those on `images[rows]`, bit for bit, but the images are held once.
+
+    Attributes:
+        images: The whole set, in memory.
+        rows: Positions in it, `[members, size]`; inside a member's program its own, `[size]`.
+    """
+
+    images: Batch
+    rows: Array
+
+    @property
+    def labels(self) -> Array:
+        """Labels of the whole set."""
+        return self.images.labels
+
+    def __len__(self) -> int:
+        return self.rows.shape[-1]
+
+    def __getitem__(self, rows: Any) -> Batch:
+        return self.images[self.rows[rows]]
 
 
 def draw(key: Array, size: int, num_steps: int, batch_size: int) -> Array:
@@ -49,10 +75,89 @@ def chunks(count: int, width: int) -> list[np.ndarray]:
     ]
 
 
+def subsets(data: Batch | Source, masks: np.ndarray, rows: Any) -> Batch | Source | Subsets:
+    """What the members at some positions of an ensemble draw from: each its own part of a set.
+
+    Args:
+        data: The set.
+        masks: The examples of each member, `[members, n]`, boolean.
+        rows: Positions of members, `[width]`; one int gives that member's part itself.
+
+    Raises:
+        ValueError: Several members whose parts differ in size, or lie on disk.
+    """
+    if np.ndim(rows) == 0:
+        return data[masks[rows]]
+    if isinstance(data, Source):
+        rule = "must be in memory where members with parts of their own run side by side"
+        raise ValueError(f"`data` {rule}, got {type(data).__name__}.")
+    sizes = masks[rows].sum(axis=1)
+    if np.ptp(sizes):
+        raise ValueError(f"`masks` of one program must have equal sizes, got {sizes.tolist()}.")
+    return Subsets(data, jnp.asarray([np.flatnonzero(mask) for mask in masks[rows]]))
+
+
+def check_masks(name: str, masks: Any, members: int, size: int) -> np.ndarray:
+    """The masks of an ensemble's members, `[members, size]`, each with an example.
+
+    Raises:
+        ValueError: Another dtype or shape; an empty one.
+    """
+    masks = np.asarray(masks)
+    if masks.dtype != bool or masks.shape != (members, size):
+        got = f"{masks.dtype} of shape {list(masks.shape)}"
+        raise ValueError(f"`{name}` must be boolean, [{members}, {size}], got {got}.")
+    if not masks.any(axis=1).all():
+        empty = int(np.argmin(masks.any(axis=1)))
+        raise ValueError(f"`{name}` must hold an example each, got none for member {empty}.")
+    return masks
+
+
+def alike(sizes: Any, width: int) -> list[np.ndarray]:
+    """Positions of members in chunks of `width` that agree in all of their sizes, as in `chunks`.
+
+    Args:
+        sizes: The sizes of each member's sets, `[members, sets]`.
+        width: Members a program.
+    """
+    _, group = np.unique(np.asarray(sizes), axis=0, return_inverse=True)
+    found = [np.flatnonzero(group.ravel() == g) for g in range(group.max() + 1)]
+    return [each[rows] for each in found for rows in chunks(len(each), width)]
+
+
 def members(stacked: Any) -> list[Any]:
     """The trees that one with a leading member axis holds."""
     count = len(jax.tree.leaves(stacked)[0])
     return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
+
+
+def parted(done: Any, rows: Any) -> dict[int, Any]:
+    """The results of a chunk's members by their positions, from that of the chunk.
+
+    Args:
+        done: A named tuple of `params`, `log` and `finite`, of all members.
+        rows: Their positions, some twice in a padded chunk; of one member, without an axis, an int.
+    """
+    if np.ndim(rows) == 0:
+        return {int(rows): done}
+    logs = [{name: values[i] for name, values in done.log.items()} for i in range(len(rows))]
+    each = zip(rows.tolist(), members(done.params), logs, strict=True)
+    return {row: type(done)(params, log, done.finite) for row, params, log in each}
+
+
+def joined(found: list[Any]) -> Any:
+    """One result with a member axis, from that of every member; see `parted`.
+
+    A member that stopped early has NaN in the log after its last epoch.
+    """
+    log = {}
+    for name in found[0].log:
+        values = [each.log[name] for each in found]
+        log[name] = np.full((len(values), max(map(len, values))), np.nan)
+        for row, value in zip(log[name], values, strict=True):
+            row[: len(value)] = value
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(each.params for each in found))
+    return type(found[0])(params, log, all(each.finite for each in found))
 
 
 def run_epoch(learner: Any, state: Any, sets: Any, key: Array, *, num_steps: int, batch_size: int):
@@ -75,7 +180,18 @@ def run_epoch(learner: Any, state: Any, sets: Any, key: Array, *, num_steps: int
 
 
 def _flatten(sets):
-    return jax.tree.flatten(sets, is_leaf=lambda node: isinstance(node, (Batch, Source)))
+    kinds = (Batch, Source, Subsets)
+    return jax.tree.flatten(sets, is_leaf=lambda node: isinstance(node, kinds))
+
+
+def member_axes(sets: Any) -> Any:
+    """Where the sets of a program have a member axis, for `vmap`: only in the rows of `Subsets`."""
+    leaves, structure = _flatten(sets)
+    return jax.tree.unflatten(structure, [_member_axis(leaf) for leaf in leaves])
+
+
+def _member_axis(leaf):
+    return Subsets(None, 0) if isinstance(leaf, Subsets) else None
 
 
 def _plan(key, *, sizes, num_steps, batch_size):
@@ -102,7 +218,8 @@ def _epoch(learner, state, sets, key, *, num_steps, batch_size):
 @partial(jax.jit, static_argnames=("num_steps", "batch_size", "swept"), donate_argnames="state")
 def _epoch_of_members(learner, state, sets, key, *, num_steps, batch_size, swept):
     one = partial(run_epoch, num_steps=num_steps, batch_size=batch_size)
-    return jax.vmap(one, in_axes=(0 if swept else None, 0, None, 0))(learner, state, sets, key)
+    axes = (0 if swept else None, 0, member_axes(sets), 0)
+    return jax.vmap(one, in_axes=axes)(learner, state, sets, key)
 
 
 @partial(jax.jit, static_argnames=("sizes", "num_steps", "batch_size"))
@@ -122,7 +239,7 @@ def _streamed_step(learner, state, i, keys, parts, structure, *, swept):
 
     if keys.ndim == 1:
         return one(learner, state, keys, parts)
-    axes = [(0, None) if r is None else (None, 0) for _, r in parts]
+    axes = [(0, None) if r is None else (_member_axis(batch), 0) for batch, r in parts]
     return jax.vmap(one, (0 if swept else None, 0, 0, axes))(learner, state, keys, parts)
 
 
@@ -179,7 +296,7 @@ def run_epochs(
         state: The state to go on from. With a leading member axis if `key` has one: all members
             then run as one `vmap`ped program.
         sets: A `Batch`, or a pytree of them, whole; a step gets a minibatch of each. Any may be a
-            `Source`: its minibatches are read ahead, for each member its own.
+            `Source`: its minibatches are read ahead, for each member its own; or `Subsets`.
         size: The number of examples that one epoch passes over, in ceil(size / batch_size) steps.
         epochs: Number of epochs in all, those before `start` included.
         batch_size: Examples a step, at most; a smaller set is used whole at every step.
@@ -191,7 +308,7 @@ def run_epochs(
 
     Raises:
         ValueError: A count below one; a legacy key; a set with more images than labels, or fewer; a
-            label below 0; a sweep without a member axis, or of another number of members.
+            label below 0; a sweep, or `Subsets`, of another number of members than keys.
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
@@ -204,6 +321,9 @@ def run_epochs(
             sizes = f"{len(leaf.x)} and {len(leaf.labels)}"
             raise ValueError(f"`x` and `labels` of a set must have equal lengths, got {sizes}.")
         check_labels(leaf.labels)
+        if isinstance(leaf, Subsets) and (not key.ndim or len(leaf.rows) != len(key)):
+            count = key.size if key.ndim else "one key"
+            raise ValueError(f"`Subsets` must be of as many members as keys, got {count}.")
     run = partial(_epoch_of_members, swept=swept) if key.ndim else _epoch
     if any(isinstance(leaf, Source) for leaf in _flatten(sets)[0]):
         run = partial(_streamed_epoch, swept=swept)

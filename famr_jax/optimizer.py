@@ -1,5 +1,7 @@
 """The optimizer that training uses: AdamW with a schedule, on clipped gradients."""
 
+from functools import lru_cache
+
 import jax
 import optax
 
@@ -26,6 +28,12 @@ def adamw(
     check_number("weight_decay", weight_decay, least=0)
     if not 0 <= warmup < 1:
         raise ValueError(f"`warmup` must be in [0, 1), got {warmup!r}.")
+    return _adamw(int(num_steps), float(lr), float(weight_decay), float(warmup))
+
+
+@lru_cache
+def _adamw(num_steps, lr, weight_decay, warmup):
+    """One object for one recipe: jit knows a function by its identity, and another recompiles."""
     warmup_steps = round(warmup * num_steps)
     if warmup_steps < 2:  # of one step, all would be at the rate of zero
         warmup_steps = 0

@@ -99,6 +99,7 @@ class Store:
         *,
         epochs: int,
         width: int,
+        sizes: Sequence[Any] | None = None,
         sources: Sequence[str | Path] = TRAINING,
     ) -> list[Fitted]:
         """Runs the missing ones of many members, in chunks of a fixed width.
@@ -115,6 +116,7 @@ class Store:
             advance: `(rows, state, start) -> iterator` of `(epoch, state, info)`, as in `fit`.
             epochs: Where the iterator ends.
             width: Members a program; `loop.member_width()` suits the device.
+            sizes: Of each member's sets; those of a chunk agree. None where all do.
             sources: As in `fit`.
 
         Raises:
@@ -124,7 +126,7 @@ class Store:
             self.directory(name, config, epochs=epochs, width=width, sources=sources)
             for config in configs
         ]
-        return self._fit(_Phase(name, configs, homes, begin, advance, epochs, width))
+        return self._fit(_Phase(name, configs, homes, begin, advance, epochs, width, None, sizes))
 
     def remember(
         self,
@@ -176,7 +178,7 @@ class Store:
             found = {i: self._find(phase.homes[i], like) for i in found}
         kept = sum(fitted is not None for fitted in found.values())
         while missing := [i for i, fitted in found.items() if fitted is None]:
-            chunk = missing[: phase.width]
+            chunk = [i for i in missing if phase.size(i) == phase.size(missing[0])][: phase.width]
             found |= self._fit_chunk(phase, chunk, like)
         total = {k: sum(fitted.seconds[k] for fitted in found.values()) for k in ("run", "compile")}
         self.clock.phases[phase.name] = total
@@ -289,6 +291,11 @@ class _Phase(NamedTuple):
     epochs: int
     width: int
     watch: Callable[[Any], dict[str, Any]] | None = None
+    sizes: Sequence[Any] | None = None
+
+    def size(self, member: int) -> Any:
+        """What a member must agree in with the others of its chunk."""
+        return self.sizes and self.sizes[member]
 
     def rows(self, chunk: list[int]) -> Any:
         """Positions of a program's members: a short chunk is padded by its last one."""

@@ -262,11 +262,12 @@ def run(
     *,
     key: Array,
     start: Params | None = None,
+    masks: np.ndarray | None = None,
 ) -> Trained:
-    """Trains a model, or as many as there are keys.
+    """Trains a model, or as many as there are keys, on all of a set or each on its own part of it.
 
     Members run in chunks of `loop.member_width()`, so that the bits of one depend on neither their
-    number nor its place among them.
+    number nor its place among them. Those of a chunk have parts of one size.
 
     Args:
         model: Anything with `apply(params, x) -> logits` and `init(key) -> params`; with
@@ -276,11 +277,13 @@ def run(
         key: PRNG key, or `[members]` of them: a model each.
         start: The weights to start from, of every member, in place of `model.init`; weights and
             statistics for a model with `batch_norm`.
+        masks: The examples that each member is trained on, `[members, n]`; all if not given.
 
     Raises:
         ValueError: A model that `models.check` refuses; an empty set; a label that is none of its
             classes; a legacy key, or none; `accumulate` that does not divide the batch; neither
-            `init` nor `start`; a `start` in float64 without x64.
+            `init` nor `start`; a `start` in float64 without x64; masks of another shape or one that
+            is empty.
     """
     check_key(key, members=True)
     if not len(train):
@@ -293,19 +296,19 @@ def run(
     like = jax.eval_shape(partial(begin, learner, init_fn), jax.random.key(0), start).params
     check(model.apply, like, images_of(train))
     check_labels_of(model.apply, like, train)
+    if masks is not None:
+        masks = loop.check_masks("masks", masks, key.size, len(train))
     if key.ndim == 0:
-        return _run(model, train, recipe, key, start, first=True)
-    width, found = loop.member_width(), []
-    for rows in loop.chunks(len(key), width):
-        chunk = key[rows[0]] if width == 1 else key[rows]
-        done = _run(model, train, recipe, chunk, start, first=not found)
-        found += [done] if width == 1 else [_member(done, i) for i in range(width)]
-    found = found[: len(key)]  # the last chunk was padded
-    return Trained(
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(each.params for each in found)),
-        {name: _rows([each.log[name] for each in found]) for name in found[0].log},
-        all(each.finite for each in found),
-    )
+        part = train if masks is None else train[masks[0]]
+        return _run(model, part, recipe, key, start, first=True)
+    width, found = loop.member_width(), {}
+    sizes = np.full((len(key), 1), len(train)) if masks is None else masks.sum(1, keepdims=True)
+    for rows in loop.alike(sizes, width):
+        rows = int(rows[0]) if width == 1 else rows
+        part = train if masks is None else loop.subsets(train, masks, rows)
+        done = _run(model, part, recipe, key[rows], start, first=not found)
+        found |= loop.parted(done, rows)
+    return loop.joined([found[i] for i in range(len(key))])
 
 
 def _run(model, train, recipe, key, start, *, first):
@@ -332,19 +335,6 @@ def _run(model, train, recipe, key, start, *, first):
         log.append(jax.device_get(info))
     log = {name: np.stack([entry[name] for entry in log], axis=-1) for name in log[0]}
     return Trained(state.params, log, bool(np.all(log.pop("finite"))))
-
-
-def _member(done, i):
-    params = jax.tree.map(lambda leaf: leaf[i], done.params)
-    return Trained(params, {name: values[i] for name, values in done.log.items()}, done.finite)
-
-
-def _rows(values):
-    """Rows of one length: a member that stopped early has NaN after its last epoch."""
-    table = np.full((len(values), max(map(len, values))), np.nan)
-    for row, value in zip(table, values, strict=True):
-        row[: len(value)] = value
-    return table
 
 
 def init_of(model: Any) -> Callable[[Array], Any] | None:

@@ -235,26 +235,84 @@ def run(
     return Unlearned(state.params, log, bool(np.all(log.pop("finite"))))
 
 
+def run_each(
+    unlearner: Unlearner,
+    params: Params,
+    train: Batch | Source,
+    forget: np.ndarray,
+    retain: np.ndarray | None = None,
+    *,
+    epochs: int,
+    batch_size: int,
+    key: Array,
+) -> Unlearned:
+    """Lets each of many models forget its own part of the training set, as `run` would alone.
+
+    Members run in chunks of `loop.member_width()` that agree in the sizes of their sets, so that
+    the bits of one depend on neither their number nor its place among them.
+
+    Args:
+        unlearner: The method, of all of them.
+        params: The trained weights of every member, with a leading member axis, as
+            `train.run` gives them.
+        train: The training set.
+        forget: What each member forgets, masks `[members, n]`.
+        retain: What each retains, likewise, for methods that use it.
+        epochs: As in `run`.
+        batch_size: As in `run`.
+        key: `[members]` PRNG keys.
+
+    Raises:
+        ValueError: As `run`; masks of another shape, or one that is empty; one key.
+    """
+    check_key(key, members=True)
+    count = len(jax.tree.leaves(params)[0])
+    if key.shape != (count,):
+        rule = f"must be as many keys as members of `params`, {count}"
+        raise ValueError(f"`key` {rule}, got {list(key.shape)}.")
+    masks = [("forget", forget)] + ([] if retain is None else [("retain", retain)])
+    masks = [loop.check_masks(name, mask, count, len(train)) for name, mask in masks]
+    width, found = loop.member_width(), {}
+    for rows in loop.alike(np.stack([mask.sum(1) for mask in masks], axis=1), width):
+        rows = int(rows[0]) if width == 1 else rows
+        chosen = jax.tree.map(lambda leaf, rows=rows: leaf[rows], params)
+        done = run(
+            unlearner,
+            chosen,
+            *(loop.subsets(train, mask, rows) for mask in masks),
+            epochs=epochs,
+            batch_size=batch_size,
+            key=key[rows],
+            donate=True,
+        )
+        found |= loop.parted(done, rows)
+    return loop.joined([found[i] for i in range(count)])
+
+
 def begin(
     unlearner: Unlearner,
     params: Params,
-    forget: Batch | Source,
-    retain: Batch | Source | None = None,
+    forget: Batch | Source | loop.Subsets,
+    retain: Batch | Source | loop.Subsets | None = None,
     *,
     key: Array,
     donate: bool = False,
     swept: bool = False,
 ) -> Any:
-    """The state before the first epoch: `init`, jitted, on checked input. Arguments as in `run`."""
+    """The state before the first epoch: `init`, jitted, on checked input. Arguments as in `run`.
+
+    Members that have `loop.Subsets` to forget have their own `params` too, with a member axis.
+    """
     _check_sets(unlearner, forget, retain)
     check_key(key, members=True)
     check_kept("params", params)
-    apply_fn = _apply_fn_of(unlearner)
+    apply_fn, each = _apply_fn_of(unlearner), isinstance(forget, loop.Subsets)
+    like = jax.eval_shape(loop.members, params)[0] if each else params
     if apply_fn:
-        check(apply_fn, params, images_of(forget))
-    for each in (forget, retain) if apply_fn else ():
-        if each is not None:
-            check_labels_of(apply_fn, params, each)
+        check(apply_fn, like, images_of(getattr(forget, "images", forget)))
+    for data in (forget, retain) if apply_fn else ():
+        if data is not None:
+            check_labels_of(apply_fn, like, getattr(data, "images", data))
     if swept:
         loop.check_swept(unlearner, key)
     if not donate:
@@ -313,8 +371,14 @@ _init_donating = jax.jit(_begin, donate_argnames="params")
 
 @partial(jax.jit, static_argnames="swept")
 def _init_members(unlearner, params, forget, retain, keys, *, swept):
-    axes = (0 if swept else None, None, None, None, 0)
-    return jax.vmap(_begin, in_axes=axes)(unlearner, params, forget, retain, keys)
+    own = 0 if isinstance(forget, loop.Subsets) else None
+    axes = (0 if swept else None, own, *map(loop.member_axes, (forget, retain)), 0)
+
+    def one(unlearner, params, forget, retain, key):
+        sets = (each[:] if isinstance(each, loop.Subsets) else each for each in (forget, retain))
+        return _begin(unlearner, params, *sets, key)
+
+    return jax.vmap(one, in_axes=axes)(unlearner, params, forget, retain, keys)
 
 
 def _check_sets(unlearner: Unlearner, forget: Batch | Source, retain: Batch | Source | None):
@@ -322,7 +386,7 @@ def _check_sets(unlearner: Unlearner, forget: Batch | Source, retain: Batch | So
         needed = name == "forget" or unlearner.epoch_over == name
         if batch is None and needed:
             raise ValueError(f"`{name}` must be given, because the method uses it; got None.")
-        if batch is not None and not isinstance(batch, (Batch, Source)):
+        if batch is not None and not isinstance(batch, (Batch, Source, loop.Subsets)):
             raise ValueError(f"`{name}` must be a Batch or a Source, got {type(batch).__name__}.")
         if batch is not None and len(batch) == 0:
             raise ValueError(f"`{name}` must hold at least one example, got 0.")

@@ -249,7 +249,6 @@ def test_ensembles_have_a_table_of_their_own():
     )  # fmt: skip
     found = evaluation.of_ensemble(Ensemble(views, views), [spread])
     assert found["spread"] == pytest.approx(np.std([v.mean(metrics.hits, "forget") for v in views]))
-    assert evaluation.of_ensemble(Ensemble(views, views)) == {"absent": {}}
 
 
 def test_refuses_another_mask_and_two_measures_of_one_name():

@@ -16,6 +16,10 @@ ASCENT = Paper(
             "For |F|^2/(|R|(|F|+|D|)) <= alpha <= |F|/|R| every step of descent-ascent moves "
             "away from the oracle."
         ),
+        "klom": (
+            "On random forget sets no setting of gradient ascent, descent-ascent or SCRUB comes "
+            "nearer to the retrained models under KLoM than doing nothing."
+        ),
         "trapped": "Descent-ascent can be trapped in a minimum that fine-tuning does not leave.",
     },
 )

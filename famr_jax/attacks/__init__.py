@@ -1,5 +1,31 @@
 """Membership attacks on a model's outputs, and what an unlearned model still knows."""
 
+from famr_jax.attacks.curves import Auc as Auc
+from famr_jax.attacks.curves import auc as auc
+from famr_jax.attacks.curves import roc as roc
+from famr_jax.attacks.curves import tpr_at as tpr_at
+from famr_jax.attacks.epsilon import ForgettingScore as ForgettingScore
+from famr_jax.attacks.epsilon import epsilons as epsilons
+from famr_jax.attacks.epsilon import forgetting_score as forgetting_score
+from famr_jax.attacks.histograms import klom as klom
+from famr_jax.attacks.histograms import klom_as_published as klom_as_published
+from famr_jax.attacks.histograms import klom_null as klom_null
+from famr_jax.attacks.histograms import klom_reversed as klom_reversed
+from famr_jax.attacks.likelihood import halves as halves
+from famr_jax.attacks.likelihood import in_turn as in_turn
+from famr_jax.attacks.likelihood import lira as lira
+from famr_jax.attacks.likelihood import ruli as ruli
+from famr_jax.attacks.likelihood import u_lira as u_lira
+from famr_jax.attacks.neighbours import MiaNN as MiaNN
+from famr_jax.attacks.neighbours import Profile as Profile
+from famr_jax.attacks.neighbours import class_profile as class_profile
+from famr_jax.attacks.neighbours import mia_nn as mia_nn
+from famr_jax.attacks.neighbours import neighbour as neighbour
+from famr_jax.attacks.outputs import margin as margin
+from famr_jax.attacks.outputs import modified_entropy as modified_entropy
+from famr_jax.attacks.outputs import modified_entropy_as_published as modified_entropy_as_published
+from famr_jax.attacks.outputs import zrf as zrf
+from famr_jax.attacks.outputs import zrf_as_published as zrf_as_published
 from famr_jax.attacks.probe import held_out_probe as held_out_probe
 from famr_jax.attacks.probe import linear_probe as linear_probe
 from famr_jax.attacks.svc_mia import loss_attack as loss_attack

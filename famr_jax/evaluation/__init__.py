@@ -3,11 +3,11 @@
 A measure is a row of `MEASURES`; an `Evaluator` takes all of them, `verdicts` judges them.
 """
 
+from famr_jax.evaluation.attacked import ATTACKS, ENSEMBLE_MEASURES
 from famr_jax.evaluation.evaluator import Evaluator, of_ensemble
 from famr_jax.evaluation.judging import average_gap, verdicts
 from famr_jax.evaluation.measures import (
     DISTANCE,
-    ENSEMBLE_MEASURES,
     MEASURES,
     Ensemble,
     EnsembleMeasure,
@@ -17,6 +17,7 @@ from famr_jax.evaluation.measures import (
 from famr_jax.evaluation.views import Absent, Part, View, parts, sampled_parts
 
 __all__ = [
+    "ATTACKS",
     "DISTANCE",
     "ENSEMBLE_MEASURES",
     "MEASURES",

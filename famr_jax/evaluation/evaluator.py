@@ -5,13 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from famr_jax.evaluation.measures import (
-    ENSEMBLE_MEASURES,
-    MEASURES,
-    Ensemble,
-    EnsembleMeasure,
-    Measure,
-)
+from famr_jax.evaluation.attacked import ENSEMBLE_MEASURES
+from famr_jax.evaluation.measures import MEASURES, Ensemble, EnsembleMeasure, Measure
 from famr_jax.evaluation.views import Absent, Part, View, apply_of, parts
 from famr_jax.forget import ForgetSet
 from famr_jax.models.checking import check

@@ -97,7 +97,7 @@ def distance(view: View, oracles: Sequence[View]) -> float:
 def svc_attack(view: View, oracles: Sequence[View]) -> float:
     """Share of the forget set that the attack on confidence calls non-member."""
     del oracles
-    _only_samples(view)
+    only_samples(view)
     retain, test, forget = (
         view.each(metrics.confidence, name) for name in ("retain", "test", "forget")
     )
@@ -109,7 +109,7 @@ def svc_attack(view: View, oracles: Sequence[View]) -> float:
 def loss_attack(view: View, oracles: Sequence[View]) -> float:
     """Balanced accuracy of telling the forget set from test images by their loss."""
     del oracles
-    _only_samples(view)
+    only_samples(view)
     forget, test = (view.each(losses.cross_entropy, name) for name in ("forget", "test"))
     if min(len(forget), len(test)) < LEAST_ATTACKED:
         raise Absent(f"it needs at least {LEAST_ATTACKED} examples on both sides")
@@ -133,7 +133,8 @@ def _finite(*values):
     return all(np.all(np.isfinite(each)) for each in values)
 
 
-def _only_samples(view):
+def only_samples(view: View) -> None:
+    """Raises `Absent` where a whole class is forgotten, which is told from others by its looks."""
     if "test_forgotten" in view.parts:
         raise Absent("a forgotten class differs from the test images by more than membership")
 
@@ -165,9 +166,6 @@ MEASURES = (
 DISTANCE = Measure(
     "distance", "", "forget", distance, "Distance", "of the weights from the trained"
 )
-
-ENSEMBLE_MEASURES: tuple[EnsembleMeasure, ...] = ()
-"""What is taken of ensembles; none yet."""
 
 
 def named(*names: str) -> tuple[Measure, ...]:

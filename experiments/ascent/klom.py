@@ -1,0 +1,195 @@
+"""Under KLoM, does any setting of ascent come nearer to retrained models than doing nothing?
+
+Claim (Ascent Fails to Forget, arXiv 2509.26427, figures): on random forget sets gradient ascent,
+descent-ascent and SCRUB stay where the trained model is or leave the oracles, over grids of their
+settings. For each set it trains many models on everything and as many without the set, lets every
+one of the former unlearn by every setting, and compares margins example by example (KLoM, 95th
+percentile over the forget, retained and test images). A setting is nearer if its value on the
+forget set is below doing nothing's in 99 % of bootstrap samples of the models and no other set's is
+above it in as many. The null is what models score that do not differ; fine-tuning is a control.
+
+    python -m experiments.ascent.klom
+
+Resumable by model and by setting.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.ascent import ASCENT, klom_points
+from experiments.ascent.klom_points import CONTROL, SETS, grid, kloms, margins, percentile, point
+from experiments.ascent.random_set import draw
+from experiments.harness.results import Page, measured, setting
+from experiments.harness.run import Experiment, main
+from famr_jax import attacks
+from famr_jax.cli import ensembles
+from famr_jax.cli.bench import Bench
+from famr_jax.cli.flags import BenchFlags, Count, Positive, Share
+from famr_jax.report import Table, Text
+
+SOURCES = (Path(klom_points.__file__), "famr_jax.methods", "famr_jax.attacks")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings of the experiment."""
+
+    shares: tuple[Share, ...] = (0.02, 0.1)
+    """Shares of the training images to forget, a random set each."""
+    members: Count = 100
+    """Models trained on everything, and as many without each set; KLoM needs a hundred."""
+    ascent_lrs: tuple[Positive, ...] = (1e-3, 1e-2, 1e-1)
+    """Steps of gradient ascent, by SGD."""
+    ascent_epochs: tuple[Count, ...] = (1, 3, 10)
+    """Epochs of gradient ascent, over the forget set."""
+    lrs: tuple[Positive, ...] = (1e-3, 1e-2, 1e-1)
+    """Steps of descent-ascent and fine-tuning, by SGD."""
+    scrub_lrs: tuple[Positive, ...] = (1e-4, 1e-3, 1e-2)
+    """Steps of SCRUB, by Adam."""
+    away: tuple[Count, ...] = (3, 5)
+    """Epochs in which descent-ascent ascends and SCRUB goes away."""
+    epochs: Count = 7
+    """Epochs of both in all, over the retained set."""
+    bench: BenchFlags = field(
+        default_factory=partial(BenchFlags, model="mlp_32", train_epochs=20, batch_size=64)
+    )
+
+
+SMALL = Flags(
+    shares=(0.1,),
+    members=3,
+    ascent_lrs=(0.1,),
+    ascent_epochs=(1,),
+    lrs=(0.1,),
+    scrub_lrs=(1e-2,),
+    away=(1,),
+    epochs=2,
+    bench=BenchFlags(model="logistic", train_epochs=2, batch_size=64),
+)
+"""The configuration that the test suite runs."""
+
+
+def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
+    """A row for each forget set and setting, beside doing nothing and the null."""
+    everything = np.ones((flags.members, len(bench.train)), bool)
+    keys = bench.keys
+    originals = [
+        each.params for each in ensembles.trained(bench, "originals", everything, key=keys.train)
+    ]
+    sets, rows = [], []
+    for i, share in enumerate(flags.shares):
+        gone, key = draw(bench, share), jax.random.fold_in(keys.oracle_train, i)
+        masks = everything & ~gone.mask
+        name = f"oracles {gone.name}"
+        retrained = ensembles.trained(bench, name, masks, key=key)
+        oracles = margins(bench, [each.params for each in retrained], gone.mask)
+        before = margins(bench, originals, gone.mask)
+        null = attacks.klom_null(flags.members, flags.members)
+        sets.append(
+            {"share": share, "num_forget": int(gone.mask.sum()), "null": percentile(null)}
+            | {"nothing": {part: kloms(before[part], oracles[part]) for part in SETS}}
+        )
+        for about, method, epochs, retains in grid(flags, bench, int((~gone.mask).sum())):
+            walk = partial(
+                point, bench, method, originals, gone.mask, oracles, before, epochs, retains
+            )
+            config = {"method": about, "epochs": epochs, "members": flags.members, "share": share}
+            words = f"{about['method']} {about['lr']:g} {about['away']} of {gone.name}"
+            known = bench.config(gone.mask) | {"point": config}
+            found = bench.store.remember(words, known, walk, sources=(*bench.sources, *SOURCES))
+            rows.append({"share": share, **about, "epochs": epochs} | found)
+    dataset = bench.dataset
+    described = {"name": dataset.name, "num_classes": dataset.num_classes}
+    return {"dataset": described, "model": {"name": bench.model.name}, "sets": sets, "rows": rows}
+
+
+def nearer(row: dict[str, Any]) -> bool:
+    """Whether a setting is nearer on the forget set, and farther on no other."""
+    if not row["finite"]:
+        return False
+    return row["forget_high"] < 0 and not any(row[f"{part}_low"] > 0 for part in SETS[1:])
+
+
+def counts(results: dict[str, Any]) -> tuple[int, int, int]:
+    """Settings of the three methods: all, those nearer, those nearer on the forget set alone."""
+    rows = [row for row in results["rows"] if row["method"] != CONTROL]
+    alone = [row["finite"] and row["forget_high"] < 0 for row in rows]
+    return len(rows), sum(map(nearer, rows)), sum(alone)
+
+
+def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
+    """The paper's claim: holds where no setting is nearer, by a hundred models of each kind."""
+    settings, near, alone = counts(results)
+    found = "holds" if not near else "fails"
+    verdict = found if flags["members"] >= 100 else "not resolved"
+    best = min(
+        (row for row in results["rows"] if row["method"] != CONTROL and row["finite"]),
+        key=lambda row: measured(row["forget_klom"]),
+        default=None,
+    )
+    words = (
+        f"Of {settings} settings on {len(results['sets'])} random sets {near} are nearer to the "
+        f"oracles than doing nothing, {alone} on the forget set alone, by N = {flags['members']}"
+        f" models of each kind ({setting(results)})."
+    )
+    if best is not None:
+        before = next(each for each in results["sets"] if each["share"] == best["share"])
+        words += (
+            f" The lowest KLoM on a forget set is {best['forget_klom']:.2f} "
+            f"({best['method']}), doing nothing's there {before['nothing']['forget']['klom']:.2f}, "
+            f"the null {before['null']:.2f}."
+        )
+    return [ASCENT.judge("klom", verdict, words)]
+
+
+def headline(content: dict[str, Any]) -> list[str]:
+    """A line for each set, and the counts."""
+    results = content["results"]
+    lines = []
+    for each in results["sets"]:
+        values = "  ".join(f"{part} {each['nothing'][part]['klom']:.2f}" for part in SETS)
+        lines.append(f"|F| {each['num_forget']}  nothing: {values}  null {each['null']:.2f}")
+    settings, near, alone = counts(results)
+    return [*lines, f"{settings} settings  {near} nearer, {alone} on the forget set alone"]
+
+
+def page(content: dict[str, Any]) -> Page:
+    """Doing nothing, the null and every setting as one table."""
+    results = content["results"]
+    rows = [
+        {"forgotten": f"{100 * each['share']:g} %", "method": "nothing", "lr": "", "away": ""}
+        | {part: f"{each['nothing'][part]['klom']:.2f}" for part in SETS}
+        | {"forget, dropped": f"{each['nothing']['forget']['dropped']:.2f}", "nearer": ""}
+        for each in results["sets"]
+    ]
+    for row in results["rows"]:
+        shown = {"forgotten": f"{100 * row['share']:g} %", "method": row["method"]}
+        shown |= {"lr": f"{row['lr']:g}", "away": row["away"]}
+        if row["finite"]:
+            shown |= {part: f"{row[f'{part}_klom']:.2f}" for part in SETS}
+            shown |= {"forget, dropped": f"{row['forget_dropped']:.2f}"}
+        else:
+            shown |= dict.fromkeys((*SETS, "forget, dropped"), "not finite")
+        rows.append(shown | {"nearer": "yes" if nearer(row) else "no"})
+    null = ", ".join(f"{each['null']:.2f}" for each in results["sets"])
+    lead = f"{setting(results)}: KLoM, 95th percentile over each set, in nats. Null: {null}."
+    return Page("Ascent under KLoM", lead, [*map(Text, headline(content)), Table(rows)])
+
+
+EXPERIMENT = Experiment(
+    module="experiments.ascent.klom",
+    flags=Flags,
+    small=SMALL,
+    measure=measure,
+    claims=claims,
+    page=page,
+    headline=headline,
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

@@ -1,0 +1,84 @@
+"""The KLoM experiment at its SMALL size, its verdicts on made-up numbers, and its prose."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments.ascent import klom, klom_points
+from experiments.ascent.klom import EXPERIMENT, SMALL
+from experiments.harness.results import read_results
+from experiments.harness.run import run
+from famr_jax import attacks
+
+RESULTS = [result for name, result in read_results().items() if name.partition("-")[0] == "klom"]
+
+
+def test_it_runs_and_goes_on_from_what_is_kept(tmp_path):
+    bench = replace(SMALL.bench, out=tmp_path / "out", cache=tmp_path / "cache")
+    content = run(EXPERIMENT, replace(SMALL, bench=bench))
+    results = content["results"]
+    assert [row["method"] for row in results["rows"]] == [
+        "gradient ascent", "descent-ascent", "SCRUB", "fine-tuning",
+    ]  # fmt: skip
+    for row in results["rows"]:
+        assert row["finite"]
+        assert row["forget_low"] <= row["forget_high"]
+        assert row["forget_klom"] > 0
+    before = results["sets"][0]["nothing"]["forget"]["klom"]
+    assert any(row["forget_klom"] != before for row in results["rows"])
+    (claim,) = content["claims"]
+    assert claim["verdict"] == "not resolved"  # three models of each kind
+    assert "N = 3" in claim["words"]
+    kept = sorted((tmp_path / "cache").iterdir())
+    assert run(EXPERIMENT, replace(SMALL, bench=bench))["results"] == results
+    assert sorted((tmp_path / "cache").iterdir()) == kept
+
+
+def row(method, forget, retain=(-1, 1), test=(-1, 1), **more):
+    ends = {"forget": forget, "retain": retain, "test": test}
+    found = {"share": 0.1, "method": method, "finite": True, "forget_klom": 2.0} | more
+    for part, (low, high) in ends.items():
+        found |= {f"{part}_low": low, f"{part}_high": high}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict", "near", "alone"),
+    [
+        ([row("SCRUB", (-1, 0.1)), row("gradient ascent", (0.5, 1))], "holds", 0, 0),
+        ([row("SCRUB", (-1, -0.1))], "fails", 1, 1),
+        ([row("SCRUB", (-1, -0.1), retain=(0.1, 1))], "holds", 0, 1),
+        ([row("fine-tuning", (-1, -0.1))], "holds", 0, 0),
+        ([{"share": 0.1, "method": "SCRUB", "finite": False}], "holds", 0, 0),
+    ],
+)
+def test_the_claim_fails_only_where_a_setting_is_nearer_and_nowhere_farther(
+    rows, verdict, near, alone
+):
+    sets = [{"share": 0.1, "null": 0.5, "nothing": {"forget": {"klom": 3.0}}}]
+    results = {"rows": rows, "sets": sets, "model": {"name": "m"}}
+    results["dataset"] = {"name": "d", "num_classes": 3}
+    (claim,) = klom.claims(results, {"members": 100})
+    assert claim["verdict"] == verdict
+    assert klom.counts(results)[1:] == (near, alone)
+    assert f"{near} are nearer" in claim["words"]
+    assert klom.claims(results, {"members": 99})[0]["verdict"] == "not resolved"
+
+
+def test_the_difference_is_around_zero_where_nothing_was_done_and_below_where_it_helped():
+    generator = np.random.default_rng(0)
+    oracles = generator.normal(size=(60, 80))
+    before = generator.normal(2, 1, size=(60, 80))
+    assert klom_points.difference(before, before, oracles) == (0, 0)
+    low, high = klom_points.difference(before, before - 1.8, oracles)
+    assert low <= high < 0
+    found = klom_points.kloms(before, oracles)
+    assert found["klom"] == np.percentile(attacks.klom(before, oracles), 95)
+    assert len(set(found.values())) == 3
+
+
+@pytest.mark.parametrize("content", RESULTS)
+def test_docstring_is_the_result(content):
+    for line in klom.headline(content):
+        assert line in klom.__doc__
