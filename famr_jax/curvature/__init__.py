@@ -11,6 +11,10 @@ from famr_jax.curvature.dense import matrix_of as matrix_of
 from famr_jax.curvature.dense import solve_dense as solve_dense
 from famr_jax.curvature.jacobian import NTK as NTK
 from famr_jax.curvature.jacobian import Jacobian as Jacobian
+from famr_jax.curvature.nystrom import Preconditioner as Preconditioner
+from famr_jax.curvature.nystrom import Sketch as Sketch
+from famr_jax.curvature.nystrom import deflated as deflated
+from famr_jax.curvature.nystrom import nystrom as nystrom
 from famr_jax.curvature.operators import EmpiricalFisher as EmpiricalFisher
 from famr_jax.curvature.operators import GaussNewton as GaussNewton
 from famr_jax.curvature.operators import Hessian as Hessian
