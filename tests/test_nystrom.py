@@ -1,4 +1,4 @@
-"""Preconditioners against dense float64, on spectra that are hard, at any scale, in few products."""
+"""Preconditioners against dense float64, on hard spectra, at any scale, in few products."""
 
 import jax
 import jax.numpy as jnp

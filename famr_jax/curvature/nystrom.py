@@ -113,7 +113,7 @@ def _nystrom(matvec, like, key, *, rank):
     roots = jnp.sqrt(jnp.maximum(values + shift, shift))
     directions, r = factor((turn / roots).T @ (images + shift * probes))
     left, sizes, _ = jnp.linalg.svd(r)
-    found = unit * jnp.maximum(sizes**2 - shift, 0)
+    found = jnp.where(rounding > 0, unit * jnp.maximum(sizes**2 - shift, 0), 0)
     return Sketch(left.T @ directions, found, rank, values[0] < -NEGATIVE * rounding)
 
 
