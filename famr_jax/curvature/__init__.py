@@ -11,6 +11,7 @@ from famr_jax.curvature.dense import matrix_of as matrix_of
 from famr_jax.curvature.dense import solve_dense as solve_dense
 from famr_jax.curvature.eigenspace import Eigenspace as Eigenspace
 from famr_jax.curvature.eigenspace import eigenspace as eigenspace
+from famr_jax.curvature.eigenspace import inside as inside
 from famr_jax.curvature.eigenspace import on_rows as on_rows
 from famr_jax.curvature.eigenspace import sketched as sketched
 from famr_jax.curvature.jacobian import NTK as NTK

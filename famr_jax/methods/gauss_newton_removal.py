@@ -58,7 +58,6 @@ class RemovingInside:
         model, forget = Model(self.apply_fn), in_memory("forget", forget)
         store = self.store
         if store is None:
-            retain = in_memory("retain", retain)
             store = model.store(params, forget, retain, rank=self.rank, key=key)
         return told(
             inside(
