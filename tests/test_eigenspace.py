@@ -166,7 +166,7 @@ def test_an_interrupted_build_goes_on_to_the_same_bits(tmp_path, monkeypatch):
         keep(matvec, like(), **settings, path=cut)
     monkeypatch.setattr(keeping, "_write", write)
     assert [path.name for path in tmp_path.glob("cut*")] == ["cut.npz.lanczos"]
-    with pytest.raises(ValueError, match="must hold the store of .*weights.*b.*got .*weights"):
+    with pytest.raises(ValueError, match=r"must hold the store of .*weights.*b.*got .*weights"):
         keep(matvec, like(), **{**settings, "made_by": {"weights": "b"}}, path=cut)
     again = keep(matvec, like(), **settings, path=cut)
     for name in ("rows", "matrix", "num_products"):
