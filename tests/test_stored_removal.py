@@ -165,6 +165,7 @@ def test_woodbury_is_the_dense_matrix_of_a_short_store_and_says_where_it_is_inde
     wanted = np.linalg.solve(low + 2 * -least * np.eye(len(b)), b0)
     np.testing.assert_allclose(flat_of(found.trusted.solution.value), wanted, rtol=1e-8, atol=1e-10)
     assert found.trusted.met
+    assert "as given" in found.why
     refused = ask(**settings, damping=0.5 * -least)
     assert not refused.trusted.met
     assert refused.trusted.solution.negative_curvature

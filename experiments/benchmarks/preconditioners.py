@@ -5,10 +5,11 @@
 Solves (G_retain + d) x = g_forget / (n - m) of trained networks, a tenth of whose labels are wrong,
 to a true residual of 1e-1, 1e-2 and 1e-3, by CG alone, with the inverse diagonal, with Nystrom's
 sketch and with the leading eigenvectors. Products are counted, those of the recomputed residual
-among them; what preparing took stands apart. Rows that the JSON has already are not measured anew.
+among them; what preparing took stands apart. What the JSON has already is not measured anew.
 """
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks.preconditioners_table import TRUST, headline
 from experiments.benchmarks.timing import write
 from famr_jax import anchors, curvature, data, models, train
 from famr_jax.cli.run import main
@@ -40,9 +42,7 @@ CASES = {
 }
 """Data, model and, of CIFAR-100, how many classes, by name."""
 TOLERANCES = (1e-1, 1e-2, 1e-3)
-TRUST, PROBES, SAMPLE = "trust", 10, 256
-GOALS = {"none": 130, "Nystrom 400": 40, "eigenvectors 800": 20}
-"""Products on the 40k ViT at the damping of trust, to 1e-2."""
+PROBES, SAMPLE = 10, 256
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Flags:
     """Of Nystrom's sketches."""
     eigenvectors: int = 800
     """How many."""
-    epochs: int = 100
+    epochs: int = 60
     """Of training, Adam at 2e-3, batches of 50, ridge 1e-3."""
-    max_steps: int = 600
+    max_steps: int = 400
     """Products after which a solve gives up."""
     seed: int = 0
     """Of weights, labels and forget set."""
@@ -131,28 +131,48 @@ def trained(name: str, flags: Flags) -> Case:
     return Case(outputs, params, retain, curvature.fisher(outputs, params, retain), b)
 
 
-def preconditioners(
-    name: str, case: Case, flags: Flags
-) -> Iterator[tuple[str, int, Callable[[float], Any]]]:
-    """Each by name, what it took, and what makes it at a damping."""
-    key = jax.random.key(flags.seed)
-    yield "none", 0, _none
-    diagonal = jax.jit(partial(anchors.diagonal, _logits(case)))(case.params, case.retain)
-    yield "diagonal", 0, lambda damping: Inverse(diagonal.fisher, damping)
-    for rank in flags.ranks:
-        found = curvature.nystrom(case.matrix, case.params, rank=rank, key=key)
-        yield f"Nystrom {rank}", rank, partial(curvature.deflated, found.rows, found.values)
-    space = curvature.keep(
-        case.matrix,
-        case.params,
-        k=flags.eigenvectors,
-        size=len(case.retain),
-        key=key,
-        path=flags.cache / f"{name} {flags.size} {flags.epochs} {flags.seed}.npz",
-        tol=1e-3,
-    )
-    products = int(space.num_products)
-    yield f"eigenvectors {flags.eigenvectors}", products, space.preconditioner
+class Prepared:
+    """The preconditioners of a case, each prepared when it is first asked for."""
+
+    def __init__(self, name: str, case: Case, flags: Flags):
+        self.name, self.case, self.flags = name, case, flags
+        self.key = jax.random.key(flags.seed)
+        self.sketch = functools.cache(self._sketch)
+
+    def kinds(self) -> dict[str, Callable[[], tuple[int, Callable[[float], Any]]]]:
+        """By name, what gives its products and what makes it at a damping; the goals' first."""
+        ranks = sorted(self.flags.ranks, reverse=True)
+        nystrom = {f"Nystrom {rank}": partial(self._nystrom, rank) for rank in ranks}
+        first, *others = nystrom.items()
+        exact = {f"eigenvectors {self.flags.eigenvectors}": self._eigenvectors}
+        plain = {"none": lambda: (0, _none)}
+        return {**plain, **dict([first]), **exact, **dict(others), "diagonal": self._diagonal}
+
+    def _sketch(self, rank):
+        return curvature.nystrom(self.case.matrix, self.case.params, rank=rank, key=self.key)
+
+    def _nystrom(self, rank):
+        found = self.sketch(rank)
+        return rank, partial(curvature.deflated, found.rows, found.values)
+
+    def _diagonal(self):
+        case = self.case
+        take = jax.jit(partial(anchors.diagonal, _logits(case)))
+        return 0, partial(Inverse, take(case.params, case.retain).fisher)
+
+    def _eigenvectors(self):
+        flags, case = self.flags, self.case
+        file = f"{self.name} {flags.size} {flags.epochs} {flags.eigenvectors} {flags.seed}.npz"
+        space = curvature.keep(
+            case.matrix,
+            case.params,
+            k=flags.eigenvectors,
+            size=len(case.retain),
+            key=self.key,
+            path=flags.cache / file,
+            tol=1e-3,
+        )
+        return int(space.num_products), space.preconditioner
 
 
 def _none(damping):
@@ -179,12 +199,13 @@ class Step:
         )
 
 
-def by_trust(case: Case, flags: Flags) -> dict[str, Any]:
+def by_trust(prepared: Prepared) -> dict[str, Any]:
     """The damping that trust chooses on a retained sample, and what finding it took."""
-    trace_key, sketch_key = jax.random.split(jax.random.key(flags.seed))
-    trace, error = curvature.trace(case.matrix, case.params, num_probes=PROBES, key=trace_key)
-    rank = max(flags.ranks)
-    sketch = curvature.nystrom(case.matrix, case.params, rank=rank, key=sketch_key)
+    case, rank = prepared.case, max(prepared.flags.ranks)
+    trace, error = curvature.trace(
+        case.matrix, case.params, num_probes=PROBES, key=jax.random.fold_in(prepared.key, 1)
+    )
+    sketch = prepared.sketch(rank)
     step = Step(case.matrix, case.b, sketch.rows, sketch.values)
     found = curvature.trust_damping(
         step, case.outputs, case.params, case.retain[:SAMPLE], start=3e-5 * trace, most=trace
@@ -196,39 +217,42 @@ def by_trust(case: Case, flags: Flags) -> dict[str, Any]:
 
 
 def rows_of(
-    name: str, case: Case, trust: Mapping[str, Any], flags: Flags, done: set[tuple]
+    prepared: Prepared, trust: Mapping[str, Any], done: set[tuple]
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each preconditioner, one a damping and tolerance that is not done."""
-    dampings = [(TRUST, trust["damping"]), *((f"{d:g}", d) for d in flags.dampings)]
-    for kind, preparing, make in preconditioners(name, case, flags):
-        solve = partial(curvature.solve, case.matrix, case.b, max_steps=flags.max_steps)
-        solve(damping=1.0, tol=0.5, preconditioner=make(1.0))  # compiles
-        rows = []
-        for word, damping in dampings:
-            for tol in TOLERANCES:
-                if (name, kind, word, tol) in done:
-                    continue
-                made = jax.block_until_ready(make(damping))
-                begun = time.perf_counter()
-                found = solve(damping=damping, tol=tol, preconditioner=made)
-                jax.block_until_ready(found)
-                row = {
-                    "case": name,
-                    "preconditioner": kind,
-                    "preparing": preparing,
-                    "damping": word,
-                    "tol": tol,
-                    "products": int(found.num_steps),
-                    "seconds": time.perf_counter() - begun,
-                    "residual": float(found.residual),
-                    "converged": bool(found.converged),
-                }
-                rows.append(row)
-        yield rows
+    """The rows of a preconditioner and damping, one a tolerance, of those that are not done."""
+    name, case, flags = prepared.name, prepared.case, prepared.flags
+    dampings = {TRUST: trust["damping"]} | {f"{d:g}": d for d in flags.dampings}
+    solve = partial(curvature.solve, case.matrix, case.b, max_steps=flags.max_steps)
+    for words in ([TRUST], list(dampings)[1:]):
+        for kind, prepare in prepared.kinds().items():
+            todo = [word for word in words if (name, kind, word) not in done]
+            if not todo:
+                continue
+            preparing, make = prepare()
+            solve(damping=1.0, tol=0.5, preconditioner=make(1.0))  # compiles
+            for word in todo:
+                made, rows = jax.block_until_ready(make(dampings[word])), []
+                for tol in TOLERANCES:
+                    begun = time.perf_counter()
+                    found = solve(damping=dampings[word], tol=tol, preconditioner=made)
+                    jax.block_until_ready(found)
+                    row = {
+                        "case": name,
+                        "preconditioner": kind,
+                        "preparing": preparing,
+                        "damping": word,
+                        "tol": tol,
+                        "products": int(found.num_steps),
+                        "seconds": time.perf_counter() - begun,
+                        "residual": float(found.residual),
+                        "converged": bool(found.converged),
+                    }
+                    rows.append(row)
+                yield rows
 
 
 def run(flags: Flags) -> None:
-    """Measures case after case, writing the JSON after each preconditioner."""
+    """Measures case after case, the dampings of trust first, writing the JSON as it goes."""
     for name in ("size", "forget", "eigenvectors", "epochs", "max_steps"):
         check_count(name, getattr(flags, name))
     for name in flags.cases:
@@ -236,56 +260,27 @@ def run(flags: Flags) -> None:
             raise ValueError(f"`cases` must be among {', '.join(CASES)}, got {name!r}.")
     results = json.loads(flags.out.read_text())["results"] if flags.out.exists() else {}
     results = {"cases": results.get("cases", {}), "rows": results.get("rows", [])}
-    begun, content = time.perf_counter(), {}
+    begun, content = time.perf_counter(), {"results": results}
     for name in flags.cases:
-        case = trained(name, flags)
+        prepared = Prepared(name, trained(name, flags), flags)
         if name not in results["cases"]:
-            size = sum(leaf.size for leaf in jax.tree.leaves(case.params))
-            results["cases"][name] = {"num_params": size, "trust": by_trust(case, flags)}
+            size = sum(leaf.size for leaf in jax.tree.leaves(prepared.case.params))
+            results["cases"][name] = {"num_params": size, "trust": by_trust(prepared)}
         trust = results["cases"][name]["trust"]
         console.print(f"{name}: {trust['why']}", markup=False)
-        done = {(r["case"], r["preconditioner"], r["damping"], r["tol"]) for r in results["rows"]}
-        for rows in rows_of(name, case, trust, flags, done):
+        done = {(row["case"], row["preconditioner"], row["damping"]) for row in results["rows"]}
+        for rows in rows_of(prepared, trust, done):
             results["rows"] += rows
             content = write(
                 "preconditioners",
-                dataclasses.replace(flags, cache=Path("cache")),
+                dataclasses.replace(flags, cache=Path("cache"), data_dir=None),
                 results,
                 seconds={"run": time.perf_counter() - begun},
                 environment={},
                 versions={},
                 path=flags.out,
             )
-    print("\n".join(headline(content or {"results": results})))
-
-
-def headline(content: Mapping[str, Any]) -> list[str]:
-    """The table in lines: products to the three residuals, > where a solve gave up."""
-    results, lines = content["results"], []
-    for name, told in results["cases"].items():
-        mine = [row for row in results["rows"] if row["case"] == name]
-        words = list(dict.fromkeys(row["damping"] for row in mine))
-        trust = told["trust"]
-        lines.append(
-            f"{name}, {told['num_params']:,} weights; by trust d = {trust['damping']:.2g}, "
-            f"KL {trust['divergence']:.2g}, {trust['products']} products"
-        )
-        lines.append(f"    {'d':<18}{'preparing':>9}" + "".join(f"{word:>16}" for word in words))
-        for kind in dict.fromkeys(row["preconditioner"] for row in mine):
-            cells = {}
-            for row in mine:
-                if row["preconditioner"] == kind:
-                    cell = str(row["products"]) if row["converged"] else ">"
-                    cells.setdefault(row["damping"], []).append(cell)
-                    preparing = row["preparing"]
-            table = "".join(f"{'/'.join(cells.get(word, ['-'])):>16}" for word in words)
-            lines.append(f"    {kind:<18}{preparing:>9}{table}")
-    rows = {(r["case"], r["preconditioner"], r["damping"], r["tol"]): r for r in results["rows"]}
-    for kind, goal in GOALS.items():
-        row = rows.get(("ViT 40k", kind, TRUST, 1e-2))
-        if row:
-            lines.append(f"ViT 40k at trust's d to 1e-2, {kind}: {row['products']} (goal {goal})")
-    return lines
+    print("\n".join(headline(content)))
 
 
 if __name__ == "__main__":

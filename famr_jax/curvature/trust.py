@@ -28,7 +28,7 @@ class Trusted(NamedTuple):
         solution: The solution at it. Its value is zero if none was trusted.
         divergence: Mean KL(moved || linearised) of the model at the step, nats.
         met: Whether it is at most `high`, and the system was positive definite.
-        num_trials: Dampings tried.
+        num_trials: Dampings tried; 0 if it was given.
         num_products: Products of all their solutions.
     """
 
@@ -47,7 +47,8 @@ class Trusted(NamedTuple):
             why = WORDS[int(self.solution.reason)] if self.solution.negative_curvature else "KL"
             told = f"refused: no damping up to {float(self.damping):.2g} keeps the model linear"
             return f"{told} ({why} {float(self.divergence):.2g}); {spent}"
-        chosen = f"damping {float(self.damping):.2g} by trust, KL {float(self.divergence):.2g}"
+        by = "by trust" if self.num_trials else "as given"
+        chosen = f"damping {float(self.damping):.2g} {by}, KL {float(self.divergence):.2g}"
         return f"{chosen}; {spent}"
 
 

@@ -47,8 +47,7 @@ class StoredRemoval(NamedTuple):
 
     Attributes:
         params: Predicted weights; the trained ones if no damping was trusted.
-        trusted: The damping, the step and how far it is trusted; of a damping that was given, the
-            same with one trial.
+        trusted: The damping, the step and how far it is trusted.
         outside: The share of b's norm outside the store's directions.
     """
 
@@ -153,7 +152,7 @@ def _removal(steps, outputs_fn, params, b, store, l2, damping, sample, low, high
         solution = steps(shift)
         moved = divergence(outputs_fn, params, solution.value, sample, batch_size=batch_size)
         met = ~solution.negative_curvature
-        trusted = Trusted(shift, solution, moved, met, jnp.ones((), int), solution.num_steps)
+        trusted = Trusted(shift, solution, moved, met, jnp.zeros((), int), solution.num_steps)
     after = jax.tree.map(jnp.add, params, trusted.solution.value)
     return StoredRemoval(after, trusted, store.outside(b))
 
