@@ -30,7 +30,7 @@ from famr_jax.cli.run import main
 from famr_jax.curvature.gradients import mean_gradient
 from famr_jax.loop import run_epochs
 from famr_jax.losses import cross_entropy
-from famr_jax.progress import console
+from famr_jax.store import Clock, console
 from famr_jax.types import Batch, check_count, pytree
 
 CASES = {
@@ -260,7 +260,7 @@ def run(flags: Flags) -> None:
             raise ValueError(f"`cases` must be among {', '.join(CASES)}, got {name!r}.")
     results = json.loads(flags.out.read_text())["results"] if flags.out.exists() else {}
     results = {"cases": results.get("cases", {}), "rows": results.get("rows", [])}
-    begun, content = time.perf_counter(), {"results": results}
+    clock, begun, content = Clock(), time.perf_counter(), {"results": results}
     for name in flags.cases:
         prepared = Prepared(name, trained(name, flags), flags)
         if name not in results["cases"]:
@@ -275,7 +275,7 @@ def run(flags: Flags) -> None:
                 "preconditioners",
                 dataclasses.replace(flags, cache=Path("cache"), data_dir=None),
                 results,
-                seconds={"run": time.perf_counter() - begun},
+                seconds=clock.seconds() | {"run": time.perf_counter() - begun},
                 environment={},
                 versions={},
                 path=flags.out,

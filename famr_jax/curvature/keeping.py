@@ -183,7 +183,7 @@ def _write(path: Path, arrays: Mapping[str, Any], config: Mapping[str, Any]) -> 
 
 def _read(path: Path, config: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             saved = {name: file[name] for name in file.files}
         text, _ = str(saved["config"]), saved["rows"]
     except Exception as error:  # zip and NumPy raise many types for what is no store
