@@ -335,7 +335,7 @@ def test_labels_that_are_no_class_are_refused_or_said(name, batch_size):
     with pytest.raises(ValueError, match="`labels` must be integers, a class each, got float"):
         build(Batch(batch.x, batch.labels.astype(float)), batch_size)
     beyond = build(Batch(batch.x, batch.labels.at[7].set(3)), batch_size)
-    with pytest.raises(ValueError, match=r"`labels` must be classes, .* got 3 on example 7"):
+    with pytest.raises(ValueError, match=r"`labels` must be classes.* 3"):
         beyond(params)
     found = curvature.solve(beyond, params)
     assert not found.converged
