@@ -1,16 +1,20 @@
 """Anchors: what holds unlearned weights near the trained ones, and in which metric.
 
 An anchor is any `distance(params, anchor) -> scalar`. `losses.l2_anchor` is the one of identity
-metric; `diagonal` measures one that knows which weights the retained data need.
+metric; `diagonal` measures one that knows which weights the retained data need, and `eigenspace` is
+that of a curvature store, which knows how they interact.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
 
+from famr_jax.curvature import Eigenspace
 from famr_jax.curvature.gradients import mean_square
-from famr_jax.types import ApplyFn, Params, pytree
+from famr_jax.types import ApplyFn, Params, check_number, pytree
 
 
 @pytree
@@ -81,3 +85,50 @@ def diagonal(
     zeros = jax.tree.map(jnp.zeros_like, params)
     fisher, _ = jax.lax.scan(body, zeros, jnp.arange(num_classes))
     return Diagonal(fisher, float(len(data)))
+
+
+@pytree
+class InEigenspace:
+    """Half the squared distance to the anchor in the metric of a curvature store.
+
+        1/2 D^T U^T S U D + r/2 ||D - U^T U D||^2,    D = params - anchor
+
+    To second order the mean KL(p(anchor) || p(params)) over the data of S, if that is a Fisher
+    information, and r is small.
+
+    Attributes:
+        store: U and S.
+        outside: r, the curvature outside the store's directions.
+    """
+
+    store: Eigenspace
+    outside: float | Array
+
+    def __call__(self, params, anchor):
+        delta, _ = ravel_pytree(jax.tree.map(jnp.subtract, params, anchor))
+        inner = self.store.rows @ delta
+        rest = jnp.vdot(delta, delta) - jnp.vdot(inner, inner)
+        return (jnp.vdot(inner, self.store.matrix @ inner) + self.outside * rest) / 2
+
+    def without(self, part: Eigenspace) -> "InEigenspace":
+        """The anchor of the other examples: sums are subtracted, so that it is exact.
+
+        Args:
+            part: That of some of the examples, as the forget set, in the same directions:
+                `curvature.on_rows(fisher of them, params, store.rows, size=m)`.
+        """
+        return InEigenspace(self.store.minus(part), self.outside)
+
+
+def eigenspace(store: Eigenspace, *, outside: float | Array) -> InEigenspace:
+    """The anchor in the metric of a curvature store, such as `curvature.keep` makes.
+
+    Args:
+        store: Of the Fisher information at the trained weights.
+        outside: Curvature of all directions that it does not hold, such as its least eigenvalue.
+
+    Raises:
+        ValueError: An `outside` below zero.
+    """
+    check_number("outside", outside, least=0)
+    return InEigenspace(store, outside)

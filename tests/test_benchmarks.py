@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks import compile_cache, curvature, curvature_peers, influence, step
+from experiments.benchmarks import (
+    compile_cache,
+    curvature,
+    curvature_peers,
+    influence,
+    preconditioners,
+    step,
+)
 
 
 @pytest.mark.slow
@@ -89,3 +96,22 @@ def test_docstring_is_the_result(name):
     module = modules[name]
     for line in module.headline(BENCHMARKS[name](result)):
         assert line in module.__doc__
+
+
+@pytest.mark.slow
+def test_preconditioners_solve_in_fewer_products_and_a_second_run_measures_nothing_anew(tmp_path):
+    small = preconditioners.SMALL
+    flags = replace(small, data_dir=tmp_path, cache=tmp_path / "c", out=tmp_path / "p.json")
+    preconditioners.run(flags)
+    result = json.loads(flags.out.read_text())
+    rows = result["results"]["rows"]
+    kinds = ["none", "Nystrom 10", "eigenvectors 20", "Nystrom 5", "diagonal"]
+    assert len(rows) == len(kinds) * len(preconditioners.TOLERANCES) * 2
+    products = {
+        kind: [row["products"] for row in rows if row["preconditioner"] == kind] for kind in kinds
+    }
+    assert sum(products["eigenvectors 20"]) < sum(products["none"])
+    assert all(row["residual"] <= row["tol"] for row in rows if row["converged"])
+    assert "by trust d = " in preconditioners.headline(result)[0]
+    preconditioners.run(flags)
+    assert json.loads(flags.out.read_text()) == result

@@ -158,7 +158,7 @@ def test_rows_that_depend_on_each_other_get_an_orthonormal_basis():
         mixed = symmetric(np.geomspace(max(smallest, 1e-300), 1, 6)) @ rng.normal(size=(6, 50))
         for dtype, close in ((jnp.float64, 1e-12), (jnp.float32, 1e-4)):
             rows = jnp.asarray(mixed, dtype)
-            q, r = block._factor(rows)
+            q, r = block.factor(rows)
             np.testing.assert_allclose(q @ q.T, np.eye(6), atol=close)
             np.testing.assert_allclose(r.T @ q, rows, atol=close * jnp.abs(rows).max())
 

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dense import KEY, columns, hessian, jacobian, problem
+from dense import KEY, columns, hessian, jacobian, problem, small_model
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from famr_jax import curvature
+from famr_jax import curvature, losses
+from famr_jax.data.stream import OnDisk
 from famr_jax.types import Batch
 
 MODELS = ["logistic", "mlp_5", "vit"]
@@ -312,3 +313,89 @@ def test_sharded_data_and_weights_give_the_same_products(batch_size):
     found = curvature.eigenvalues(build(sharded[1], sharded[0]), sharded[1], k=2, key=KEY)
     wanted = curvature.eigenvalues(build(params, batch), params, k=2, key=KEY)
     np.testing.assert_allclose(found.values, wanted.values, rtol=1e-10)
+
+
+OPERATORS = {
+    "hessian": lambda loss, outputs, of_outputs, *rest: curvature.Hessian(loss, *rest),
+    "gauss_newton": lambda loss, outputs, of_outputs, *rest: curvature.GaussNewton(
+        outputs, of_outputs, *rest
+    ),
+    "fisher": lambda loss, outputs, of_outputs, *rest: curvature.EmpiricalFisher(loss, *rest),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_labels_that_are_no_class_are_refused_or_said(name, batch_size):
+    """A label of -1 is the last class to a loss, and one of C or more has no slope to it."""
+    params, batch, loss_fn, outputs_fn, output_loss = problem("logistic")
+    build = functools.partial(OPERATORS[name], loss_fn, outputs_fn, output_loss, params)
+    with pytest.raises(ValueError, match="`labels` must be >= 0, got -1 to 2"):
+        build(Batch(batch.x, batch.labels.at[0].set(-1)), batch_size)
+    with pytest.raises(ValueError, match="`labels` must be integers, a class each, got float"):
+        build(Batch(batch.x, batch.labels.astype(float)), batch_size)
+    beyond = build(Batch(batch.x, batch.labels.at[7].set(3)), batch_size)
+    with pytest.raises(ValueError, match=r"`labels` must be classes.* 3"):
+        beyond(params)
+    found = curvature.solve(beyond, params)
+    assert not found.converged
+    assert "not finite" in found.why
+    assert np.isfinite(ravel_pytree(build(batch, batch_size)(params))[0]).all()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_weights_that_are_no_numbers_to_differentiate_are_refused(name):
+    params, batch, loss_fn, outputs_fn, output_loss = problem("logistic")
+    for leaf, word in ((jnp.arange(3), "int64"), (jax.random.key(0), "key<fry>")):
+        wrong = {**params, "more": leaf}
+        matvec = OPERATORS[name](loss_fn, outputs_fn, output_loss, wrong, batch)
+        for product in (lambda: matvec(wrong), lambda: curvature.linearized(matvec)):  # noqa: B023
+            with pytest.raises(ValueError, match=f"real floating-point type, got {word}"):
+                product()
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_images_on_disk_give_the_products_solutions_and_spectra_of_memory(batch_size):
+    model = small_model("logistic")
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 4, 4, 1), np.uint8)
+    labels = (np.arange(13) % 3).astype(np.int32)
+    reads = []
+
+    def read(row):
+        reads.append(row)
+        return pixels[row]
+
+    digests = np.zeros((13, 16), np.uint8)
+    disk = OnDisk(read, (4, 4, 1), labels, digests, np.arange(13))
+    memory = disk.batch()
+    params = model.init(KEY)
+    flat, unravel = ravel_pytree(params)
+    params = unravel(flat + jnp.cos(jnp.arange(flat.size)))
+
+    def loss_fn(params, batch):
+        return losses.cross_entropy(model.apply(params, batch.x), batch.labels)
+
+    def outputs_fn(params, batch):
+        return model.apply(params, batch.x)
+
+    def of_outputs(outputs, batch):
+        return losses.cross_entropy(outputs, batch.labels)
+
+    def same(ask):
+        first, second = (ravel_pytree(ask(data))[0] for data in (disk, memory))
+        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+
+    apply = jax.jit(lambda matvec, v: matvec(v))
+    for build in OPERATORS.values():
+        whole = functools.partial(build, loss_fn, outputs_fn, of_outputs, params)
+        reads.clear()
+        same(lambda data: apply(whole(data, batch_size), params))  # noqa: B023
+        assert set(reads) == set(range(13))
+
+    def matrix(data):
+        return curvature.fisher(outputs_fn, params, data, batch_size=batch_size)
+
+    same(lambda data: curvature.Jacobian(outputs_fn, params, data, batch_size)(params))
+    same(lambda data: curvature.solve(matrix(data), params, damping=0.1, tol=1e-6).value)
+    same(lambda data: curvature.eigenvalues(matrix(data), params, k=2, tol=1e-5, key=KEY).values)
+    same(lambda data: curvature.inside(matrix(data), jnp.eye(3, len(flat)), params))

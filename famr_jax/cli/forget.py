@@ -13,7 +13,7 @@ import tyro
 from rich.markup import escape
 
 from famr_jax import evaluation, report
-from famr_jax.cli import choosing, page, places, record, study
+from famr_jax.cli import choosing, page, places, record, storing, study
 from famr_jax.cli import flags as cli_flags
 from famr_jax.cli.bench import Bench
 from famr_jax.cli.choosing import Chosen
@@ -63,6 +63,8 @@ class Flags:
     """Images a step of unlearning; --batch-size if not given."""
     study: bool = False
     """Study FAMR too: other batch orders, its stationary point, and the forms of its objective."""
+    store: Count | None = None
+    """Directions of a curvature store of the original to keep, store.npz; none if not given."""
     list: Switch = False
     """Print the classes with their numbers of images, and stop."""
     bench: BenchFlags = field(default_factory=BenchFlags)
@@ -112,8 +114,13 @@ def run(
         if flags.bench.original is None:
             everything = np.ones(len(bench.train), bool)
             filling.keep("original", original.params, bench.config(everything))
+        store = (
+            storing.stored(filling, cases, original.params, flags.store) if flags.store else None
+        )
         done = [forget_case(flags, filling, gone, original.params, methods) for gone in cases]
         results = plain({"finite": True, **bench.describe(original), "cases": done})
+        if store:
+            results["store"] = plain(store)
         content = {
             "claims": judge(results) if judge else [],
             "config": plain(config | {"seconds": bench.clock.seconds()}),

@@ -9,8 +9,20 @@ from famr_jax.curvature.conditioning import condition as condition
 from famr_jax.curvature.dense import Matrix as Matrix
 from famr_jax.curvature.dense import matrix_of as matrix_of
 from famr_jax.curvature.dense import solve_dense as solve_dense
+from famr_jax.curvature.eigenspace import Eigenspace as Eigenspace
+from famr_jax.curvature.eigenspace import eigenspace as eigenspace
+from famr_jax.curvature.eigenspace import inside as inside
+from famr_jax.curvature.eigenspace import on_rows as on_rows
+from famr_jax.curvature.eigenspace import sketched as sketched
 from famr_jax.curvature.jacobian import NTK as NTK
 from famr_jax.curvature.jacobian import Jacobian as Jacobian
+from famr_jax.curvature.keeping import keep as keep
+from famr_jax.curvature.keeping import load as load
+from famr_jax.curvature.keeping import save as save
+from famr_jax.curvature.nystrom import Preconditioner as Preconditioner
+from famr_jax.curvature.nystrom import Sketch as Sketch
+from famr_jax.curvature.nystrom import deflated as deflated
+from famr_jax.curvature.nystrom import nystrom as nystrom
 from famr_jax.curvature.operators import EmpiricalFisher as EmpiricalFisher
 from famr_jax.curvature.operators import GaussNewton as GaussNewton
 from famr_jax.curvature.operators import Hessian as Hessian
@@ -25,3 +37,5 @@ from famr_jax.curvature.spectrum import eigenvalues as eigenvalues
 from famr_jax.curvature.spectrum import lanczos as lanczos
 from famr_jax.curvature.traces import diagonal as diagonal
 from famr_jax.curvature.traces import trace as trace
+from famr_jax.curvature.trust import Trusted as Trusted
+from famr_jax.curvature.trust import trust_damping as trust_damping

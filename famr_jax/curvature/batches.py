@@ -1,8 +1,10 @@
 """Sums over a data set in micro-batches: memory bounded by one of them, a ragged last one masked.
 
-A data set is any pytree of arrays with a common leading axis.
+A data set is any pytree of arrays with a common leading axis, or a `Source` in the place of one:
+its images are read a micro-batch at a time, inside the compiled loop, by a call of the host.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +15,18 @@ import numpy as np
 from jax import Array
 
 from famr_jax.mesh import spread
-from famr_jax.types import check_count
+from famr_jax.types import Batch, Source, check_count
+
+ON_DISK = 256
+"""Micro-batch of a set on disk where none is given: all of it at once would not fit."""
+
+
+def _is_source(leaf: Any) -> bool:
+    return isinstance(leaf, Source) and not isinstance(leaf, Batch)
+
+
+def _leaves(data: Any) -> list:
+    return jax.tree.leaves(data, is_leaf=_is_source)
 
 
 def size_of(data: Any) -> int:
@@ -22,7 +35,7 @@ def size_of(data: Any) -> int:
     Raises:
         ValueError: Arrays of different numbers of examples, or none.
     """
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(data)}
+    sizes = {len(leaf) if _is_source(leaf) else leaf.shape[0] for leaf in _leaves(data)}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(f"`data` must hold arrays of one length >= 1, got {sorted(sizes)}.")
     return sizes.pop()
@@ -59,24 +72,43 @@ def some_each(outputs: Any, data: Any, *, name: str = "outputs_fn") -> Any:
 
 
 def in_batches(data: Any, batch_size: int | None) -> bool:
-    """Whether the data set is more than one micro-batch."""
-    n = size_of(data)
+    """Whether the data set is more than one micro-batch, or on disk."""
+    n, on_disk = size_of(data), any(map(_is_source, _leaves(data)))
     if batch_size is None:
-        return False
+        return on_disk
     check_count("batch_size", batch_size)
-    return batch_size < n
+    return on_disk or batch_size < n
 
 
-def _batches(n: int, batch_size: int) -> Array:
+def _batches(n: int, batch_size: int | None) -> Array:
     """Row numbers, `[steps, batch_size]`; those of the last batch go on beyond n."""
+    batch_size = min(batch_size or ON_DISK, n)
     num_steps = math.ceil(n / batch_size)
     return jnp.arange(num_steps * batch_size).reshape(num_steps, batch_size)
 
 
 def _take(data: Any, rows: Array) -> Any:
-    return spread(
-        jax.tree.map(lambda leaf: jnp.asarray(leaf)[jnp.minimum(rows, leaf.shape[0] - 1)], data)
+    def pick(leaf):
+        if _is_source(leaf):
+            return _read(leaf, jnp.minimum(rows, len(leaf) - 1))
+        return jnp.asarray(leaf)[jnp.minimum(rows, leaf.shape[0] - 1)]
+
+    return spread(jax.tree.map(pick, data, is_leaf=_is_source))
+
+
+def _read(source: Source, rows: Array) -> Batch:
+    """The batch at some rows, read by the host when the compiled loop gets there."""
+
+    def read(rows):
+        with contextlib.closing(source.stream([np.asarray(rows)])) as batches:
+            batch = next(batches)
+        return Batch(np.asarray(batch.x, np.float32), np.asarray(batch.labels, np.int32))
+
+    like = Batch(
+        jax.ShapeDtypeStruct((rows.size, *source.image_shape), np.float32),
+        jax.ShapeDtypeStruct((rows.size,), np.int32),
     )
+    return jax.pure_callback(read, like, rows, vmap_method="sequential")
 
 
 def rows_of(product: Callable, data: Any, batch_size: int | None) -> Array:
@@ -98,7 +130,7 @@ def sum_of(product: Callable, data: Any, batch_size: int | None) -> Any:
         part = product(_take(data, rows), (rows < n).astype(jnp.float32))
         return jax.tree.map(jnp.add, total, part), None
 
-    like = jax.eval_shape(lambda: product(jax.tree.map(lambda a: a[:1], data), jnp.ones(1)))
+    like = jax.eval_shape(lambda: product(_take(data, jnp.arange(1)), jnp.ones(1)))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     return jax.lax.scan(body, zeros, _batches(n, batch_size))[0]
 

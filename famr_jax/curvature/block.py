@@ -36,6 +36,7 @@ def solve_block(
     damping: float | Array = 0.0,
     tol: float | Array = 1e-5,
     max_steps: int | Array = 100,
+    preconditioner: Callable | None = None,
 ) -> Solution:
     """Solves (A + damping I) x_j = b_j for all j at once, by block conjugate gradients.
 
@@ -49,13 +50,14 @@ def solve_block(
         damping: Shift of the matrix, which biases the answer.
         tol: Wanted relative residual of each.
         max_steps: Products of each with A after which to give up.
+        preconditioner: A `Preconditioner`, whose root enters on both sides of A.
 
     Returns:
         A `Solution` whose fields have one entry for each right-hand side.
 
     Raises:
-        ValueError: A number out of range, a `b` that is not of one real floating-point type, or
-            more right-hand sides than dimensions.
+        ValueError: A number out of range, a `b` that is not of one real floating-point type, more
+            right-hand sides than dimensions, or a preconditioner without a root.
 
     Source: O'Leary (1980), in Dubrulle's form (2001) that keeps the residuals' factors by QR.
     """
@@ -65,7 +67,10 @@ def solve_block(
     columns, size = leaves[0].shape[0], sum(leaf.size for leaf in leaves)
     if columns * columns > size:
         raise ValueError(f"`b` must hold at most {size // columns} columns, got {columns}.")
-    return _solve_block(as_pytree(matvec), b, damping, tol, max_steps)
+    if preconditioner is not None and not hasattr(preconditioner, "power"):
+        rule = "must have a root: a `Preconditioner`"
+        raise ValueError(f"`preconditioner` {rule}, got {type(preconditioner).__name__}.")
+    return _solve_block(as_pytree(matvec), b, damping, tol, max_steps, preconditioner)
 
 
 class _Outer(NamedTuple):
@@ -79,9 +84,10 @@ class _Outer(NamedTuple):
 
 
 @jax.jit
-def _solve_block(matvec, b, damping, tol, max_steps):
+def _solve_block(matvec, b, damping, tol, max_steps, preconditioner):
     product, (rows, unravel) = linearized(matvec), flat_rows(b)
     rows, scale = jax.vmap(normalised)(rows)
+    inner = _block_cg if preconditioner is None else partial(_preconditioned, preconditioner)
 
     @jax.vmap
     def damped(row):
@@ -89,7 +95,7 @@ def _solve_block(matvec, b, damping, tol, max_steps):
 
     def body(outer):
         budget = max_steps - outer.num_steps - 1
-        step, used, negative = _block_cg(damped, outer.residual, tol, budget)
+        step, used, negative = inner(damped, outer.residual, tol, budget)
         x = outer.x + step
         residual = rows - damped(x)
         norms = jnp.linalg.norm(residual, axis=1)
@@ -130,12 +136,35 @@ def _solve_block(matvec, b, damping, tol, max_steps):
     )
 
 
-def _block_cg(damped, b, tol, max_steps):
-    """Block CG from zero until the recursive residuals, of unit rows b, are below tol."""
+def _preconditioned(preconditioner, damped, b, tol, max_steps):
+    """Block CG on P A P, P the root of the preconditioner, until the residuals of A are below tol.
+
+    Those are P^-1 times its own, c^T (P^-1 q), whose norms the Gram matrix of P^-1 q gives.
+    """
+    root, back = jax.vmap(preconditioner.power(0.5)), jax.vmap(preconditioner.power(-0.5))
+
+    def sizes(q, c):
+        rows = back(q)
+        return jnp.sqrt(jnp.maximum(jnp.sum(c * ((rows @ rows.T) @ c), axis=0), 0))
+
+    def product(rows):
+        return root(damped(root(rows)))
+
+    x, num_steps, negative = _block_cg(product, root(b), tol, max_steps, sizes)
+    return root(x), num_steps, negative
+
+
+def _norms(q, c):
+    del q  # orthonormal
+    return jnp.linalg.norm(c, axis=0)
+
+
+def _block_cg(damped, b, tol, max_steps, sizes=_norms):
+    """Block CG from zero until `sizes` of the recursive residuals c^T q are below tol."""
 
     def going_on(carry):
-        _, _, c, _, _, num_steps, broken = carry
-        return jnp.any(jnp.linalg.norm(c, axis=0) > tol) & (num_steps < max_steps) & ~broken
+        _, q, c, _, _, num_steps, broken = carry
+        return jnp.any(sizes(q, c) > tol) & (num_steps < max_steps) & ~broken
 
     def body(carry):
         x, q, c, s, _, num_steps, _ = carry
@@ -146,11 +175,11 @@ def _block_cg(damped, b, tol, max_steps):
         root = _inverse(lower)
         inverse = root.T @ root
         x = jnp.where(broken, x, x + (c.T @ inverse) @ s)
-        q, turn = _factor(q - inverse @ image)
+        q, turn = factor(q - inverse @ image)
         return x, q, turn @ c, q + turn @ s, curvature, num_steps + 1, broken
 
     # The residuals are c^T q throughout, with orthonormal rows q.
-    q, c = _factor(b)
+    q, c = factor(b)
     carry = (jnp.zeros_like(b), q, c, q, jnp.eye(len(b), dtype=b.dtype), 0, jnp.asarray(False))
     x, _, _, _, curvature, num_steps, broken = jax.lax.while_loop(going_on, body, carry)
 
@@ -160,7 +189,7 @@ def _block_cg(damped, b, tol, max_steps):
     return x, num_steps, jax.lax.cond(broken, indefinite, lambda: broken)
 
 
-def _factor(rows):
+def factor(rows: Array) -> tuple[Array, Array]:
     """Orthonormal rows q and r with rows = r^T q: QR of the transpose, from Gram matrices.
 
     Passes of Cholesky, shifted until the rows are nearly orthonormal, which two mostly are, and one

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from famr_jax.curvature.algebra import operator, precise
@@ -21,7 +22,7 @@ from famr_jax.curvature.batches import (
     size_of,
     some_each,
 )
-from famr_jax.types import Params, check_key, static
+from famr_jax.types import Batch, Params, check_key, check_labels, static
 
 LossFn: TypeAlias = Callable[[Params, Any], Array]
 """`loss_fn(params, data) -> [n]`: one value per example, entry i of example i alone."""
@@ -31,6 +32,52 @@ OutputsFn: TypeAlias = Callable[[Params, Any], Array]
 
 OutputLossFn: TypeAlias = Callable[[Array, Any], Array]
 """`loss_fn(outputs, data) -> [n]`: one value per example, convex in its outputs."""
+
+
+def check_weights(*trees: Any) -> None:
+    """Raises a `ValueError` unless all leaves are of a real floating-point type."""
+    leaves = [leaf for tree in trees for leaf in jax.tree.leaves(tree)]
+    types = {str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__ for leaf in leaves}
+    wrong = sorted(t for t in types if "float" not in t)
+    if wrong:
+        rule = "must hold arrays of a real floating-point type"
+        raise ValueError(f"`params` and vectors like them {rule}, got {', '.join(wrong)}.")
+
+
+def check_data(data: Any) -> None:
+    """Raises a `ValueError` if a `Batch` has labels that are no classes: no loss says so of -1."""
+    if isinstance(data, Batch) and isinstance(data.labels, (Array, np.ndarray)):
+        check_labels(data.labels)
+
+
+def _spoilt(image, loss):
+    """The product, or NaN where a loss is not finite: its slopes may well be, of a label >= C."""
+    finite = jnp.all(jnp.isfinite(loss))
+    return jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), image)
+
+
+def _of_classes(image, loss_fn, params, data, batch_size):
+    """The product, if it is finite, or would not be with other labels.
+
+    Raises:
+        ValueError: A label that is no class, in a concrete product.
+    """
+    leaves = jax.tree.leaves((image, params, data))
+    if not isinstance(data, Batch) or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return image
+    if all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(image)):
+        return image
+
+    def losses(data):
+        return rows_of(lambda batch: loss_fn(params, batch), data, batch_size)
+
+    zeros = jnp.zeros_like(data.labels)
+    wrong = ~jnp.isfinite(losses(data)) & jnp.isfinite(losses(Batch(data.x, zeros)))
+    if bool(jnp.any(wrong)):
+        row = int(jnp.argmax(wrong))
+        told = f"got {int(data.labels[row])} on example {row}"
+        raise ValueError(f"`labels` must be classes, whose loss is finite, {told}.")
+    return image
 
 
 @operator
@@ -49,18 +96,27 @@ class Hessian:
     data: Any
     batch_size: int | None = static(None)
 
-    def __call__(self, v):
-        def product(batch, weight):
-            grad = jax.grad(lambda params: jnp.vdot(weight, self._losses(params, batch)))
-            return jax.jvp(grad, (self.params,), (v,))[1]
+    def __post_init__(self):
+        check_data(self.data)
 
-        return mean_of(product, self.data, self.batch_size)
+    def __call__(self, v):
+        check_weights(self.params, v)
+
+        def product(batch, weight):
+            grad = jax.value_and_grad(lambda params: jnp.vdot(weight, self._losses(params, batch)))
+            (loss, _), (_, image) = jax.jvp(grad, (self.params,), (v,))
+            return _spoilt(image, loss)
+
+        image = mean_of(product, self.data, self.batch_size)
+        return _of_classes(image, self.loss_fn, self.params, self.data, self.batch_size)
 
     def linearized(self):
+        check_weights(self.params)
         if in_batches(self.data, self.batch_size):
             return self
-        grad = jax.grad(lambda params: jnp.mean(self._losses(params, self.data)))
-        return jax.linearize(grad, self.params)[1]
+        grad = jax.value_and_grad(lambda params: jnp.mean(self._losses(params, self.data)))
+        (loss, _), along = jax.linearize(grad, self.params)
+        return lambda v: _spoilt(along(v)[1], loss)
 
     def _losses(self, params, batch):
         return one_each(self.loss_fn(params, batch), batch)
@@ -87,13 +143,20 @@ class GaussNewton:
     data: Any
     batch_size: int | None = static(None)
 
+    def __post_init__(self):
+        check_data(self.data)
+
     def __call__(self, v):
+        check_weights(self.params, v)
+
         def product(batch, weight):
             return self._product(batch, weight)(v)
 
-        return mean_of(product, self.data, self.batch_size)
+        image = mean_of(product, self.data, self.batch_size)
+        return _of_classes(image, self._losses, self.params, self.data, self.batch_size)
 
     def linearized(self):
+        check_weights(self.params)
         if in_batches(self.data, self.batch_size):
             return self
         n = size_of(self.data)
@@ -109,8 +172,11 @@ class GaussNewton:
         def weighted(outputs):
             return jnp.vdot(weight, one_each(self.loss_fn(outputs, batch), batch))
 
-        curve = jax.linearize(jax.grad(weighted), outputs)[1]
-        return lambda v: pull(curve(push(v)))[0]
+        (loss, _), curve = jax.linearize(jax.value_and_grad(weighted), outputs)
+        return lambda v: _spoilt(pull(curve(push(v))[1])[0], loss)
+
+    def _losses(self, params, batch):
+        return self.loss_fn(self.outputs_fn(params, batch), batch)
 
 
 @operator
@@ -131,28 +197,36 @@ class EmpiricalFisher:
     data: Any
     batch_size: int | None = static(None)
 
-    def __call__(self, v):
-        def product(batch, weight):
-            push = self._push(batch)
-            along = push(v)
-            return jax.linear_transpose(push, self.params)(weight.astype(along.dtype) * along)[0]
+    def __post_init__(self):
+        check_data(self.data)
 
-        return mean_of(product, self.data, self.batch_size)
+    def __call__(self, v):
+        check_weights(self.params, v)
+
+        def product(batch, weight):
+            losses, push = self._push(batch)
+            along = push(v)
+            pull = jax.linear_transpose(push, self.params)
+            return _spoilt(pull(weight.astype(along.dtype) * along)[0], losses)
+
+        image = mean_of(product, self.data, self.batch_size)
+        return _of_classes(image, self.loss_fn, self.params, self.data, self.batch_size)
 
     def linearized(self):
+        check_weights(self.params)
         if in_batches(self.data, self.batch_size):
             return self
-        push = self._push(self.data)
+        losses, push = self._push(self.data)
         pull, n = jax.linear_transpose(push, self.params), size_of(self.data)
-        return lambda v: pull(push(v) / n)[0]
+        return lambda v: _spoilt(pull(push(v) / n)[0], losses)
 
     def _push(self, batch):
-        """v -> g_i v of every example, `[n]`."""
+        """The losses, `[n]`, and v -> g_i v of every example, `[n]`."""
 
         def losses(params):
             return one_each(self.loss_fn(params, batch), batch)
 
-        return jax.linearize(losses, self.params)[1]
+        return jax.linearize(losses, self.params)
 
 
 def fisher(

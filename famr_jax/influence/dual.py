@@ -277,9 +277,9 @@ def _check(l2, tol, max_steps):
 def _check_labels(labels, outputs):
     # Neither loss would say so: out of range, its target is no class at all.
     check_kept("outputs", outputs)
-    labels, classes = np.asarray(labels), outputs.shape[-1]
-    if outputs.shape != (len(labels), classes):
-        shapes = f"{outputs.shape} and {labels.shape}"
+    classes = outputs.shape[-1]
+    if outputs.shape != (*np.shape(labels), classes):
+        shapes = f"{outputs.shape} and {np.shape(labels)}"
         raise ValueError(f"outputs and `labels` must be [n, C] and [n], got {shapes}.")
     check_labels(labels, classes)
 

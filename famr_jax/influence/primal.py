@@ -42,7 +42,7 @@ from famr_jax.curvature.conditioning import Estimate
 from famr_jax.curvature.dense import matrix_of, solve_dense
 from famr_jax.curvature.operators import LossFn, OutputsFn
 from famr_jax.curvature.solve import WORDS, check_limits
-from famr_jax.types import Params, check_key, check_labels, check_number
+from famr_jax.types import Params, Source, check_key, check_labels, check_number
 
 Normaliser: TypeAlias = Literal["n", "n-m"]
 
@@ -350,7 +350,8 @@ def _check(l2, damping, normaliser):
 
 def _check_losses(name, loss_fn, params, data, batch_size):
     """Raises unless every example has one finite loss: the slopes of others may well be 0."""
-    one_each(jax.eval_shape(loss_fn, params, data), data)
+    if not isinstance(data, Source):
+        one_each(jax.eval_shape(loss_fn, params, data), data)
     check_labels(getattr(data, "labels", np.zeros(0, int)))
     losses = _losses(loss_fn, params, data, batch_size=batch_size)
     if isinstance(losses, jax.core.Tracer) or bool(jnp.all(jnp.isfinite(losses))):
@@ -367,7 +368,7 @@ def _losses(loss_fn, params, data, *, batch_size):
 
 
 def _size(name, data):
-    size = jax.tree.leaves(data)[0].shape[0]
+    size = len(data) if isinstance(data, Source) else jax.tree.leaves(data)[0].shape[0]
     if size == 0:
         raise ValueError(f"`{name}` must hold at least one example, got 0.")
     return size

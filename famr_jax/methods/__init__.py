@@ -7,10 +7,12 @@ from famr_jax.methods.boundary_shrink import boundary_shrink as boundary_shrink
 from famr_jax.methods.ct import ct as ct
 from famr_jax.methods.delete import delete as delete
 from famr_jax.methods.descent_ascent import descent_ascent as descent_ascent
+from famr_jax.methods.dual_removal import dual_removal as dual_removal
 from famr_jax.methods.famr import famr as famr
 from famr_jax.methods.famr_style import famr_style as famr_style
 from famr_jax.methods.finetune import finetune as finetune
 from famr_jax.methods.fisher_noise import fisher_noise as fisher_noise
+from famr_jax.methods.gauss_newton_removal import gauss_newton_removal as gauss_newton_removal
 from famr_jax.methods.gradient_ascent import gradient_ascent as gradient_ascent
 from famr_jax.methods.imu import imu as imu
 from famr_jax.methods.l1_sparse import l1_sparse as l1_sparse
@@ -27,6 +29,7 @@ from famr_jax.methods.scrub import scrub as scrub
 from famr_jax.methods.ssd import ssd as ssd
 from famr_jax.methods.trw import trw as trw
 from famr_jax.methods.unsir import unsir as unsir
+from famr_jax.methods.win_u import win_u as win_u
 
 BY_NAME = {
     "amun": amun,
@@ -36,9 +39,11 @@ BY_NAME = {
     "ct": ct,
     "delete": delete,
     "descent_ascent": descent_ascent,
+    "dual_removal": dual_removal,
     "famr": famr,
     "finetune": finetune,
     "fisher_noise": fisher_noise,
+    "gauss_newton_removal": gauss_newton_removal,
     "gradient_ascent": gradient_ascent,
     "imu": imu,
     "l1_sparse": l1_sparse,
@@ -53,6 +58,7 @@ BY_NAME = {
     "ssd": ssd,
     "trw": trw,
     "unsir": unsir,
+    "win_u": win_u,
 }
 """Methods by name, all of the signature `method(apply_fn, *, optimizer, ...)`.
 

@@ -1,0 +1,195 @@
+"""Builds a curvature store by Lanczos that can be interrupted, and writes and reads it."""
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from famr_jax.curvature.algebra import check_vector, precise
+from famr_jax.curvature.eigenspace import Eigenspace, eigenspace, on_rows
+from famr_jax.curvature.spectrum import Basis, check_memory, extend, flat_product, restart, ritz
+from famr_jax.progress import working
+from famr_jax.types import as_pytree, check_count, check_kept, check_key, check_number
+
+UNFINISHED = ".lanczos"
+"""What the name of an unfinished store ends in."""
+
+
+@precise
+def keep(
+    matvec: Callable,
+    like: Any,
+    *,
+    k: int,
+    size: float,
+    key: Array,
+    path: Path | str,
+    made_by: Mapping[str, Any] | None = None,
+    tol: float = 1e-4,
+    max_restarts: int = 50,
+) -> Eigenspace:
+    """The store of the k leading eigenvectors in a file, by thick-restart Lanczos.
+
+    Interrupted, it goes on where the last piece of k / 2 products ended, to the same bits; what is
+    already there is read. Its matrix is exact whatever is left of the vectors' residuals.
+
+    Args:
+        matvec: A, the mean curvature over a data set, a callable pytree `v -> A v`.
+        like: A pytree of arrays of the shapes that A acts on.
+        k: How many; enough are those whose eigenvalues exceed the damping of later solves.
+        size: How many examples A is a mean over.
+        key: PRNG key of the start.
+        path: The file, .npz.
+        made_by: What determines A, JSON-able: weights, data. A file of another is refused.
+        tol: Wanted residual, relative to the largest |e|.
+        max_restarts: After which the vectors are taken as they are.
+
+    Raises:
+        ValueError: A number out of range, vectors that do not fit in memory, or a file of another
+            configuration.
+    """
+    check_vector("like", like)
+    check_key(key)
+    check_count("k", k)
+    check_number("size", size, above=0)
+    check_number("tol", tol, above=0)
+    path, matvec = Path(path), as_pytree(matvec)
+    flat = ravel_pytree(like)[0]
+    config = _identity(dict(made_by or {}), k, size, flat, key)
+    if path.exists():
+        return _space(_read(path, config))
+    if k >= flat.size:
+        space = eigenspace(matvec, like, k=k, size=size, key=key)
+        _write_space(path, space, config)
+        return space
+    length = min(flat.size, 2 * k + 20)
+    check_memory(length, like)
+    unfinished = path.with_name(path.name + UNFINISHED)
+    start_key, extend_key = jax.random.split(key)
+    restarts = jnp.zeros((), int)
+    if unfinished.exists():
+        saved = _read(unfinished, config)
+        basis = Basis(*(jnp.asarray(saved[name]) for name in Basis._fields))
+        restarts = jnp.asarray(saved["restarts"])
+    else:
+        basis = _begin(flat, start_key, length)
+    with working(f"curvature store of {k}") as tell:
+        while True:
+            basis, restarts, going_on, left = _advance(
+                matvec, like, basis, restarts, extend_key, tol, max_restarts, k=k
+            )
+            tell(0, f"{int(basis.num_products)} products, residual {float(left):.1e}")
+            if not going_on:
+                break
+            _write(unfinished, {**basis._asdict(), "restarts": restarts}, config)
+        rows = _best(basis, k=k)
+        space = on_rows(matvec, like, rows, size=size, num_products=float(basis.num_products))
+    _write_space(path, space, config)
+    unfinished.unlink(missing_ok=True)
+    return space
+
+
+def _begin(flat, key, length):
+    v = jax.random.normal(key, flat.shape, flat.dtype)
+    rows = jnp.zeros((length + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
+    zero = jnp.zeros((), flat.dtype)
+    none = jnp.zeros((), int)
+    return Basis(rows, jnp.zeros((length + 1, length), flat.dtype), none, zero, none)
+
+
+@partial(jax.jit, static_argnames="k")
+def _advance(matvec, like, basis, restarts, key, tol, max_restarts, *, k):
+    """Half of k products more, and a restart where the basis is full and residuals are left."""
+    length = basis.matrix.shape[1]
+    stop = jnp.minimum(basis.filled + max(1, k // 2), length)
+    basis = extend(basis, flat_product(matvec, like), stop, key)
+    values, vectors = pairs = ritz(basis, 1.0, k)
+    scale = jnp.max(jnp.abs(values), where=jnp.arange(length) < stop, initial=0)
+    left = jnp.max(jnp.abs(basis.remainder * vectors[stop - 1, :k]))
+    left = jnp.where(stop < k, 1, left / jnp.where(scale > 0, scale, 1))
+    full = stop == length
+    going_on = (left > tol) & ~(full & (restarts >= max_restarts))
+
+    def again():
+        return restart(basis, pairs, k + (length - k) // 2, lambda _: basis.rows[length])
+
+    def settle(fields):
+        return jax.tree.map(lambda field, like: jnp.asarray(field, like.dtype), fields, basis)
+
+    basis = jax.lax.cond(going_on & full, lambda: settle(again()), lambda: settle(basis))
+    return basis, restarts + (going_on & full), going_on, left
+
+
+@partial(jax.jit, static_argnames="k")
+@precise
+def _best(basis, *, k):
+    vectors = ritz(basis, 1.0, k)[1][:, :k]
+    rows = vectors.T @ basis.rows[:-1]
+    return jnp.linalg.qr(rows.T)[0].T  # rounding has turned them a little
+
+
+def save(path: Path | str, space: Eigenspace) -> None:
+    """Writes a store to a file, whole or not at all; `load` reads it."""
+    _write_space(Path(path), space, {})
+
+
+def load(path: Path | str) -> Eigenspace:
+    """Reads the store that `keep` or `save` wrote.
+
+    Raises:
+        ValueError: No file there, or none of a store.
+    """
+    return _space(_read(Path(path), None))
+
+
+def _identity(made_by, k, size, flat, key):
+    drawn = np.asarray(jax.random.key_data(key)).tolist()
+    shape = {"k": k, "size": float(size), "dim": flat.size, "dtype": str(flat.dtype)}
+    return {"made_by": made_by, "key": drawn, **shape}
+
+
+def _space(saved):
+    arrays = (jnp.asarray(saved[name]) for name in ("rows", "matrix"))
+    return Eigenspace(*arrays, *(float(saved[name]) for name in ("size", "num_products")))
+
+
+def _write_space(path, space, config):
+    names = ("rows", "matrix", "size", "num_products")
+    _write(path, {name: getattr(space, name) for name in names}, config)
+
+
+def _write(path: Path, arrays: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    if jax.process_index():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        with part.open("wb") as file:
+            text = json.dumps(config, sort_keys=True)
+            np.savez(file, config=text, **{name: np.asarray(a) for name, a in arrays.items()})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(path: Path, config: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            saved = {name: file[name] for name in file.files}
+        text, _ = str(saved["config"]), saved["rows"]
+    except Exception as error:  # zip and NumPy raise many types for what is no store
+        raise ValueError(f"`path` must be a curvature store, got {path}: {error}") from error
+    wanted = json.dumps(config, sort_keys=True)
+    if config is not None and text != wanted:
+        raise ValueError(f"`path` {path} must hold the store of {wanted}, got {text}.")
+    check_kept("rows", saved["rows"])
+    return saved
