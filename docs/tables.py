@@ -1,12 +1,10 @@
 """The tables and numbers of the site, written from the recorded results at every build."""
 
 import importlib
-import json
 import sys
 from collections import Counter
-from pathlib import Path
 
-from experiments.comparison.defaults import losses
+from experiments.comparison import defaults
 from experiments.harness import ledger
 from experiments.harness.results import VERDICTS, read_results
 from famr_jax.evaluation import DISTANCE, MEASURES
@@ -22,11 +20,12 @@ def row(*cells):
 
 def table(head, rows):
     """A Markdown table."""
-    return "\n".join([row(*head), "|" + "---|" * len(head), *(row(*cells) for cells in rows)]) + "\n"
+    lines = [row(*head), "|" + "---|" * len(head), *(row(*cells) for cells in rows)]
+    return "\n".join(lines) + "\n"
 
 
 def methods():
-    """Every method at its defaults on a class and on a random tenth: what it asks for, and costs."""
+    """Every method at its defaults on a class and on a random tenth: what it needs and costs."""
     found = {}
     for name in ("defaults", "defaults-random"):
         results = RESULTS[name]["results"]
@@ -49,14 +48,15 @@ def methods():
 
 def cost():
     """In one line a forget set: who loses more than ten points of retained accuracy."""
-    module = importlib.import_module("experiments.comparison.defaults")
-    lines = [line for name in ("defaults", "defaults-random") for line in module.headline(RESULTS[name])]
+    recorded = (RESULTS[name] for name in ("defaults", "defaults-random"))
+    lines = [line for result in recorded for line in defaults.headline(result)]
     return "```text\n" + "\n".join(lines) + "\n```\n"
 
 
 def measures():
     """What is taken of every model."""
-    rows = ((f"`{m.name}`", m.title or m.name, m.unit or "", m.set, m.what) for m in (*MEASURES, DISTANCE))
+    known = (*MEASURES, DISTANCE)
+    rows = ((f"`{m.name}`", m.title or m.name, m.unit, m.set, m.what) for m in known)
     return table(("name", "in tables", "unit", "taken on", "what it is"), rows)
 
 
@@ -66,7 +66,11 @@ def verdicts():
     for result in RESULTS.values():
         for claim in result.get("claims", ()):
             counts[claim["source"]][claim["verdict"]] += 1
-    rows = ((source, *(found[v] or "" for v in VERDICTS)) for source, found in counts.items() if found)
+    rows = (
+        (source, *(found[verdict] or "" for verdict in VERDICTS))
+        for source, found in counts.items()
+        if found
+    )
     return table(("paper", *VERDICTS), rows)
 
 
@@ -92,6 +96,8 @@ def numbers():
     """What the prose of the pages quotes, by name."""
     programs = RESULTS["benchmark-scaling"]["results"]["programs"]["train"]
     return {
+        "num_methods": len(BY_NAME),
+        "num_params": f"{RESULTS['defaults']['results']['model']['num_params']:,}",
         "data_mb": f"{programs['data=2']['bytes'] / 1e6:.3f} MB",
         "model_mb": f"{programs['data=2,model=2']['bytes'] / 1e6:.3f} MB",
     }
