@@ -1,7 +1,6 @@
 """Makes README's picture of a report: what headless Chromium shows of it, without the contents.
 
-    famr-jax forget --forget class:3
-    python docs/picture.py runs/forget-*/report.html
+`famr-jax forget --forget class:3`, then `python docs/picture.py runs/forget-*/report.html`.
 """
 
 import subprocess
