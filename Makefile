@@ -1,4 +1,4 @@
-# Two commands for a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+# For a fresh machine with Python 3.11 or newer: `make demo`, `make test`, and `make docs` for the site.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,11 @@ PYTEST := OMP_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compile
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-all test-matrix lint ledger clean
+# Notebooks share what they compile too; two are run at a time.
+SPHINX := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3 \
+	TFDS_DATA_DIR=$(abspath $(VENV))/tfds $(BIN)/python -m sphinx -W --keep-going -E -j 2 -b html
+
+.PHONY: demo test test-all test-matrix docs lint ledger clean
 
 demo: $(VENV)/run.done
 	$(BIN)/python -m experiments.class_forgetting
@@ -16,11 +20,15 @@ demo: $(VENV)/run.done
 test: $(VENV)/test.done lint
 	$(PYTEST) -m "not slow and not gpu"
 
-test-all: $(VENV)/parity.done lint
+test-all: $(VENV)/parity.done lint docs
 	$(PYTEST)
 
 test-matrix:
 	.ci/matrix
+
+docs: $(VENV)/docs.done
+	mkdir -p $(VENV)/tfds
+	$(SPHINX) docs docs/_build/html
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -43,5 +51,9 @@ $(VENV)/parity.done: $(VENV)/test.done
 	$(BIN)/python -m pip install --quiet -c requirements.txt -e ".[parity,flower]"
 	touch $@
 
+$(VENV)/docs.done: $(VENV)/run.done
+	$(BIN)/python -m pip install --quiet -c requirements.txt -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .matrix runs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .matrix runs docs/_build docs/generated .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -173,7 +173,3 @@ def test_prose_is_the_recorded_result():
     content = json.loads(RESULT.read_text())
     for line in scaling.headline(content):
         assert line in scaling.__doc__
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    trained = content["results"]["programs"][scaling.TRAIN]
-    for name in ("data=2", "data=4", "data=8", "data=2,model=2"):
-        assert f"{trained[name]['bytes'] / 1e6:.3f} MB" in readme
