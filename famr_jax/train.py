@@ -300,26 +300,27 @@ def run(
         masks = loop.check_masks("masks", masks, key.size, len(train))
     if key.ndim == 0:
         part = train if masks is None else train[masks[0]]
-        return _run(model, part, recipe, key, start, first=True)
+        return _run(model, part, recipe, key, start, checked=images_of(train))
     width, found = loop.member_width(), {}
     sizes = np.full((len(key), 1), len(train)) if masks is None else masks.sum(1, keepdims=True)
     for rows in loop.alike(sizes, width):
         rows = int(rows[0]) if width == 1 else rows
         part = train if masks is None else loop.subsets(train, masks, rows)
-        done = _run(model, part, recipe, key[rows], start, first=not found)
+        checked = None if found else images_of(train)
+        done = _run(model, part, recipe, key[rows], start, checked=checked)
         found |= loop.parted(done, rows)
     return loop.joined([found[i] for i in range(len(key))])
 
 
-def _run(model, train, recipe, key, start, *, first):
+def _run(model, train, recipe, key, start, *, checked):
     init_key, train_key = (
         jax.vmap(jax.random.split, out_axes=1)(key) if key.ndim else jax.random.split(key)
     )
     learner = recipe.learner(model.apply, len(train), getattr(model, "batch_norm", None))
     state = begin(learner, init_of(model), init_key, start)
-    if first:
+    if checked is not None:
         params = jax.tree.map(lambda leaf: leaf[0], state.params) if key.ndim else state.params
-        check(model.apply, params, images_of(train))
+        check(model.apply, params, checked)
     epochs = loop.run_epochs(
         learner,
         mesh.split(state),
