@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import TraceContextError
 from jax import Array
 
 from famr_jax import mesh
@@ -70,7 +71,13 @@ def _is_concrete(leaf):
 
 def _check_logits(apply_fn, params, x):
     pair = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
-    found = _logits.eval_shape(apply_fn, params, pair)
+    try:
+        found = _logits.eval_shape(apply_fn, params, pair)
+    except TraceContextError as error:  # of NNX, whose layers write down what they see
+        raise ValueError(
+            "`apply_fn` must be pure, but a layer of it changes its own state, as batch "
+            f"normalisation and dropout do unless `model.eval()` was called: {error}"
+        ) from error
     if isinstance(found, jax.ShapeDtypeStruct):
         if found.ndim == 2 and len(found) == 2 and jnp.issubdtype(found.dtype, jnp.floating):
             return
