@@ -45,7 +45,7 @@ class Descent:
     objective: Objective
     prepare: Callable | None
     optimizer: optax.GradientTransformation = static()
-    epoch_over: Literal["forget", "retain"] = static("forget")
+    epoch_over: Literal["forget", "retain"] = static(default="forget")
 
     def init(self, params, forget, retain, key) -> DescentState:
         prepare = self.prepare or getattr(self.objective, "prepare", None)
@@ -114,7 +114,7 @@ class OneShot:
     """
 
     edit: Callable
-    epoch_over: Literal["forget", "retain"] = static("forget")
+    epoch_over: Literal["forget", "retain"] = static(default="forget")
 
     def init(self, params, forget, retain, key) -> OneShotState:
         return OneShotState(*self.edit(params, forget, retain, key))
@@ -249,12 +249,11 @@ def begin(
     _check_sets(unlearner, forget, retain)
     check_key(key, members=True)
     check_kept("params", params)
-    apply_fn = _apply_fn_of(unlearner)
-    if apply_fn:
+    if (apply_fn := _apply_fn_of(unlearner)) is not None:
         check(apply_fn, params, images_of(forget))
-    for each in (forget, retain) if apply_fn else ():
-        if each is not None:
-            check_labels_of(apply_fn, params, each)
+        for each in (forget, retain):
+            if each is not None:
+                check_labels_of(apply_fn, params, each)
     if swept:
         loop.check_swept(unlearner, key)
     if not donate:

@@ -236,7 +236,8 @@ def test_what_does_not_go_with_batch_statistics_is_refused(data):
     latest = some_latest()
     for learner, start, message in (
         (LEARNER, latest[0], r"must be \(weights, statistics\) with `train_fn`, got dict"),
-        (Supervised(apply_fn, SGD, train_fn=train_fn), latest, "`fold` must be given with `train_"),
+        (Supervised(apply_fn, SGD, train_fn=train_fn), latest, "given together, got no `fold`"),
+        (Supervised(apply_fn, SGD, fold=fold), latest, "given together, got no `train_fn`"),
         (
             Supervised(apply_fn, SGD, ema=0.9, train_fn=train_fn, fold=fold),
             latest,

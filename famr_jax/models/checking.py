@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import TraceContextError
 from jax import Array
+from jax.core import Tracer
 
 from famr_jax import mesh
 from famr_jax.types import ApplyFn, Params, Source
@@ -66,7 +67,7 @@ def _few(x, *, read):
 
 
 def _is_concrete(leaf):
-    return isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, jax.core.Tracer)
+    return isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer)
 
 
 def _check_logits(apply_fn, params, x):
