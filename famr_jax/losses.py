@@ -1,6 +1,7 @@
 """Losses: one value per example from logits, or one scalar from params. They never average."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +113,8 @@ def gram_distance(features: dict[str, Array], reference: dict[str, Array]) -> Ar
 
     Source: FAMR (arXiv 2506.14515), style forgetting, whose weights of the layers are not known.
     """
-    return sum(
+    found: Any = sum(
         jnp.sum((gram(features[name]) - wanted) ** 2, axis=(1, 2)) / jnp.sum(wanted**2)
         for name, wanted in reference.items()
     )
+    return found

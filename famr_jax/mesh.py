@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -43,7 +44,7 @@ def join() -> bool:
             raise ValueError(f"`{name}` must be a whole number, got {text!r}.")
     if address is None and not any(numbers):
         return False
-    count, index = (text and int(text) for text in numbers)
+    count, index = (int(text) if text else None for text in numbers)
     if count is not None and index is not None and not index < count:
         raise ValueError(f"`{PLACES[2]}` must be below the {count} processes, got {index}.")
     jax.config.update("jax_enable_preemption_service", False)  # else SIGTERM ends nothing
@@ -73,7 +74,7 @@ def parse(text: str) -> Mesh:
     names = [part[1] for part in parts if part]
     if None in parts or not set(names) <= set(AXES) or len(set(names)) < len(names):
         raise ValueError(f"`mesh` must be like data=4 or data=2,model=2, got {text!r}.")
-    sizes = [int(part[2]) for part in parts]
+    sizes = [int(part[2]) for part in parts if part]
     count = math.prod(sizes)
     if count > jax.device_count():
         raise ValueError(f"`mesh` needs {count} devices, got {jax.device_count()}: {text!r}.")
@@ -137,7 +138,7 @@ def _constrain(tree, *axes):
     spec = PartitionSpec(*axes)
 
     def placed(leaf):  # outside jit there is nothing to constrain, and an array stays where it is
-        traced = isinstance(leaf, jax.core.Tracer)
+        traced = isinstance(leaf, Tracer)
         return jax.lax.with_sharding_constraint(leaf, spec) if traced else leaf
 
     return jax.tree.map(placed, tree)

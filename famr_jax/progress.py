@@ -85,7 +85,7 @@ def _bar(name, total, done):
         yield lambda done, words: bar.update(task, completed=done, numbers=words)
 
 
-_AS_IT_IS = {"highlight": False, "markup": False, "soft_wrap": True}
+_AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 class Clock:

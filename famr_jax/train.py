@@ -74,16 +74,16 @@ class Supervised:
 
     apply_fn: ApplyFn = static()
     optimizer: optax.GradientTransformation = static()
-    augment: Callable[[Array, Array], Array] | None = static(None)
+    augment: Callable[[Array, Array], Array] | None = static(default=None)
     label_smoothing: float = 0.0
-    accumulate: int = static(1)
+    accumulate: int = static(default=1)
     ema: float | None = None
-    train_fn: Callable[[Params, Any, Array], tuple[Array, Any]] | None = static(None)
-    fold: Callable[[tuple[Params, Any]], Params] | None = static(None)
+    train_fn: Callable[[Params, Any, Array], tuple[Array, Any]] | None = static(default=None)
+    fold: Callable[[tuple[Params, Any]], Params] | None = static(default=None)
 
     def init(self, params: Params) -> TrainState:
         """The state before the first step, of weights; of (weights, statistics) with `train_fn`."""
-        if self.train_fn is not None:
+        if self.train_fn is not None or self.fold is not None:
             return self._init_normalised(params)
         opt_state = self.optimizer.init(params)
         if self.ema is None:
@@ -93,8 +93,9 @@ class Supervised:
         return TrainState(params, opt_state, jax.tree.map(jnp.copy, params))
 
     def _init_normalised(self, latest):
-        if self.fold is None:
-            raise ValueError("`fold` must be given with `train_fn`, got None.")
+        if self.train_fn is None or self.fold is None:
+            missing = "train_fn" if self.train_fn is None else "fold"
+            raise ValueError(f"`train_fn` and `fold` must be given together, got no `{missing}`.")
         if self.ema is not None:
             rule = "must be None with `train_fn`: averaged weights have other statistics"
             raise ValueError(f"`ema` {rule}, got {self.ema!r}.")
@@ -107,15 +108,16 @@ class Supervised:
     def step(self, state: TrainState, batch: Batch, key: Array):
         """One step on a minibatch: the next state, and its loss and accuracy."""
         x = batch.x if self.augment is None else self.augment(key, batch.x)
-        params, statistics = state.params if self.ema is None else state.latest, None
-        if self.train_fn is not None:
+        params: Any = state.params if self.ema is None else state.latest
+        statistics = None
+        if self.train_fn is not None and state.latest is not None:
             params, statistics = state.latest
         (loss, (accuracy, statistics)), grads = self._gradient(
             params, statistics, Batch(x, batch.labels)
         )
         updates, opt_state = self.optimizer.update(grads, state.opt_state, params)
         params, info = optax.apply_updates(params, updates), {"loss": loss, "accuracy": accuracy}
-        if self.train_fn is not None:
+        if self.fold is not None:
             latest = params, statistics
             return TrainState(self.fold(latest), opt_state, latest), info
         if self.ema is None:

@@ -18,6 +18,7 @@ from typing import (
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 Params: TypeAlias = Any
 """A pytree of arrays: the weights of a model."""
@@ -82,15 +83,19 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """How many images there are."""
+        ...
 
     def __getitem__(self, rows: Any) -> "Source":
         """A subset, by slice, mask or row numbers; reads nothing."""
+        ...
 
     def stream(self, rows: Iterable[np.ndarray]) -> Generator[Batch]:
         """Yields the batch at each array of rows, in order, reading ahead; may be closed early."""
+        ...
 
     def batch(self) -> Batch:
         """All of it, in memory."""
+        ...
 
 
 @pytree
@@ -128,6 +133,7 @@ class Objective(Protocol):
         self, params: Params, context: Context, pair: Pair, key: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Returns the scalar and its named terms."""
+        ...
 
 
 @runtime_checkable
@@ -151,6 +157,7 @@ class Unlearner(Protocol):
 
     def step(self, state: Any, pair: Pair, key: Array) -> tuple[Any, dict[str, Array]]:
         """One step on a minibatch: the next state, and scalars worth logging."""
+        ...
 
 
 def check_number(name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf):
@@ -164,8 +171,8 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, least: floa
     if isinstance(value, (Array, np.ndarray)):
         return
     rule = f"> {above:g}" if above > -math.inf else f">= {least:g}" if least > -math.inf else ""
-    good = isinstance(value, numbers.Real) and math.isfinite(value)
-    if not (good and value > above and value >= least):
+    number = float(value) if isinstance(value, numbers.Real) else math.nan
+    if not (math.isfinite(number) and number > above and number >= least):
         raise ValueError(f"`{name}` must be finite{rule and f' and {rule}'}, got {value!r}.")
 
 
@@ -186,7 +193,7 @@ def check_labels(labels: Any, num_classes: int | None = None):
     if not np.issubdtype(labels.dtype, np.integer):
         got = f"{labels.dtype} of shape {list(labels.shape)}"
         raise ValueError(f"`labels` must be integers, a class each, got {got}.")
-    if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
+    if isinstance(labels, Tracer) or not getattr(labels, "is_fully_addressable", True):
         return
     labels = np.asarray(labels)
     if labels.size and (labels.min() < 0 or (num_classes and labels.max() >= num_classes)):
@@ -222,7 +229,8 @@ def check_kept(name: str, tree: Any):
     """Raises a `ValueError` for numbers of 64 bits that JAX would round to 32, and tell nobody."""
     for leaf in jax.tree.leaves(tree):
         dtype = getattr(leaf, "dtype", None)
-        if dtype in (np.float64, np.complex128) and not jax.config.jax_enable_x64:
+        x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue] set by JAX
+        if dtype in (np.float64, np.complex128) and not x64:
             raise ValueError(
                 f"`{name}` of {dtype} needs jax.config.update('jax_enable_x64', True): "
                 "call it first, or cast them to float32."

@@ -45,7 +45,7 @@ class Descent:
     objective: Objective
     prepare: Callable | None
     optimizer: optax.GradientTransformation = static()
-    epoch_over: Literal["forget", "retain"] = static("forget")
+    epoch_over: Literal["forget", "retain"] = static(default="forget")
 
     def init(self, params, forget, retain, key) -> DescentState:
         prepare = self.prepare or getattr(self.objective, "prepare", None)
@@ -114,7 +114,7 @@ class OneShot:
     """
 
     edit: Callable
-    epoch_over: Literal["forget", "retain"] = static("forget")
+    epoch_over: Literal["forget", "retain"] = static(default="forget")
 
     def init(self, params, forget, retain, key) -> OneShotState:
         return OneShotState(*self.edit(params, forget, retain, key))
@@ -308,11 +308,11 @@ def begin(
     check_kept("params", params)
     apply_fn, each = _apply_fn_of(unlearner), isinstance(forget, loop.Subsets)
     like = jax.eval_shape(loop.members, params)[0] if each else params
-    if apply_fn:
+    if apply_fn is not None:
         check(apply_fn, like, images_of(getattr(forget, "images", forget)))
-    for data in (forget, retain) if apply_fn else ():
-        if data is not None:
-            check_labels_of(apply_fn, like, getattr(data, "images", data))
+        for data in (forget, retain):
+            if data is not None:
+                check_labels_of(apply_fn, like, getattr(data, "images", data))
     if swept:
         loop.check_swept(unlearner, key)
     if not donate:

@@ -32,12 +32,12 @@ class Net(nnx.Module):
         return self.head(self.dropout(nnx.tanh(self.norm(self.first(x.reshape(len(x), -1))))))
 
 
-def of_nnx(net, kind=nnx.Param):
+def of_nnx(net, kind=nnx.Param, *, copy=True):
     """`apply_fn` and params, as an example of NNX would have it."""
     graphdef, params, rest = nnx.split(net, kind, ...)
 
     def apply_fn(params, x):
-        return nnx.merge(graphdef, params, rest, copy=True)(x)
+        return nnx.merge(graphdef, params, rest, copy=copy)(x)
 
     return apply_fn, params
 
@@ -60,6 +60,10 @@ def test_a_model_of_nnx_in_evaluation_mode_passes(forget):
 BREACHES = {
     "batch normalisation": (lambda: of_nnx(modes(norm=True, dropout=False)), "running statistics"),
     "dropout": (lambda: of_nnx(modes(norm=False, dropout=True)), "switch dropout off"),
+    "state": (
+        lambda: of_nnx(modes(norm=True, dropout=False), copy=False),
+        r"must be pure, .*`model\.eval\(\)` was called: Cannot mutate BatchStat",
+    ),
     "keys": (lambda: of_nnx(modes(norm=False, dropout=False), ...), r"nnx\.split\(model, nnx\.Par"),
 }
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import to_float64
 from jax import lax
 from safetensors.numpy import save_file
 
@@ -88,6 +89,7 @@ def file(tmp_path_factory):
     return path
 
 
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "shape", [(8, 8, 3), pytest.param((72, 80, 3), marks=pytest.mark.slow)], ids=str
 )
@@ -96,10 +98,11 @@ def test_the_logits_are_those_of_the_file_in_evaluation_mode(shape, tmp_path):
     np.savez(tmp_path / "weights.npz", **arrays)
     model, latest = torchvision.load(tmp_path / "weights.npz", image_shape=shape)
     assert (model.name, model.num_classes) == ("resnet18_batchnorm", 5)
+    arrays, latest = to_float64((arrays, latest))
     x = jax.random.normal(jax.random.key(0), (3, *shape))
     wanted = jax.jit(reference)(arrays, x.transpose(0, 3, 1, 2))
     found = jax.jit(model.apply)(fold(latest), x)
-    np.testing.assert_allclose(found, wanted, atol=1e-6 * float(jnp.max(jnp.abs(wanted))))
+    np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-11)
 
 
 def test_sides_are_those_of_the_stem_and_a_new_head_is_zeros(file):

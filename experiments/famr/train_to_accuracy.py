@@ -99,14 +99,14 @@ def fit(
     init_keys, keys = (jax.random.split(each, members) for each in (init_key, key))
     mask, held_out = ~division.held_out & used, division.held_out & used
     rows, held = bench.train[mask], bench.train[held_out]
-    learner = bench.recipe.learner(bench.model.apply, len(rows))
+    learner = bench.recipe.learner(bench.model.apply, len(rows), bench.model.batch_norm)
 
     def accuracies(params):
         logits = (metrics.predict(bench.model.apply, p, held.x) for p in loop.members(params))
         return jnp.stack([metrics.accuracy(each, held.labels) for each in logits])
 
     def begin() -> Reaching:
-        state = train.begin(learner, bench.model.init, init_keys)
+        state = train.begin(learner, train.init_of(bench.model), init_keys)
         kept = jax.tree.map(jnp.copy, state.params)
         return Reaching(kept, state, jnp.zeros(members, jnp.int32), jnp.zeros(members))
 

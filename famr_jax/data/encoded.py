@@ -100,8 +100,8 @@ def load(
         ValueError: A split without an example, images of several sizes, or one that is not a
             readable 8-bit image.
     """
-    decode = mode is not None and not stream
-    look = partial(_pixels, mode, size) if decode else _facts
+    look = _facts if mode is None or stream else partial(_pixels, mode, size)
+    decode = look is not _facts
     found = [_scan(split, look) for split in splits]
     for split, part in zip(splits, found, strict=True):
         if not part.seen:
@@ -117,7 +117,8 @@ def load(
         _check_one_size(name, splits, found)
     if decode:
         return [Split(np.stack(part.seen), part.labels) for part in found]
-    shape = (*(first.shape if size is None else (size, size)), CHANNELS[mode])
+    height, width = first.shape if size is None else (size, size)
+    shape = (height, width, CHANNELS[mode])
     sets = []
     for split, part in zip(splits, found, strict=True):
         digests = np.frombuffer(b"".join(fact.digest for fact in part.seen), np.uint8)
@@ -157,7 +158,8 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
     if picture.format == "TIFF":  # which Pillow turns itself, its size too
         return None
     try:
-        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+        stored: Any = picture.getexif().get(ExifTags.Base.Orientation)
+        return _TURNS.get(stored)
     # A damaged EXIF block says nothing, as in viewers; its parsers raise many types.
     except Exception:
         return None

@@ -112,8 +112,10 @@ def _drawn(examples: list[Example], share: float, seed: int) -> list[list[Exampl
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         if len(rows) < 2:
-            where = Path(examples[rows[0]].image).parent
-            raise ValueError(f"{where} must hold two images to be split, got {len(rows)}.")
+            where = examples[rows[0]].image
+            raise ValueError(
+                f"the class of {where} must hold two images to be split, got {len(rows)}."
+            )
         count = min(max(round(share * len(rows)), 1), len(rows) - 1)
         # By the class too, so that its draw is the same whichever classes are kept.
         drawn = np.random.default_rng([seed, label]).permutation(rows)[:count]

@@ -81,7 +81,8 @@ def load_idx(
     num_classes = 1 + max(int(labels.max()) for _, labels in found.values())
     kept = kept_classes(classes, num_classes)
     splits = [Split(x[labels < kept], labels[labels < kept]) for x, labels in found.values()]
-    return Dataset(name, *splits, tuple(map(str, range(kept))), mirrored=False)
+    train, test = splits
+    return Dataset(name, train, test, tuple(map(str, range(kept))), mirrored=False)
 
 
 def _split(root: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:

@@ -100,7 +100,7 @@ def from_arrays(
     held_out = _split(*test, most, names=("test[0]", "test[1]"))
     if class_names is None:
         largest = max(train.labels.max(), held_out.labels.max())
-        class_names = map(str, range(largest + 1))
+        class_names = tuple(map(str, range(largest + 1)))
     return Dataset(name, train, held_out, tuple(class_names), mirrored)
 
 

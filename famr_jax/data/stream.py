@@ -13,7 +13,8 @@ import numpy as np
 
 from famr_jax.types import Batch
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 WORKERS = max(2, min(16, os.cpu_count() or 1))
 """Threads that read and decode; Pillow lets them run at once."""
@@ -47,9 +48,9 @@ class OnDisk:
         return len(self.labels)
 
     def __getitem__(self, rows: Any) -> "OnDisk":
-        rows = rows if isinstance(rows, slice) else np.asarray(rows)
-        parts = (array[rows] for array in (self.labels, self.digests, self.rows))
-        return OnDisk(self.read, self.image_shape, *parts)
+        at = rows if isinstance(rows, slice) else np.asarray(rows)
+        labels, digests, places = (array[at] for array in (self.labels, self.digests, self.rows))
+        return OnDisk(self.read, self.image_shape, labels, digests, places)
 
     @property
     def x(self) -> Any:
@@ -70,7 +71,7 @@ class OnDisk:
 
         def fill(piece):
             for i in piece:
-                out[i] = self.read(stored[i])
+                out[i] = self.read(int(stored[i]))
 
         for _ in read_ahead(fill, pieces(len(stored))):
             pass

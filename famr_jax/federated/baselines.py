@@ -92,7 +92,7 @@ class Projected:
 
     ascent: Descent
     radius: float
-    epoch_over: Literal["forget", "retain"] = static("forget")
+    epoch_over: Literal["forget", "retain"] = static(default="forget")
 
     def init(self, params, forget, retain, key) -> DescentState:
         return self.ascent.init(params, forget, retain, key)

@@ -19,9 +19,9 @@ class Adversarial:
     """The objective of `amun`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    attack_steps: int = static(10)
-    with_forget: bool = static(True)
-    with_retain: bool = static(True)
+    attack_steps: int = static(default=10)
+    with_forget: bool = static(default=True)
+    with_retain: bool = static(default=True)
     radius: float = 0.02
 
     def prepare(self, params, forget, retain, key):

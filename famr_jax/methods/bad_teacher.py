@@ -17,7 +17,7 @@ class TwoTeachers:
     """The objective of `bad_teacher`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    init_fn: Callable[[Array], Params] | None = static(None)
+    init_fn: Callable[[Array], Params] | None = static(default=None)
     forget_weight: float = 0.3
     temperature: float = 1.0
 

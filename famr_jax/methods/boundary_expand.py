@@ -14,7 +14,7 @@ class Expanded:
     """The objective of `boundary_expand`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    head: tuple[str, ...] = static(("head",))
+    head: tuple[str, ...] = static(default=("head",))
 
     def prepare(self, params, forget, retain, key):
         del forget, retain

@@ -16,7 +16,7 @@ class Transposed:
     """The objective of `ct`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    patches: tuple[str, ...] = static(("patches", "kernel"))
+    patches: tuple[str, ...] = static(default=("patches", "kernel"))
 
     def start(self, params, context, forget):
         del context

@@ -15,7 +15,7 @@ class DescentAscent:
     apply_fn: ApplyFn = static()
     forget_weight: float = 0.1
     ascent_steps: int | None = None
-    alternating: bool = static(False)
+    alternating: bool = static(default=False)
 
     def __call__(self, params, context, pair, key):
         del key

@@ -15,7 +15,7 @@ class Influential:
     """The objective of `imu`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    head: tuple[str, ...] = static(("head",))
+    head: tuple[str, ...] = static(default=("head",))
     damping: float = 0.01
     clip: float = 0.93
 

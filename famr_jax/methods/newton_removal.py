@@ -17,8 +17,8 @@ class Removing:
     """The edit of `newton_removal`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    matrix: Literal["gauss_newton", "hessian"] = static("gauss_newton")
-    max_steps: int = static(200)
+    matrix: Literal["gauss_newton", "hessian"] = static(default="gauss_newton")
+    max_steps: int = static(default=200)
     l2: float = 0.0
     damping: float = 0.1
 

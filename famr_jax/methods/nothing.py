@@ -18,7 +18,7 @@ class NothingState(NamedTuple):
 class Nothing:
     """The unlearner behind `nothing`."""
 
-    epoch_over: Literal["forget", "retain"] = static("forget")
+    epoch_over: Literal["forget", "retain"] = static(default="forget")
 
     def init(self, params, forget, retain, key) -> NothingState:
         del forget, retain, key

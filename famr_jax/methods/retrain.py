@@ -15,7 +15,7 @@ class Retrain:
 
     learner: Supervised
     init_fn: Callable[[Array], Params] = static()
-    epoch_over: Literal["forget", "retain"] = static("retain")
+    epoch_over: Literal["forget", "retain"] = static(default="retain")
 
     def init(self, params, forget, retain, key) -> TrainState:
         del params, forget, retain

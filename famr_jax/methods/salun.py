@@ -33,7 +33,7 @@ class Salient:
     apply_fn: ApplyFn = static()
     method: Unlearner
     share: float = 0.5
-    epoch_over: Literal["forget", "retain"] = static("forget")
+    epoch_over: Literal["forget", "retain"] = static(default="forget")
 
     def init(self, params, forget, retain, key) -> SalientState:
         def losses(params, batch):

@@ -16,9 +16,9 @@ class Drawn:
     """The objective of `trw`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    head: tuple[str, ...] = static(("head", "kernel"))
-    num_components: int = static(10)
-    with_retain: bool = static(True)
+    head: tuple[str, ...] = static(default=("head", "kernel"))
+    num_components: int = static(default=10)
+    with_retain: bool = static(default=True)
     beta: float = 10.0
     temperature: float = 0.1
     forget_weight: float = 1.0

@@ -17,8 +17,8 @@ class Impaired:
     """The objective of `unsir`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    num_noise: int = static(32)
-    noise_steps: int = static(25)
+    num_noise: int = static(default=32)
+    noise_steps: int = static(default=25)
     impair_epochs: int = 1
     noise_weight: float = 1.0
     penalty: float = 0.1

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -76,14 +77,16 @@ class Model:
         """Activations by name: `block_0`, ..., `pre_logits`; in forward order, unless jit sorts."""
         return self._call(params, x)[1]
 
-    def _call(self, params, x):
+    def _call(self, params, x) -> Any:
         return self.module.apply({"params": params}, self._seen(params, x))
 
     def _init_trained(self, key):
+        assert self.trained is not None
         found = self.trained.init(key, jax.numpy.zeros((1, *self.image_shape)))
         return found["params"], found["batch_stats"]
 
     def _train(self, weights, statistics, x):
+        assert self.trained is not None
         variables = {"params": weights, "batch_stats": statistics}
         x = self._seen(weights, x)
         (logits, _), moved = self.trained.apply(variables, x, mutable=["batch_stats"])
@@ -123,12 +126,13 @@ def create(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) ->
     check_count("num_classes", num_classes)
     if num_classes < 2:
         raise ValueError(f"`num_classes` must be >= 2, got {num_classes}.")
-    image_shape = tuple(image_shape)
     if len(image_shape) != 3:
-        raise ValueError(f"`image_shape` must be (height, width, channels), got {image_shape}.")
+        got = tuple(image_shape)
+        raise ValueError(f"`image_shape` must be (height, width, channels), got {got}.")
     for size in image_shape:
         check_count("image_shape", size)
-    return _create(name, num_classes, image_shape)
+    height, width, channels = image_shape
+    return _create(name, num_classes, (height, width, channels))
 
 
 @functools.cache

@@ -5,7 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import TraceContextError
 from jax import Array
+from jax.core import Tracer
 
 from famr_jax import mesh
 from famr_jax.types import ApplyFn, Params, Source
@@ -65,12 +67,18 @@ def _few(x, *, read):
 
 
 def _is_concrete(leaf):
-    return isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, jax.core.Tracer)
+    return isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer)
 
 
 def _check_logits(apply_fn, params, x):
     pair = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
-    found = _logits.eval_shape(apply_fn, params, pair)
+    try:
+        found = _logits.eval_shape(apply_fn, params, pair)
+    except TraceContextError as error:  # of NNX, whose layers write down what they see
+        raise ValueError(
+            "`apply_fn` must be pure, but a layer of it changes its own state, as batch "
+            f"normalisation and dropout do unless `model.eval()` was called: {error}"
+        ) from error
     if isinstance(found, jax.ShapeDtypeStruct):
         if found.ndim == 2 and len(found) == 2 and jnp.issubdtype(found.dtype, jnp.floating):
             return

@@ -128,7 +128,8 @@ def _architecture(file: File, num_classes, image_shape, num_heads) -> tuple[Mode
     """The model for images of the file's own size, and whether its head is to be a new one."""
     if second := {"dist_token", "embeddings.distillation_token"} & set(file.arrays):
         raise file.error(f"have one class token, got {second.pop()}: take a DeiT not distilled")
-    kernel = file.get("patches/kernel")
+    if (kernel := file.get("patches/kernel")) is None:
+        raise file.error("hold the kernel of its patches")
     sizes = kernel.shape if file.family is NPZ else kernel.T.shape
     if len(sizes) != 4 or sizes[0] != sizes[1]:
         raise file.error(f"hold a patch kernel of square patches, got {list(kernel.shape)}")
@@ -156,7 +157,7 @@ def _heads(file: File, dim: int, depth: int, asked: int | None) -> int:
         raise file.error(f"{rule}: any that divides its width {dim} fits its arrays, got none")
     if None not in (told, asked) and told != asked:
         raise ValueError(f"`num_heads` must be that of {file.source}, {told}, got {asked!r}.")
-    heads = asked if told is None else told
+    heads: Any = asked if told is None else told
     check_count("num_heads", heads)
     if dim % heads:
         raise file.error(f"have heads that divide its width {dim}, got {heads}")
@@ -230,7 +231,9 @@ def _grid(file: File, pooling, patch, image_shape) -> tuple[int, int]:
 
 def _checked(file: File, model: Model, fresh: bool) -> dict[str, np.ndarray]:
     """The file's arrays as ours, by path; all that is wrong with them in one error."""
-    shapes = tree.flatten_dict(jax.eval_shape(model.init, jax.random.key(0)), sep="/")
+    shapes: dict[str, Any] = tree.flatten_dict(
+        jax.eval_shape(model.init, jax.random.key(0)), sep="/"
+    )
     left, head = dict(file.arrays), re.compile(file.family.head)
     if fresh:
         shapes = {path: leaf for path, leaf in shapes.items() if not path.startswith("head/")}

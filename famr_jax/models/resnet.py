@@ -1,6 +1,6 @@
 """ResNet-18 with group or batch normalisation, for comparison with the literature on unlearning."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -49,7 +49,8 @@ class ResNet18(nn.Module):
         stem = conv(64, 7, 2, "conv") if large else conv(64, 3, 1, "conv")
         x = nn.relu(norm(self.norm, "norm")(stem(x)))
         if large:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            sides: Any = ((1, 1), (1, 1))  # Flax takes them, and says only `str`
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=sides)
         for i in range(8):
             stage, second = divmod(i, 2)
             stride = 2 if stage and not second else 1

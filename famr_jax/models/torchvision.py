@@ -6,6 +6,7 @@ own, which `dataclasses.replace(model, view=...)` makes of the library's [-1, 1]
 
 import re
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util as tree
 import jax
@@ -78,8 +79,9 @@ def load(
     like = jax.eval_shape(norm.init, jax.random.key(0))
     faults, parts = [], []
     for part in like:
-        flat = {}
-        for path, leaf in tree.flatten_dict(part, sep="/").items():
+        flat: dict[str, Any] = {}
+        shapes: dict[str, Any] = tree.flatten_dict(part, sep="/")
+        for path, leaf in shapes.items():
             if fresh and path.startswith("head/"):
                 flat[path] = jnp.zeros(leaf.shape)
                 continue

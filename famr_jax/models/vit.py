@@ -12,7 +12,7 @@ variance, the residual stream and the head are in float32.
 """
 
 import re
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -193,7 +193,8 @@ def module(name: str, num_classes: int) -> ViT | None:
     )
     if match is None or (sizes := variant(match[1])) is None:
         return None
-    pooling, epsilon = match[3] or "mean", float(match[5] or 1e-6)
+    pooling: Any = match[3] or "mean"  # one of the words of the pattern, as is `gelu`
+    epsilon = float(match[5] or 1e-6)
     check_number("epsilon", epsilon, above=0)
-    gelu = match[4] or GELU[pooling]
+    gelu: Any = match[4] or GELU[pooling]
     return ViT(num_classes, int(match[2]), sizes, pooling, gelu, epsilon)

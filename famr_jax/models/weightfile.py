@@ -120,7 +120,11 @@ def _local(path: Path) -> tuple[Path, Path | None]:
 
 def _download(repository: str) -> tuple[Path, Path | None]:
     try:
-        from huggingface_hub import errors, hf_hub_download
+        # An extra, which may not be there.
+        from huggingface_hub import (  # pyright: ignore[reportMissingImports]
+            errors,
+            hf_hub_download,
+        )
     except ImportError as error:
         raise ValueError(
             "`source` hf:... needs the package huggingface_hub: install it."
