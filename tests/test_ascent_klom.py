@@ -66,13 +66,14 @@ def test_the_claim_fails_only_where_a_setting_is_nearer_and_nowhere_farther(
     assert klom.claims(results, {"members": 99})[0]["verdict"] == "not resolved"
 
 
-def test_the_difference_is_around_zero_where_nothing_was_done_and_below_where_it_helped():
+def test_bootstrap_samples_are_paired():
     generator = np.random.default_rng(0)
     oracles = generator.normal(size=(60, 80))
     before = generator.normal(2, 1, size=(60, 80))
-    assert klom_points.difference(before, before, oracles) == (0, 0)
-    low, high = klom_points.difference(before, before - 1.8, oracles)
-    assert low <= high < 0
+    drawn = [klom_points.resample(before - shift, oracles) for shift in (0, 0, 1.8)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[2] < drawn[0]).all()
+    assert len(set(drawn[0])) > 1
     found = klom_points.kloms(before, oracles)
     assert found["klom"] == np.percentile(attacks.klom(before, oracles), 95)
     assert len(set(found.values())) == 3

@@ -72,6 +72,13 @@ def test_mia_nn_is_a_row_for_a_class_and_its_oracles_are_the_band():
     assert "forgotten class" in rows[-1]["absent"]["entropy_attack"]
 
 
+def test_mia_nn_beside_a_broken_oracle_is_not_finite():
+    broken = jnp.full((TRAIN + TEST, C), jnp.nan)
+    assert np.isnan(evaluator(CLASS, [ORACLES[0], broken])(table(7))["mia_nn"])
+    assert np.isnan(evaluator(CLASS)(broken)["mia_nn"])
+    assert np.isnan(evaluator(SAMPLES)(broken)["entropy_attack"])
+
+
 def test_the_entropy_attack_is_a_row_for_samples():
     row = evaluator(SAMPLES)(table(7, 3.0))
     logits = np.asarray(table(7, 3.0))

@@ -145,6 +145,14 @@ ONES = np.ones((3, 2))
             "`num_models` must be >= 3, got 2",
         ),
         (
+            lambda: forgetting_score(-ONES[0], num_models=9, retain=(1, 1), test=(1, 1)),
+            "`epsilons` must be >= 0, got -1.0",
+        ),
+        (
+            lambda: forgetting_score(ONES[0], num_models=9, retain=1, test=(1, 1)),
+            "`retain` must be two accuracies, got 1",
+        ),
+        (
             lambda: forgetting_score(ONES[0], num_models=9, retain=(1, 0), test=(1, 1)),
             "`retain, oracles` must be finite and > 0, got 0",
         ),

@@ -206,6 +206,15 @@ def test_margin_by_hand_and_in_the_far_tail():
     ]
 
 
+def test_logits_that_are_not_finite_make_nan_and_no_warning():
+    logits = np.array([[np.nan, 0.0], [np.inf, np.inf], [1.0, 0.0]])
+    for function in (margin, attacks.modified_entropy, attacks.modified_entropy_as_published):
+        found = function(logits, np.array([0, 0, 1]))
+        assert list(np.isnan(found)) == [True, True, False]
+    assert np.isnan(attacks.zrf(logits, logits))
+    assert np.isnan(attacks.zrf_as_published(logits, logits))
+
+
 def test_modified_entropy_by_hand_and_as_published():
     p = np.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]])
     labels = np.array([0, 2])
@@ -275,6 +284,7 @@ FIT = np.zeros((4, 3)), np.arange(4)[:, None] < [2, 2, 2]
         (lambda: roc(np.zeros(3), np.ones(3, bool)), "examples on both sides, got 3 and 0"),
         (lambda: auc(np.zeros(3), np.ones(2, bool)), r"boolean of shape \[3\], got bool of shape"),
         (lambda: tpr_at(np.zeros(3), np.ones(3, bool), fpr=0), r"`fpr` must be in \(0, 1\), got 0"),
+        (lambda: tpr_at(np.zeros(3), np.ones(3, bool), fpr="a"), "`fpr` must be finite, got 'a'"),
         (lambda: margin(np.zeros((2, 1)), np.zeros(2, int)), "at least 2 classes"),
         (lambda: margin(np.zeros((2, 3)), np.array([0, 3])), "classes of 3, 0 to 2, got 0 to 3"),
         (lambda: margin(np.zeros((2, 3)), np.zeros(2)), "`labels` must be integers of shape"),

@@ -118,6 +118,14 @@ def without(forgotten, keep):
     ("call", "message"),
     [
         (lambda: neighbour([], LABELS, forgotten=0), "must hold at least 1 model, got 0"),
+        (
+            lambda: neighbour([ORACLES[0] * np.nan], LABELS, forgotten=0),
+            "must be finite on class 0",
+        ),
+        (
+            lambda: class_profile(ORACLES[0], LABELS, forgotten=0, against=()),
+            "`against` must name at least 1 class, got none",
+        ),
         (lambda: neighbour(ORACLES, LABELS, forgotten=9), "a class with images, got 9"),
         (lambda: neighbour(ORACLES, LABELS[1:], forgotten=0), "`labels` must be integers of shape"),
         (

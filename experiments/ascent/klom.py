@@ -18,11 +18,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.ascent import ASCENT, klom_points
-from experiments.ascent.klom_points import CONTROL, SETS, grid, kloms, margins, percentile, point
+from experiments.ascent.klom_points import (
+    CONTROL,
+    SETS,
+    grid,
+    kloms,
+    margins,
+    percentile,
+    point,
+    resample,
+)
 from experiments.ascent.random_set import draw
 from experiments.harness.results import Page, measured, setting
 from experiments.harness.run import Experiment, main
@@ -39,7 +47,7 @@ SOURCES = (Path(klom_points.__file__), "famr_jax.methods", "famr_jax.attacks")
 class Flags:
     """Settings of the experiment."""
 
-    shares: tuple[Share, ...] = (0.02, 0.1)
+    shares: tuple[Share, ...] = (0.1, 0.02)
     """Shares of the training images to forget, a random set each."""
     members: Count = 100
     """Models trained on everything, and as many without each set; KLoM needs a hundred."""
@@ -82,13 +90,14 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
         each.params for each in ensembles.trained(bench, "originals", everything, key=keys.train)
     ]
     sets, rows = [], []
-    for i, share in enumerate(flags.shares):
-        gone, key = draw(bench, share), jax.random.fold_in(keys.oracle_train, i)
+    for share in flags.shares:
+        gone = draw(bench, share)
         masks = everything & ~gone.mask
         name = f"oracles {gone.name}"
-        retrained = ensembles.trained(bench, name, masks, key=key)
+        retrained = ensembles.trained(bench, name, masks, key=keys.oracle_train)
         oracles = margins(bench, [each.params for each in retrained], gone.mask)
         before = margins(bench, originals, gone.mask)
+        resampled = {part: resample(before[part], oracles[part]) for part in SETS}
         null = attacks.klom_null(flags.members, flags.members)
         sets.append(
             {"share": share, "num_forget": int(gone.mask.sum()), "null": percentile(null)}
@@ -96,7 +105,7 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
         )
         for about, method, epochs, retains in grid(flags, bench, int((~gone.mask).sum())):
             walk = partial(
-                point, bench, method, originals, gone.mask, oracles, before, epochs, retains
+                point, bench, method, originals, gone.mask, oracles, resampled, epochs, retains
             )
             config = {"method": about, "epochs": epochs, "members": flags.members, "share": share}
             words = f"{about['method']} {about['lr']:g} {about['away']} of {gone.name}"

@@ -49,11 +49,22 @@ def point(
     originals: list[Any],
     gone: np.ndarray,
     oracles: dict[str, np.ndarray],
-    before: dict[str, np.ndarray],
+    resampled: dict[str, np.ndarray],
     epochs: int,
     retains: bool,
 ) -> dict[str, Any]:
-    """KLoM of one setting on every set, both floors, and its difference to doing nothing."""
+    """KLoM of one setting on every set, and ends of the interval of its change by the models.
+
+    Args:
+        bench: Data, model and keys.
+        method: The unlearner.
+        originals: The trained weights of every member.
+        gone: The forget set.
+        oracles: Margins of the oracles on every set.
+        resampled: What `resample` gives of doing nothing.
+        epochs: Of unlearning.
+        retains: Whether it is given retained images.
+    """
     forget = np.broadcast_to(gone, (len(originals), len(gone)))
     done = unlearn.run_each(
         method,
@@ -71,8 +82,9 @@ def point(
     found = {"finite": True}
     for part in SETS:
         found |= {f"{part}_{key}": v for key, v in kloms(after[part], oracles[part]).items()}
-        low, high = difference(before[part], after[part], oracles[part])
-        found |= {f"{part}_low": low, f"{part}_high": high}
+        change = resample(after[part], oracles[part]) - resampled[part]
+        low, high = np.quantile(change, [1 - LEVEL, LEVEL])
+        found |= {f"{part}_low": float(low), f"{part}_high": float(high)}
     return found
 
 
@@ -97,15 +109,15 @@ def kloms(unlearned: np.ndarray, oracles: np.ndarray) -> dict[str, float]:
     }
 
 
-def difference(before: np.ndarray, after: np.ndarray, oracles: np.ndarray) -> tuple[float, float]:
-    """Ends of the interval of KLoM after less before, over bootstrap samples of the models."""
+def resample(unlearned: np.ndarray, oracles: np.ndarray) -> np.ndarray:
+    """KLoM's percentile of bootstrap samples of the models, the same ones at every call."""
     generator, found = np.random.default_rng(0), []
     for _ in range(BOOTSTRAPS):
-        mine, theirs = (generator.integers(0, len(side), len(side)) for side in (before, oracles))
-        values = [percentile(attacks.klom(side[mine], oracles[theirs])) for side in (after, before)]
-        found.append(values[0] - values[1])
-    low, high = np.quantile(found, [1 - LEVEL, LEVEL])
-    return float(low), float(high)
+        mine, theirs = (
+            generator.integers(0, len(each), len(each)) for each in (unlearned, oracles)
+        )
+        found.append(percentile(attacks.klom(unlearned[mine], oracles[theirs])))
+    return np.array(found)
 
 
 def percentile(values: np.ndarray) -> float:

@@ -45,7 +45,7 @@ class Flags:
     """How many shadow models."""
     forget: str = "random:0.1"
     """The forget set, of which every shadow holds a half."""
-    unlearn_lr: Positive = 1e-3
+    unlearn_lr: Positive = 1e-4
     """Step of unlearning, by Adam."""
     bench: BenchFlags = field(default_factory=BenchFlags)
     result: Path = ROOT / "experiments" / "results" / "benchmark-shadows.json"

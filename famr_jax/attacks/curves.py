@@ -6,6 +6,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from famr_jax.attacks import arrays
+from famr_jax.types import check_number
 
 LEAST_FALSE = 10
 """False positives that a rate of them must allow, or the sample cannot show it."""
@@ -93,6 +94,7 @@ def tpr_at(scores: np.ndarray, members: np.ndarray, *, fpr: float) -> float | No
     Raises:
         ValueError: As `roc`; a rate out of range.
     """
+    check_number("fpr", fpr)
     if not 0 < fpr < 1:
         raise ValueError(f"`fpr` must be in (0, 1), got {fpr!r}.")
     _, outside = _sides(scores, members)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from famr_jax.attacks import arrays
-from famr_jax.types import check_number
+from famr_jax.types import check_count, check_number
 
 DELTA, CAP, BUCKET = 1e-5, 50.0, 0.5
 
@@ -90,9 +90,15 @@ def forgetting_score(
     Source: As `epsilons`.
     """
     epsilons = arrays.numbers("epsilons", epsilons, ndim=1)
+    if np.any(epsilons < 0):
+        raise ValueError(f"`epsilons` must be >= 0, got {np.nanmin(epsilons)}.")
+    check_count("num_models", num_models)
     if num_models < 3:
         raise ValueError(f"`num_models` must be >= 3, got {num_models}.")
-    for name, (mine, theirs) in (("retain", retain), ("test", test)):
+    for name, pair in (("retain", retain), ("test", test)):
+        if np.shape(pair) != (2,):
+            raise ValueError(f"`{name}` must be two accuracies, got {pair!r}.")
+        mine, theirs = pair
         if not np.isnan([mine, theirs]).any():  # of a model that broke, the score is NaN
             check_number(f"{name}, unlearned", mine, least=0)
             check_number(f"{name}, oracles", theirs, above=0)

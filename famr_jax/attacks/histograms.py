@@ -122,6 +122,8 @@ def _histograms(unlearned, oracles, *, drop_largest=False):
         bins = np.floor((side - low) / width * BINS).astype(int)
         if not drop_largest:
             bins = np.minimum(bins, BINS - 1)
-        counts = np.stack([(bins == b).sum(0) for b in range(BINS)])
+        at = bins + (BINS + 1) * np.arange(bins.shape[1])  # the last bin of all is for the dropped
+        counts = np.bincount(at.ravel(), minlength=(BINS + 1) * bins.shape[1])
+        counts = counts.reshape(-1, BINS + 1)[:, :BINS].T
         shares.append(counts / np.maximum(counts.sum(0), 1))
     return *shares, bad

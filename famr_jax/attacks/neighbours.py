@@ -72,13 +72,15 @@ def neighbour(oracle_logits: Sequence[np.ndarray], labels: np.ndarray, *, forgot
         forgotten: The class f.
 
     Raises:
-        ValueError: No oracle; no image of the class; other shapes.
+        ValueError: No oracle, or one that gives NaN; no image of the class; other shapes.
     """
     if not len(oracle_logits):
         raise ValueError("`oracle_logits` must hold at least 1 model, got 0.")
     checked = [_checked(each, labels, forgotten) for each in oracle_logits]
     mine = checked[0][1] == forgotten
     means = np.mean([p[mine].mean(0) for p, _ in checked], axis=0)
+    if not np.isfinite(means).all():
+        raise ValueError(f"`oracle_logits` must be finite on class {forgotten}, got NaN.")
     return int(np.argmax(np.where(np.arange(len(means)) == forgotten, -np.inf, means)))
 
 
@@ -119,6 +121,8 @@ def class_profile(
     counts = np.bincount(labels, minlength=p.shape[1])
     kept = np.flatnonzero((counts >= FOLDS) & (np.arange(p.shape[1]) != forgotten))
     if against is not None:
+        if not len(against):
+            raise ValueError("`against` must name at least 1 class, got none.")
         for c in against:
             if c not in kept:
                 rule = f"must be classes other than {forgotten} with {FOLDS} images"
@@ -192,7 +196,8 @@ def _checked(logits, labels, forgotten):
     labels = arrays.classes("labels", labels, logits.shape[:1], logits.shape[1])
     if not np.any(labels == forgotten):
         raise ValueError(f"`forgotten` must be a class with images, got {forgotten!r}.")
-    return softmax(logits, axis=1), labels
+    with np.errstate(invalid="ignore"):  # what is not finite makes its classes NaN
+        return softmax(logits, axis=1), labels
 
 
 def _hits(mine, others, seeds):

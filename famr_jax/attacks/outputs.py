@@ -9,7 +9,11 @@ from scipy.special import log_softmax, logsumexp, softmax
 
 from famr_jax.attacks import arrays
 
+_QUIET = np.errstate(invalid="ignore")
+"""What is NaN comes from NaN, or from infinity less infinity, and needs no warning."""
 
+
+@_QUIET
 def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The log-odds of the label, log(p_y / (1 - p_y)), which attacks call the scaled confidence.
 
@@ -30,10 +34,10 @@ def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     logits, own = _checked(logits, labels)
     at = np.broadcast_to(own, logits.shape)
     others = logsumexp(np.where(at, -np.inf, logits), axis=-1)
-    with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, as it should be
-        return np.where(at, logits, 0).sum(-1) - others
+    return np.where(at, logits, 0).sum(-1) - others
 
 
+@_QUIET
 def modified_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """An entropy that knows the label: 0 where it is surely predicted, large where surely not.
 
@@ -53,12 +57,12 @@ def modified_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
     logits, own = _checked(logits, labels)
     log_p, log_rest = log_softmax(logits, axis=-1), _log_rest(logits)
-    with np.errstate(invalid="ignore"):
-        terms = np.where(own, -np.exp(log_rest) * log_p, -np.exp(log_p) * log_rest)
+    terms = np.where(own, -np.exp(log_rest) * log_p, -np.exp(log_p) * log_rest)
     certain = np.where(own, np.exp(log_rest) == 0, np.exp(log_p) == 0)
     return np.where(certain, 0, terms).sum(-1)
 
 
+@_QUIET
 def modified_entropy_as_published(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """What the public code of membership attacks computes in place of `modified_entropy`.
 
@@ -76,6 +80,7 @@ def modified_entropy_as_published(logits: np.ndarray, labels: np.ndarray) -> np.
     return -(np.where(replaced, 1 - p, p) * log_p).sum(-1)
 
 
+@_QUIET
 def zrf(logits: np.ndarray, random_logits: np.ndarray) -> float:
     """How nearly a model predicts like a fresh one: 1 less their mean Jensen-Shannon divergence.
 
@@ -98,6 +103,7 @@ def zrf(logits: np.ndarray, random_logits: np.ndarray) -> float:
     return float(1 - np.mean(_kl(p, middle) + _kl(q, middle)) / 2)
 
 
+@_QUIET
 def zrf_as_published(logits: np.ndarray, random_logits: np.ndarray) -> float:
     """What the public code computes in place of `zrf`.
 
@@ -139,6 +145,5 @@ def _pair(logits, random_logits):
 
 
 def _kl(log_p, log_q):
-    with np.errstate(invalid="ignore"):
-        terms = np.exp(log_p) * (log_p - log_q)
+    terms = np.exp(log_p) * (log_p - log_q)
     return np.where(np.exp(log_p) == 0, 0, terms).sum(-1)

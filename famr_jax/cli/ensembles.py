@@ -48,7 +48,7 @@ def trained(bench: Bench, name: str, masks: np.ndarray, *, key: jax.Array) -> li
 
     return bench.store.fit_members(
         name,
-        [bench.config(mask) | {"member": i} for i, mask in enumerate(masks)],
+        [bench.config(mask) | {"member": i, **_of(key)} for i, mask in enumerate(masks)],
         begin,
         advance,
         epochs=recipe.epochs,
@@ -114,7 +114,7 @@ def unlearned(
 
     configs = [
         bench.config(masks[0][i])
-        | {"member": i, "original": fingerprint(params), "unlearn": config}
+        | {"member": i, **_of(key), "original": fingerprint(params), "unlearn": config}
         | {"retain": [np.packbits(mask[i]).tobytes().hex() for mask in masks[1:]]}
         for i, params in enumerate(originals)
     ]
@@ -128,6 +128,10 @@ def unlearned(
         sizes=np.stack([mask.sum(1) for mask in masks], axis=1).tolist(),
         sources=(*bench.sources, "famr_jax.unlearn", *sources),
     )
+
+
+def _of(key):
+    return {"key": jax.random.key_data(key).tolist()}
 
 
 def _size(masks, rows):

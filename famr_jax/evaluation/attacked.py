@@ -33,7 +33,10 @@ def mia_nn(view: View, oracles: Sequence[View]) -> float:
     def logits(each):
         return np.concatenate([each.logits(name) for name in sides])
 
-    near = attacks.neighbour([logits(each) for each in oracles], labels, forgotten=forgotten)
+    seen = [logits(each) for each in oracles]
+    if not np.isfinite(seen).all():
+        return float("nan")
+    near = attacks.neighbour(seen, labels, forgotten=forgotten)
     if min(np.sum(labels == each) for each in (forgotten, near)) < LEAST_ATTACKED:
         raise Absent(f"it needs at least {LEAST_ATTACKED} test images of either class")
     profile = attacks.class_profile(logits(view), labels, forgotten=forgotten, against=(near,))
