@@ -65,6 +65,9 @@ SPECIAL = {
     "famr_style": lambda apply_fn, init_fn: methods.famr_style(
         as_features(apply_fn), {"logits": jnp.eye(3)}, lam=0.1, optimizer=ADAM
     ),
+    "gauss_newton_removal in 20 directions": lambda apply_fn, init_fn: methods.gauss_newton_removal(
+        apply_fn, rank=20
+    ),
     "nothing": lambda apply_fn, init_fn: methods.nothing(),
     "prepared": lambda apply_fn, init_fn: descend(
         Drawn(apply_fn), ADAM, prepare=AskTeacher(apply_fn)

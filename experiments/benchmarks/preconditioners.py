@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments.benchmarks.preconditioners_table import TRUST, headline
@@ -103,7 +102,7 @@ def trained(name: str, flags: Flags) -> Case:
     """The network of a case at its trained weights, and the system of a removal."""
     source, architecture, classes = CASES[name]
     dataset = data.load(source, data_dir=flags.data_dir, classes=classes)
-    whole = dataset.train[np.arange(flags.size)].batch()
+    whole = dataset.train.batch()[: flags.size]
     label_key, init_key, fit_key = jax.random.split(jax.random.key(flags.seed), 3)
     wrong_key, which_key = jax.random.split(label_key)
     drawn = jax.random.randint(wrong_key, whole.labels.shape, 0, dataset.num_classes)
