@@ -172,6 +172,22 @@ def test_what_cannot_be_measured_is_said_with_its_reason(iris, monkeypatch):
     assert reasons["Probe"] == "the model has no layer 'pre_logits'"
 
 
+def test_features_of_some_models_alone_give_no_verdict_and_no_error(iris, nothing_done):
+    def bare(model):
+        return {key: array for key, array in model.items() if key != "features"}
+
+    before, oracles = iris["before"], iris["oracles"]
+    for models in (
+        (bare(before), before, oracles),
+        (before, bare(before), oracles),
+        (before, before, [*map(bare, oracles[:2]), *oracles[2:]]),
+    ):
+        found = audit.arrays(*models)
+        assert found.verdict == nothing_done.verdict
+        (line,) = [line for line in found.lines if line["measure"] == "probe"]
+        assert line.get("verdict") in (None, "too few oracles")
+
+
 def test_the_probe_finds_a_class_that_features_still_have(iris):
     known = iris["before"]["features"].copy()
     known[:, 0] += 50 * (iris["before"]["labels"] == GONE)

@@ -65,6 +65,11 @@ def test_every_part_is_measured_by_outputs_and_by_probes_of_every_block(tmp_path
     assert str(tmp_path) not in json.dumps(content)
 
 
+def test_chance_is_what_guessing_gives():
+    assert shallow.at_chance(100, 10) == pytest.approx(0.1 + 2 * 0.03)
+    assert shallow.at_chance(10**6, 10) == pytest.approx(0.12)
+
+
 def test_bad_flags_are_refused(tmp_path):
     for changes, words in (
         ({"forget": ("random:0.1",)}, "`forget` must be classes"),
@@ -88,8 +93,9 @@ def made_up(head, every, *, reached=True, oracles=8):
     models = [{"model": part, "lr": 0.1, "for_acc": 0.0, "ret_acc": 0.9} for part in names]
     models[0]["for_acc"] = 0.0 if reached else 0.7
     dataset = {"name": "digits", "num_classes": 10}
-    results = {"dataset": dataset, "model": {"name": "vit"}, "oracles": oracles, "chance": 0.1}
-    return results | {"cases": [{"forget": "class:3", "models": models, "verdicts": lines}]}
+    results = {"dataset": dataset, "model": {"name": "vit"}, "oracles": oracles}
+    case = {"forget": "class:3", "at_chance": 0.15, "models": models, "verdicts": lines}
+    return results | {"cases": [case]}
 
 
 def verdicts(*args, **settings):

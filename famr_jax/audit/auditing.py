@@ -168,9 +168,10 @@ def _evaluator(model, train, test, gone, oracles, original=None):
 
 
 def _audited(evaluate: Evaluator, before: View, after: View) -> Audit:
-    oracles = [row for row in evaluate.references() if row["model"] == "oracle"]
-    rows = [{"model": "original"} | evaluate(before), *oracles, {"model": "after"}]
-    rows[-1] |= evaluate(after)
+    rows = [*evaluate.references(), {"model": "after"} | evaluate(after)]
+    if evaluate.trained is None:
+        rows.insert(0, {"model": "original"} | evaluate(before))
+    oracles = [row for row in rows if row["model"] == "oracle"]
     whats = {measure.name: measure.what for measure in evaluate.measures}
     lines = evaluation.verdicts(rows, evaluate.measures)
     lines = [line | {"what": whats[line["measure"]]} for line in lines]
@@ -191,7 +192,7 @@ def _judged(lines, count, held_out):
         return "not resolved", words
     told: dict[str, list[str]] = {}
     for line in lines:
-        if line.get("oracles", 0) >= ORACLES_FOR_A_VERDICT:
+        if "verdict" in line and line["oracles"] >= ORACLES_FOR_A_VERDICT:
             told.setdefault(line["verdict"], []).append(line["title"])
     inside, same = (len(told.get(verdict, ())) for verdict in ("inside band", "not resolved"))
     left = [*told.get("outside band", ()), *told.get("not finite", ())]
