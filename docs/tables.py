@@ -7,7 +7,7 @@ from collections import Counter
 from experiments.comparison import defaults
 from experiments.harness import ledger
 from experiments.harness.results import VERDICTS, read_results
-from famr_jax.evaluation import DISTANCE, MEASURES
+from famr_jax.evaluation import DISTANCE, ENSEMBLE_MEASURES, MEASURES
 from famr_jax.methods import BY_NAME
 
 RESULTS = read_results()
@@ -54,8 +54,8 @@ def cost():
 
 
 def measures():
-    """What is taken of every model."""
-    known = (*MEASURES, DISTANCE)
+    """What is taken of every model, and of ensembles."""
+    known = (*MEASURES, DISTANCE, *ENSEMBLE_MEASURES)
     rows = ((f"`{m.name}`", m.title or m.name, m.unit, m.set, m.what) for m in known)
     return table(("name", "in tables", "unit", "taken on", "what it is"), rows)
 
