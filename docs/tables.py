@@ -7,7 +7,7 @@ from collections import Counter
 from experiments.comparison import defaults
 from experiments.harness import ledger
 from experiments.harness.results import VERDICTS, read_results
-from famr_jax.evaluation import DISTANCE, MEASURES
+from famr_jax.evaluation import DISTANCE, ENSEMBLE_MEASURES, MEASURES
 from famr_jax.methods import BY_NAME
 
 RESULTS = read_results()
@@ -32,16 +32,16 @@ def methods():
         found[name] = {line["model"]: line for line in results["rows"]}
     rows = []
     for name in ("original", *BY_NAME):
-        class_, random = (found[each][name] for each in found)
-        asks = {True: "yes", False: "no", None: ""}[class_.get("retained_data")]
+        lines = [rows_of.get(name, {}) for rows_of in found.values()]
+        asks = {True: "yes", False: "no"}.get(lines[0].get("retained_data"), "")
         link = f"{{py:func}}`~famr_jax.methods.{name}`" if name in BY_NAME else "original"
         what = sys.modules[BY_NAME[name].__module__].__doc__ if name in BY_NAME else ""
         shares = (
-            f"{100 * line[each]:.1f}"
-            for line in (class_, random)
+            f"{100 * line[each]:.1f}" if line else "not recorded"
+            for line in lines
             for each in ("for_acc", "ret_acc", "test_acc")
         )
-        rows.append((link, what.strip().partition(": ")[2].rstrip("."), asks, *shares))
+        rows.append((link, what.strip().partition(": ")[2].partition("\n")[0], asks, *shares))
     head = ("method", "what it does", "retained data", "For", "Ret", "Test", "For", "Ret", "Test")
     return table(head, rows)
 
@@ -54,8 +54,8 @@ def cost():
 
 
 def measures():
-    """What is taken of every model."""
-    known = (*MEASURES, DISTANCE)
+    """What is taken of every model, and of ensembles."""
+    known = (*MEASURES, DISTANCE, *ENSEMBLE_MEASURES)
     rows = ((f"`{m.name}`", m.title or m.name, m.unit, m.set, m.what) for m in known)
     return table(("name", "in tables", "unit", "taken on", "what it is"), rows)
 
