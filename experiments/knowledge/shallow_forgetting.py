@@ -25,8 +25,21 @@ many probes):
     class:8  last block  lr 0.001     9.4  91.8  outside in 6 of 11, probes 0
     class:8  all         lr 0.0001   10.8  92.2  outside in 7 of 11, probes 0
 
-The last layer alone is enough, at less cost than all weights; but changing all hardly takes more of
-the class from the features, so that probes notice both or neither.
+and with --method delete:
+
+    class:1  last layer  lr 0.01      0.0  98.3  outside in 6 of 11, probes 3
+    class:1  last block  lr 0.001     0.0  97.3  outside in 6 of 11, probes 3
+    class:1  all         lr 0.0001    0.7  96.4  outside in 7 of 11, probes 3
+    class:3  last layer  lr 0.01      0.0  98.8  outside in 1 of 11, probes 1
+    class:3  last block  lr 0.001     0.0  98.5  outside in 2 of 11, probes 1
+    class:3  all         lr 0.0001    5.5  95.2  outside in 7 of 11, probes 0
+    class:8  last layer  lr 0.01      0.0  98.2  outside in 2 of 11, probes 0
+    class:8  last block  lr 0.001     0.0  98.1  outside in 2 of 11, probes 0
+    class:8  all         lr 0.0001    2.2  96.9  outside in 1 of 11, probes 0
+
+The last layer alone is enough, at less cost than all weights: of class 3 DELETE leaves a model that
+one probe alone tells from the oracles. But changing all weights hardly takes more of the class from
+the features, so that probes mostly notice both or neither.
 """
 
 import math
