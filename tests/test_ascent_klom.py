@@ -56,7 +56,7 @@ def row(method, forget, retain=(-1, 1), test=(-1, 1), **more):
 def test_the_claim_fails_only_where_a_setting_is_nearer_and_nowhere_farther(
     rows, verdict, near, alone
 ):
-    sets = [{"share": 0.1, "null": 0.5, "nothing": {"forget": {"klom": 3.0}}}]
+    sets = [{"share": 0.1, "null": 0.5, "null_most": 2.9, "nothing": {"forget": {"klom": 3.0}}}]
     results = {"rows": rows, "sets": sets, "model": {"name": "m"}}
     results["dataset"] = {"name": "d", "num_classes": 3}
     (claim,) = klom.claims(results, {"members": 100})
@@ -64,6 +64,13 @@ def test_the_claim_fails_only_where_a_setting_is_nearer_and_nowhere_farther(
     assert klom.counts(results)[1:] == (near, alone)
     assert f"{near} are nearer" in claim["words"]
     assert klom.claims(results, {"members": 99})[0]["verdict"] == "not resolved"
+    sets[0]["null_most"] = 3.1  # doing nothing is as good as retraining
+    assert klom.claims(results, {"members": 100})[0]["verdict"] == "not resolved"
+
+
+def test_the_null_of_few_examples_reaches_farther():
+    few, many = klom.nulls(20, 30), klom.nulls(20, 300)
+    assert few["null"] == many["null"] < many["null_most"] < few["null_most"]
 
 
 def test_bootstrap_samples_are_paired():

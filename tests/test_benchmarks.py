@@ -11,7 +11,11 @@ from experiments.benchmarks import (
     curvature,
     curvature_peers,
     influence,
+<<<<<<< HEAD
     preconditioners,
+=======
+    shadows,
+>>>>>>> attacks
     step,
 )
 
@@ -81,10 +85,38 @@ def test_the_second_process_finds_its_programs(tmp_path):
         compile_cache.command("none", compile_cache.Flags(), tmp_path, tmp_path)
 
 
+<<<<<<< HEAD
 BENCHMARKS = {
     "compile_cache": lambda result: result,
     "curvature": lambda result: result,
     "influence": lambda result: result["results"],
+=======
+@pytest.mark.slow
+def test_shadows_are_made_once_and_attacked(tmp_path):
+    bench = replace(shadows.SMALL.bench, cache=tmp_path / "cache")
+    flags = replace(shadows.SMALL, bench=bench, result=tmp_path / "shadows.json")
+    content = shadows.run(flags)
+    trained, unlearned = content["results"]["phases"]
+    assert trained["most_programs"] == unlearned["most_programs"] == 1
+    assert trained["processor_minutes"] > 0
+    assert [row["attack"] for row in content["results"]["attacks"]] == [
+        "LiRA, nothing unlearned", "LiRA", "U-LiRA", "RULI",
+    ]  # fmt: skip
+    for row in content["results"]["attacks"]:
+        assert 0.3 < row["auc"] < 0.7
+        assert row["members"] == row["others"]
+        assert "tpr_0.1" in row
+        assert "tpr_0.01" not in row  # 213 scores of others
+    known = len(shadows.COMPILED)
+    assert shadows.run(flags)["results"] == content["results"]
+    assert not [name for name in shadows.COMPILED[known:] if "_epoch" in name]
+
+
+BENCHMARKS = {
+    "curvature": lambda result: result,
+    "influence": lambda result: result["results"],
+    "shadows": lambda result: result,
+>>>>>>> attacks
 }
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 
@@ -92,8 +124,12 @@ RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_docstring_is_the_result(name):
     result = json.loads((RESULTS / f"benchmark-{name}.json").read_text())
+<<<<<<< HEAD
     modules = {"compile_cache": compile_cache, "curvature": curvature, "influence": influence}
     module = modules[name]
+=======
+    module = {"curvature": curvature, "influence": influence, "shadows": shadows}[name]
+>>>>>>> attacks
     for line in module.headline(BENCHMARKS[name](result)):
         assert line in module.__doc__
 

@@ -9,6 +9,9 @@ from conftest import assert_same, counting, drawn, random_batch, to_float64
 from test_folder import write_folder
 
 from famr_jax import loop, mesh, models, train, unlearn
+from famr_jax.cli import ensembles
+from famr_jax.cli.flags import BenchFlags
+from famr_jax.cli.opening import open_bench
 from famr_jax.data import load
 from famr_jax.methods import descent_ascent, famr
 from famr_jax.progress import Clock
@@ -134,6 +137,7 @@ def test_a_program_of_each_size_is_traced_once(logistic, data, width, monkeypatc
     assert seen[1] == seen[3] == 0
 
 
+@pytest.mark.slow
 def test_ensembles_are_spread_over_devices_as_single_runs_are(model, data, monkeypatch, x64):
     data = to_float64(data)
     start = to_float64(drawn(model.init))
@@ -272,3 +276,53 @@ def test_parts_in_memory_go_with_a_set_on_disk(tmp_path):
     with pytest.raises(ValueError, match="must be in memory where members with parts"):
         loop.subsets(sets[1], masks, np.arange(2))
     assert len(loop.subsets(sets[1], masks, 1)) == 4
+
+
+@pytest.mark.parametrize("width", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_bench_keeps_the_members_of_single_calls(width, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "member_width", lambda: width)
+    bench = open_bench(BenchFlags(model="logistic", train_epochs=1, batch_size=512, cache=tmp_path))
+    size = len(bench.train)
+    masks = np.arange(size) % 3 != np.arange(3)[:, None]
+    masks[2, np.flatnonzero(masks[2])[:9]] = False
+    forget = masks & (np.cumsum(masks, axis=1) <= 40)
+    method = descent_ascent(bench.model.apply, optimizer=SGD)
+    first, second = jax.random.split(jax.random.key(5))
+
+    def both():
+        found = ensembles.trained(bench, "shadows", masks, key=first)
+        params = [fitted.params for fitted in found]
+        left = ensembles.unlearned(
+            bench,
+            "shadows unlearned",
+            method,
+            params,
+            forget,
+            masks & ~forget,
+            config={"name": "descent_ascent"},
+            sources=(descent_ascent.__module__,),
+            epochs=1,
+            key=second,
+        )
+        return params, [fitted.params for fitted in left]
+
+    kept = both()
+    again = both()
+    assert_same(again, kept)
+    wanted = train.run(
+        bench.model, bench.train, bench.recipe, key=jax.random.split(first, 3), masks=masks
+    )
+    assert_same(kept[0], wanted.members)
+    left = unlearn.run_each(
+        method,
+        wanted.params,
+        bench.train,
+        forget,
+        masks & ~forget,
+        epochs=1,
+        batch_size=512,
+        key=jax.random.split(second, 3),
+    )
+    assert_same(kept[1], loop.members(left.params))
+    other = ensembles.trained(bench, "shadows", masks, key=second)
+    assert not np.array_equal(other[0].params["head"]["kernel"], kept[0][0]["head"]["kernel"])

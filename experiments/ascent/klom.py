@@ -6,7 +6,8 @@ settings. For each set it trains many models on everything and as many without t
 one of the former unlearn by every setting, and compares margins example by example (KLoM, 95th
 percentile over the forget, retained and test images). A setting is nearer if its value on the
 forget set is below doing nothing's in 99 % of bootstrap samples of the models and no other set's is
-above it in as many. The null is what models score that do not differ; fine-tuning is a control.
+above it in as many. The null is what models score that do not differ: where doing nothing scores no
+more, the claim is not resolved. Fine-tuning is a control.
 
     python -m experiments.ascent.klom
 
@@ -64,7 +65,7 @@ class Flags:
     epochs: Count = 7
     """Epochs of both in all, over the retained set."""
     bench: BenchFlags = field(
-        default_factory=partial(BenchFlags, model="mlp_32", train_epochs=20, batch_size=64)
+        default_factory=partial(BenchFlags, model="mlp_32", train_epochs=60, batch_size=64)
     )
 
 
@@ -98,9 +99,9 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
         oracles = margins(bench, [each.params for each in retrained], gone.mask)
         before = margins(bench, originals, gone.mask)
         resampled = {part: resample(before[part], oracles[part]) for part in SETS}
-        null = attacks.klom_null(flags.members, flags.members)
         sets.append(
-            {"share": share, "num_forget": int(gone.mask.sum()), "null": percentile(null)}
+            {"share": share, "num_forget": int(gone.mask.sum())}
+            | nulls(flags.members, int(gone.mask.sum()))
             | {"nothing": {part: kloms(before[part], oracles[part]) for part in SETS}}
         )
         for about, method, epochs, retains in grid(flags, bench, int((~gone.mask).sum())):
@@ -115,6 +116,16 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
     dataset = bench.dataset
     described = {"name": dataset.name, "num_classes": dataset.num_classes}
     return {"dataset": described, "model": {"name": bench.model.name}, "sets": sets, "rows": rows}
+
+
+def nulls(members: int, num_forget: int) -> dict[str, float]:
+    """KLoM of models that do not differ: over many examples, and what 99 % of sets stay below."""
+    values = [
+        percentile(attacks.klom_null(members, members, num_examples=num_forget, seed=seed))
+        for seed in range(200)
+    ]
+    return {"null": percentile(attacks.klom_null(members, members)),
+            "null_most": float(np.quantile(values, 0.99))}  # fmt: skip
 
 
 def nearer(row: dict[str, Any]) -> bool:
@@ -132,10 +143,16 @@ def counts(results: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
-    """The paper's claim: holds where no setting is nearer, by a hundred models of each kind."""
+    """The paper's claim: it holds where no setting is nearer, by a hundred models of each kind.
+
+    Not resolved with fewer, or where doing nothing cannot be told from retraining on any set.
+    """
     settings, near, alone = counts(results)
     found = "holds" if not near else "fails"
-    verdict = found if flags["members"] >= 100 else "not resolved"
+    told = [
+        each["nothing"]["forget"]["klom"] > each["null_most"] for each in results["sets"]
+    ]  # else doing nothing is as good as retraining, and nothing can be nearer
+    verdict = found if flags["members"] >= 100 and any(told) else "not resolved"
     best = min(
         (row for row in results["rows"] if row["method"] != CONTROL and row["finite"]),
         key=lambda row: measured(row["forget_klom"]),
@@ -151,7 +168,7 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
         words += (
             f" The lowest KLoM on a forget set is {best['forget_klom']:.2f} "
             f"({best['method']}), doing nothing's there {before['nothing']['forget']['klom']:.2f}, "
-            f"the null {before['null']:.2f}."
+            f"the null {before['null']:.2f} (99 % of such sets below {before['null_most']:.2f})."
         )
     return [ASCENT.judge("klom", verdict, words)]
 
@@ -162,7 +179,8 @@ def headline(content: dict[str, Any]) -> list[str]:
     lines = []
     for each in results["sets"]:
         values = "  ".join(f"{part} {each['nothing'][part]['klom']:.2f}" for part in SETS)
-        lines.append(f"|F| {each['num_forget']}  nothing: {values}  null {each['null']:.2f}")
+        null = f"null {each['null']:.2f}, at most {each['null_most']:.2f}"
+        lines.append(f"|F| {each['num_forget']}  nothing: {values}  {null}")
     settings, near, alone = counts(results)
     return [*lines, f"{settings} settings  {near} nearer, {alone} on the forget set alone"]
 

@@ -11,7 +11,16 @@ import numpy as np
 
 from famr_jax import attacks, checkpoint, evaluation, statistics
 from famr_jax.audit.reading import Given, check_apart, check_same_rows, read
-from famr_jax.evaluation import ENSEMBLE_MEASURES, MEASURES, Absent, Evaluator, Measure, Part, View
+from famr_jax.evaluation import (
+    ATTACKS,
+    ENSEMBLE_MEASURES,
+    MEASURES,
+    Absent,
+    Evaluator,
+    Measure,
+    Part,
+    View,
+)
 from famr_jax.forget import ForgetSet
 from famr_jax.statistics import ORACLES_FOR_A_VERDICT
 from famr_jax.types import Batch, Params, Source
@@ -162,7 +171,7 @@ def _evaluator(model, train, test, gone, oracles, original=None):
         gone,
         original,
         oracles,
-        measures=(*MEASURES, probing),
+        measures=(*MEASURES, *ATTACKS, probing),
         sets=evaluation.parts(train, test, gone) | {PROBED: Part(test)},
     )
 
