@@ -11,11 +11,8 @@ from experiments.benchmarks import (
     curvature,
     curvature_peers,
     influence,
-<<<<<<< HEAD
     preconditioners,
-=======
     shadows,
->>>>>>> attacks
     step,
 )
 
@@ -85,12 +82,6 @@ def test_the_second_process_finds_its_programs(tmp_path):
         compile_cache.command("none", compile_cache.Flags(), tmp_path, tmp_path)
 
 
-<<<<<<< HEAD
-BENCHMARKS = {
-    "compile_cache": lambda result: result,
-    "curvature": lambda result: result,
-    "influence": lambda result: result["results"],
-=======
 @pytest.mark.slow
 def test_shadows_are_made_once_and_attacked(tmp_path):
     bench = replace(shadows.SMALL.bench, cache=tmp_path / "cache")
@@ -113,10 +104,10 @@ def test_shadows_are_made_once_and_attacked(tmp_path):
 
 
 BENCHMARKS = {
+    "compile_cache": lambda result: result,
     "curvature": lambda result: result,
     "influence": lambda result: result["results"],
     "shadows": lambda result: result,
->>>>>>> attacks
 }
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 
@@ -124,12 +115,13 @@ RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_docstring_is_the_result(name):
     result = json.loads((RESULTS / f"benchmark-{name}.json").read_text())
-<<<<<<< HEAD
-    modules = {"compile_cache": compile_cache, "curvature": curvature, "influence": influence}
+    modules = {
+        "compile_cache": compile_cache,
+        "curvature": curvature,
+        "influence": influence,
+        "shadows": shadows,
+    }
     module = modules[name]
-=======
-    module = {"curvature": curvature, "influence": influence, "shadows": shadows}[name]
->>>>>>> attacks
     for line in module.headline(BENCHMARKS[name](result)):
         assert line in module.__doc__
 
