@@ -22,6 +22,7 @@ test-all: $(VENV)/parity.done lint
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 ledger: $(VENV)/run.done
 	$(BIN)/python -m experiments.ledger
