@@ -33,6 +33,7 @@ docs: $(VENV)/docs.done
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 ledger: $(VENV)/run.done
 	$(BIN)/python -m experiments.ledger

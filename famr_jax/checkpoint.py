@@ -98,7 +98,8 @@ def load(
             )
     with _openable(directory) as path:
         with _reading(directory):
-            saved = ocp.StandardCheckpointHandler().metadata(path / str(epoch) / "tree")
+            place: Any = path / str(epoch) / "tree"  # Orbax has a Path of its own, and takes both
+            saved = ocp.StandardCheckpointHandler().metadata(place)
         # Compared here, because orbax casts dtypes in silence, and stops reading in disorder.
         _check_same_arrays(directory, _describe(like), _describe(saved.tree))
         with _reading(directory):

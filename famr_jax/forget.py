@@ -48,7 +48,7 @@ def at_random(fraction: float, *, size: int, seed: int) -> np.ndarray:
     if seed < 0:
         raise ValueError(f"`seed` must be >= 0, got {seed}.")
     count = max(1, round(fraction * size))
-    return by_index(np.random.default_rng(seed).permutation(size)[:count], size=size)
+    return by_index(np.random.default_rng(seed).permutation(size)[:count].tolist(), size=size)
 
 
 def by_attribute(attribute: np.ndarray, value: str) -> np.ndarray:
@@ -150,7 +150,7 @@ def parse(
     elif kind in ("index", "file"):
         rows = _rows(value, len(labels)) if kind == "index" else _rows_of_files(value, files)
         mask, shown = by_index(rows, size=len(labels)), f"{kind}:{Path(value).name}"
-    elif kind in (attributes or {}):
+    elif attributes and kind in attributes:
         mask = by_attribute(attributes[kind], value)
         if np.array_equal(mask, np.isin(labels, labels[mask])):
             classes = tuple(np.unique(labels[mask]).tolist())

@@ -171,7 +171,7 @@ def _minimise(objective, params, context, pair, key, tol, max_steps):
         value, grad = optax.tree.get(opt_state, "value"), optax.tree.get(opt_state, "grad")
         return optax.apply_updates(params, updates), opt_state, value, grad, num_steps + 1
 
-    carry = (params, optimizer.init(params), value, grad, 0)
+    carry: Any = (params, optimizer.init(params), value, grad, 0)
     params, _, value, grad, num_steps = jax.lax.while_loop(going_on, body, carry)
     norm = optax.tree.norm(grad)
     return Minimum(params, value, norm, num_steps, norm <= target)
@@ -266,7 +266,8 @@ def repeat(
 
     first = gradient(params)
     before = jnp.full_like(optax.tree.norm(first), jnp.inf)
-    params, grad, _, num_steps = jax.lax.while_loop(going_on, body, (params, first, before, 0))
+    carry: Any = (params, first, before, 0)
+    params, grad, _, num_steps = jax.lax.while_loop(going_on, body, carry)
     return params, grad, num_steps
 
 

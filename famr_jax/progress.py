@@ -131,9 +131,9 @@ class Clock:
         console.print(f"{phase:<28} {found or seconds}", **_AS_IT_IS)
 
 
-def _on_duration(event: str, duration: float, **_: Any) -> None:
+def _on_duration(event: str, duration_secs: float, **_: Any) -> None:
     if event.endswith(("backend_compile_duration", "jaxpr_to_mlir_module_duration")):
-        Clock._compile_seconds += duration
+        Clock._compile_seconds += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_on_duration)

@@ -25,6 +25,7 @@ def key_of(known: dict[str, Any], *sources: str | Path) -> str:
         known: Its configuration: JSON-able, arrays too; every digit counts.
         sources: The modules that make it, as `sources_of` takes them.
     """
+    settings: Any = jax.config  # whose names JAX sets as it is imported
     packages = ("jax", "jaxlib", "flax", "optax")
     made_by = {
         "sources": sources_of(*sources),
@@ -32,9 +33,9 @@ def key_of(known: dict[str, Any], *sources: str | Path) -> str:
         "backend": jax.default_backend(),
         "device": jax.local_devices()[0].device_kind,
         "mesh": dict(jax.sharding.get_abstract_mesh().shape),
-        "x64": jax.config.jax_enable_x64,
-        "precision": jax.config.jax_default_matmul_precision,
-        "keys": [jax.config.jax_default_prng_impl, jax.config.jax_threefry_partitionable],
+        "x64": settings.jax_enable_x64,
+        "precision": settings.jax_default_matmul_precision,
+        "keys": [settings.jax_default_prng_impl, settings.jax_threefry_partitionable],
     }
     text = json.dumps([known, made_by], sort_keys=True, default=_exactly)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -63,10 +64,13 @@ def sources_of(*modules: str | Path, root: Path = ROOT) -> str:
     library, ahead, seen = _library(root), list(modules), {}
     while ahead:
         module = ahead.pop()
-        if module not in library and not isinstance(module, Path):
+        if isinstance(module, Path):
+            source = _Source("", module.read_bytes())
+        elif module in library:
+            source = library[module]
+        else:
             raise ValueError(f"`sources` must be files or modules of {PACKAGE}, got {module!r}.")
         if module not in seen:
-            source = library[module] if module in library else _Source("", module.read_bytes())
             seen[module] = (getattr(module, "name", module), source.text.hex())
             ahead += _imports(source, root)
             if isinstance(module, Path):

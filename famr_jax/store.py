@@ -173,18 +173,19 @@ class Store:
 
     def _fit(self, phase: "_Phase") -> list[Fitted]:
         like = jax.eval_shape(lambda: phase.member(phase.begin(phase.rows([0])).params, 0))
-        found = dict.fromkeys(range(len(phase.homes)))
+        found: dict[int, Fitted | None] = dict.fromkeys(range(len(phase.homes)))
         if self.resume:
             found = {i: self._find(phase.homes[i], like) for i in found}
         kept = sum(fitted is not None for fitted in found.values())
         while missing := [i for i, fitted in found.items() if fitted is None]:
             chunk = [i for i in missing if phase.size(i) == phase.size(missing[0])][: phase.width]
             found |= self._fit_chunk(phase, chunk, like)
-        total = {k: sum(fitted.seconds[k] for fitted in found.values()) for k in ("run", "compile")}
+        made = [fitted for fitted in found.values() if fitted is not None]
+        total = {k: sum(fitted.seconds[k] for fitted in made) for k in ("run", "compile")}
         self.clock.phases[phase.name] = total
         of = "" if len(found) == 1 else f" {kept} of {len(found)}"
         self.clock.tell(phase.name, f"kept{of} from before" if kept else "")
-        return list(found.values())
+        return made
 
     def _fit_chunk(self, phase: "_Phase", chunk: list[int], like: Any) -> dict[int, Fitted | None]:
         """Runs a chunk, unless another run made some of it while this one waited for the lock."""

@@ -78,8 +78,11 @@ class Source(Protocol):
         image_shape: Height, width and channels of every image.
     """
 
-    labels: np.ndarray
-    image_shape: tuple[int, int, int]
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -148,7 +151,8 @@ class Unlearner(Protocol):
         epoch_over: The set that one epoch passes over; the other is drawn in reshuffled batches.
     """
 
-    epoch_over: Literal["forget", "retain"]
+    @property
+    def epoch_over(self) -> Literal["forget", "retain"]: ...
 
     def init(
         self, params: Params, forget: Batch | Source, retain: Batch | Source | None, key: Array
@@ -227,10 +231,10 @@ def check_key(key: Any, *, members: bool = False):
 
 def check_kept(name: str, tree: Any):
     """Raises a `ValueError` for numbers of 64 bits that JAX would round to 32, and tell nobody."""
+    settings: Any = jax.config  # whose names JAX sets as it is imported
     for leaf in jax.tree.leaves(tree):
         dtype = getattr(leaf, "dtype", None)
-        x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue] set by JAX
-        if dtype in (np.float64, np.complex128) and not x64:
+        if dtype in (np.float64, np.complex128) and not settings.jax_enable_x64:
             raise ValueError(
                 f"`{name}` of {dtype} needs jax.config.update('jax_enable_x64', True): "
                 "call it first, or cast them to float32."

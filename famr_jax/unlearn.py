@@ -340,11 +340,12 @@ def run_epochs(
     Going on from a saved state with `start` and the same key gives the uninterrupted run's bits.
     """
     _check_sets(unlearner, forget, retain)
+    whole: Any = (forget, retain)  # a step's pair has batches alone
     return loop.run_epochs(
         unlearner,
         state,
-        Pair(forget, retain),
-        size=len(forget if unlearner.epoch_over == "forget" else retain),
+        Pair(*whole),
+        size=len(whole[0 if unlearner.epoch_over == "forget" else 1]),
         epochs=epochs,
         batch_size=batch_size,
         key=key,

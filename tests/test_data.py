@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -118,6 +119,23 @@ def test_fingerprint_follows_the_contents_only():
 
 
 X, LABELS = np.arange(16, dtype=np.uint8).reshape(4, 2, 2), np.array([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.int32])
+def test_labels_of_any_integer_dtype_are_kept_as_int32(dtype):
+    split = Split(np.zeros((3, 2, 2, 1), np.uint8), np.array([2, 0, 1], dtype))
+    assert split.labels.dtype == split.batch().labels.dtype == np.int32
+    assert split.labels.tolist() == [2, 0, 1]
+
+
+def test_images_and_labels_as_torchvision_and_hugging_face_hold_them():
+    x = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
+    torchvision = SimpleNamespace(data=x, targets=[0, 1, 2, 0, 1, 2])
+    hugging_face = {"image": x, "label": np.asarray(torchvision.targets, np.int64)}
+    first = from_arrays(torchvision.data, torchvision.targets, test=(x[:3], [0, 1, 2]))
+    last = hugging_face["image"], hugging_face["label"]
+    second = from_arrays(*last, test=(x[:3], last[1][:3]))
+    assert first.fingerprint == second.fingerprint
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])

@@ -133,8 +133,8 @@ class Dataset:
         for split in (self.train, self.test):
             images = split.digests if isinstance(split, OnDisk) else split.x
             digest.update(repr((len(split), *split.image_shape)).encode())
-            digest.update(np.ascontiguousarray(images))
-            digest.update(np.ascontiguousarray(split.labels))
+            digest.update(np.ascontiguousarray(images).data)
+            digest.update(np.ascontiguousarray(split.labels).data)
         return digest.hexdigest()
 
 

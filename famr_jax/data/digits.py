@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,12 +22,13 @@ class _LocalInfo(tfds.core.DatasetInfo):
         """Does nothing: TFDS would look for these digits in its cloud and leave a directory."""
 
 
-class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+# TFDS is found when this module is imported, and so no type to a checker.
+class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
     """1797 handwritten digits, 8x8 grey, in a fixed stratified split of 1437 and 360."""
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def _info(self) -> tfds.core.DatasetInfo:
+    def _info(self) -> Any:
         return _LocalInfo(
             builder=self,
             description="The handwritten digits of scikit-learn, 0..16 scaled to 0..255.",
@@ -53,7 +55,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "test": self._generate_examples(test, x, labels),
         }
 
-    def _generate_examples(self, rows: np.ndarray, x: np.ndarray, labels: np.ndarray) -> Iterator:
+    def _generate_examples(self, rows: Any, x: np.ndarray, labels: np.ndarray) -> Iterator:
         for row in rows.tolist():
             # As a PNG file: TFDS would need TensorFlow to encode an array.
             png = io.BytesIO()

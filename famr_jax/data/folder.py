@@ -63,7 +63,7 @@ def load_folder(
     train, test = encoded.load(
         name, splits, num_classes=len(ids), mode=None, size=image_size, stream=stream
     )
-    images = [example.image for example in splits[0].read(range(splits[0].count))]
+    images = (Path(str(example.image)) for example in held[0])
     files = tuple(f"{image.parent.name}/{image.name}" for image in images)
     return Dataset(name, train, test, names, mirrored=True, files=files)
 

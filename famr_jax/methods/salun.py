@@ -82,5 +82,6 @@ def salun(
     """
     check_number("share", share, above=0)
     check_number("1 - share", 1 - share, least=0)
-    method = random_labels(apply_fn, optimizer=optimizer) if method is None else method
+    if method is None:
+        method = random_labels(apply_fn, optimizer=optimizer)
     return Salient(apply_fn, method, share, method.epoch_over)

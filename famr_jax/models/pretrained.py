@@ -238,6 +238,7 @@ def _checked(file: File, model: Model, fresh: bool) -> dict[str, np.ndarray]:
     if fresh:
         shapes = {path: leaf for path, leaf in shapes.items() if not path.startswith("head/")}
         left = {name: array for name, array in left.items() if not head.match(name)}
+    assert isinstance(model.module, ViT)
     kinds = "missing", "surplus", "of another shape", "of another type", "not finite"
     flat, faults = {}, {kind: [] for kind in kinds}
     for path, leaf in shapes.items():
