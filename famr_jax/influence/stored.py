@@ -20,6 +20,7 @@ in which A or b is not zero both are the Newton step with the exact retained mat
 both tend to the classical influence removal, which leaves A_T in.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from famr_jax.curvature.eigenspace import Eigenspace
 from famr_jax.curvature.gradients import mean_gradient
 from famr_jax.curvature.operators import LossFn, OutputsFn
 from famr_jax.curvature.solve import CONVERGED, INDEFINITE, NOT_FINITE, STALLED, Solution
+from famr_jax.curvature.spectrum import check_memory
 from famr_jax.curvature.trust import HIGH, LOW, Trusted, divergence, trust_damping
 from famr_jax.influence.primal import Curvature
 from famr_jax.types import Params, check_number, pytree
@@ -124,11 +126,12 @@ def woodbury(
 
     It forms R, `[m C, dim]`, J the outputs' Jacobian on the forget set, and S S^T = the loss's
     curvature over n - m, from `root`: `(outputs, v) -> S v`, as of `dual.CROSS_ENTROPY`. The other
-    arguments, and what is raised, are those of `inside`.
+    arguments, and what is raised, are those of `inside`, and a R that does not fit in memory.
 
     Source: WIN-U (arXiv 2604.13438), its abstract; the form with a root of the singular softmax
     curvature, the store of low rank plus d and the choice of d are ours.
     """
+    check_memory(math.prod(jax.eval_shape(outputs_fn, params, forget).shape), params)
     b = _change(loss_fn, params, forget, store.size, l2, batch_size=batch_size)
     steps, size = _woodbury_steps(store, params, forget, b, outputs_fn=outputs_fn, root=root)
     return _removal(

@@ -115,7 +115,7 @@ def gauss_newton_removal(
     Raises:
         ValueError: A number out of range.
 
-    Source: ours. Damping at the ridge is Newton's step (arXiv 1703.04730), and wrecks a ViT.
+    Source: ours; at d = l2 and with every direction stored it is Newton's step (arXiv 1703.04730).
     """
     del optimizer
     check(rank, l2, damping)
