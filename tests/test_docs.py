@@ -4,7 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -103,7 +102,6 @@ def test_findings_ask_what_every_recorded_experiment_asks():
         assert f"`{ledger.module_of(name).removeprefix('experiments.')}`" in page
 
 
-@pytest.mark.skipif(find_spec("sphinx") is None, reason="the extra [docs] is not installed")
 def test_docstrings_are_not_read_as_markup():
     sys.path.insert(0, str(DOCS))
     try:
