@@ -25,7 +25,7 @@ html_title = "famr_jax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
-html_theme_options = {"home_page_in_toc": True, "show_toc_level": 2}
+html_theme_options = {"home_page_in_toc": True, "show_toc_level": 2, "navbar_persistent": []}
 
 myst_enable_extensions = ["colon_fence", "substitution"]
 myst_heading_anchors = 3
