@@ -90,6 +90,16 @@ def test_findings_have_the_lines_of_the_main_job(tables, name):
         assert line in tables.headlines()
 
 
+def test_bytes_of_a_step_are_those_of_the_recorded_programs(tables):
+    programs = RESULTS["benchmark-scaling"]["results"]["programs"]["train"]
+    said = tables.numbers()
+    for name in ("data=2", "data=4", "data=8"):
+        assert said["data_mb"] == f"{programs[name]['bytes'] / 1e6:.3f} MB"
+    assert said["model_mb"] == f"{programs['data=2,model=2']['bytes'] / 1e6:.3f} MB"
+    page = (DOCS / "pages/many_devices.md").read_text()
+    assert {"{{ data_mb }}", "{{ model_mb }}"} <= set(re.findall(r"\{\{ \w+ \}\}", page))
+
+
 def test_verdicts_are_counted_whole(tables):
     counted = sum(map(int, re.findall(r"\| (\d+)(?= )", tables.verdicts())))
     assert counted == sum(len(result.get("claims", ())) for result in RESULTS.values())
