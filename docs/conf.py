@@ -25,7 +25,7 @@ html_title = "famr_jax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
-html_theme_options = {"home_page_in_toc": True, "show_toc_level": 2}
+html_theme_options = {"home_page_in_toc": True, "show_toc_level": 2, "navbar_persistent": []}
 
 myst_enable_extensions = ["colon_fence", "substitution"]
 myst_heading_anchors = 3
@@ -33,7 +33,7 @@ myst_substitutions = tables.numbers()
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 600
 nb_execution_show_tb = True
 nb_merge_streams = True
 

@@ -35,14 +35,16 @@ def methods():
         lines = [rows_of.get(name, {}) for rows_of in found.values()]
         asks = {True: "yes", False: "no"}.get(lines[0].get("retained_data"), "")
         link = f"{{py:func}}`~famr_jax.methods.{name}`" if name in BY_NAME else "original"
-        what = sys.modules[BY_NAME[name].__module__].__doc__ if name in BY_NAME else ""
+        told = sys.modules[BY_NAME[name].__module__].__doc__ if name in BY_NAME else ""
+        what = told.partition(": ")[2].partition("\n")[0].rstrip(".")
         shares = (
             f"{100 * line[each]:.1f}" if line else "not recorded"
             for line in lines
             for each in ("for_acc", "ret_acc", "test_acc")
         )
-        rows.append((link, what.strip().partition(": ")[2].partition("\n")[0], asks, *shares))
-    head = ("method", "what it does", "retained data", "For", "Ret", "Test", "For", "Ret", "Test")
+        rows.append((link, asks, *shares, what))
+    shares = [f"{each}, {what}" for what in ("class", "tenth") for each in ("For", "Ret", "Test")]
+    head = ("method", "retained data", *shares, "what it does")
     return table(head, rows)
 
 
