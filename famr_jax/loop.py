@@ -97,6 +97,11 @@ def subsets(data: Batch | Source, masks: np.ndarray, rows: Any) -> Batch | Sourc
     return Subsets(data, jnp.asarray([np.flatnonzero(mask) for mask in masks[rows]]))
 
 
+def images_held(data: Batch | Source | Subsets) -> Batch | Source:
+    """The set itself, or the whole set that `Subsets` are parts of."""
+    return data.images if isinstance(data, Subsets) else data
+
+
 def check_masks(name: str, masks: Any, members: int, size: int) -> np.ndarray:
     """The masks of an ensemble's members, `[members, size]`, each with an example.
 
@@ -190,8 +195,9 @@ def member_axes(sets: Any) -> Any:
     return jax.tree.unflatten(structure, [_member_axis(leaf) for leaf in leaves])
 
 
-def _member_axis(leaf):
-    return Subsets(None, 0) if isinstance(leaf, Subsets) else None
+def _member_axis(leaf) -> Any:
+    axes: dict[str, Any] = {"images": None, "rows": 0}
+    return Subsets(axes["images"], axes["rows"]) if isinstance(leaf, Subsets) else None
 
 
 def _plan(key, *, sizes, num_steps, batch_size):

@@ -185,8 +185,8 @@ class Unlearned(NamedTuple):
 def run(
     unlearner: Unlearner,
     params: Params,
-    forget: Batch | Source,
-    retain: Batch | Source | None = None,
+    forget: Batch | Source | loop.Subsets,
+    retain: Batch | Source | loop.Subsets | None = None,
     *,
     epochs: int,
     batch_size: int,
@@ -309,10 +309,10 @@ def begin(
     apply_fn, each = _apply_fn_of(unlearner), isinstance(forget, loop.Subsets)
     like = jax.eval_shape(loop.members, params)[0] if each else params
     if apply_fn is not None:
-        check(apply_fn, like, images_of(getattr(forget, "images", forget)))
+        check(apply_fn, like, images_of(loop.images_held(forget)))
         for data in (forget, retain):
             if data is not None:
-                check_labels_of(apply_fn, like, getattr(data, "images", data))
+                check_labels_of(apply_fn, like, loop.images_held(data))
     if swept:
         loop.check_swept(unlearner, key)
     if not donate:
@@ -325,8 +325,8 @@ def begin(
 def run_epochs(
     unlearner: Unlearner,
     state: Any,
-    forget: Batch | Source,
-    retain: Batch | Source | None = None,
+    forget: Batch | Source | loop.Subsets,
+    retain: Batch | Source | loop.Subsets | None = None,
     *,
     epochs: int,
     batch_size: int,
@@ -376,13 +376,15 @@ def _init_members(unlearner, params, forget, retain, keys, *, swept):
     axes = (0 if swept else None, own, *map(loop.member_axes, (forget, retain)), 0)
 
     def one(unlearner, params, forget, retain, key):
-        sets = (each[:] if isinstance(each, loop.Subsets) else each for each in (forget, retain))
-        return _begin(unlearner, params, *sets, key)
+        forget, retain = (
+            each[:] if isinstance(each, loop.Subsets) else each for each in (forget, retain)
+        )
+        return _begin(unlearner, params, forget, retain, key)
 
     return jax.vmap(one, in_axes=axes)(unlearner, params, forget, retain, keys)
 
 
-def _check_sets(unlearner: Unlearner, forget: Batch | Source, retain: Batch | Source | None):
+def _check_sets(unlearner, forget, retain):
     for name, batch in (("forget", forget), ("retain", retain)):
         needed = name == "forget" or unlearner.epoch_over == name
         if batch is None and needed:

@@ -119,16 +119,16 @@ def checkpoints(
         ValueError: What `checkpoint.load` refuses; two models give the same logits.
     """
     weights = [
-        checkpoint.load(one, jax.eval_shape(model.init, jax.random.key(0))).tree
+        checkpoint.load(os.fspath(one), jax.eval_shape(model.init, jax.random.key(0))).tree
         if isinstance(one, str | os.PathLike)
         else one
         for one in (before, after, *oracles)
     ]
     evaluate = _evaluator(model, train, test, gone, weights[2:], weights[0])
-    view = evaluate.view(weights[1])
-    views = zip(_roles(len(oracles)), (evaluate.trained, view, *evaluate.oracles), strict=True)
+    trained, view = map(evaluate.view, weights[:2])
+    views = zip(_roles(len(oracles)), (trained, view, *evaluate.oracles), strict=True)
     check_apart([(role, view.logits("forget")) for role, view in views])
-    return _audited(evaluate, evaluate.trained, view)
+    return _audited(evaluate, trained, view)
 
 
 def _roles(count):
@@ -227,7 +227,7 @@ def _held_out(lines, oracles):
             continue
         by = statistics.resolution_of(line["unit"], line["n"])
         for i in range(len(found)):
-            others = np.delete(values, i)
+            others = values[:i] + values[i + 1 :]
             low, high = statistics.prediction_interval(others, resolution=by)
             found[i] += not low <= values[i] <= high
     return found

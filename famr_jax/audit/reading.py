@@ -107,7 +107,7 @@ def _finite(name: str, key: str, array: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name}: `{key}` {rule}, got {array.dtype}.")
     with np.errstate(over="ignore"):
         found = np.asarray(array, np.float32)
-    bad = ~np.isfinite(found).all(1)
+    bad = np.logical_not(np.isfinite(found).all(axis=1))
     if not bad.any():
         return found
     got = "NaN" if np.isnan(found).any() else "infinity"

@@ -7,7 +7,7 @@ an argument, and new weights or data of equal shape do not retrace. `A + B`, `c 
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +34,13 @@ def precise(function: Callable) -> Callable:
     return wrapped
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
 def operator(cls: type) -> type:
     """Class decorator: a callable pytree dataclass that adds and scales."""
-    cls.__call__ = precise(cls.__call__)
-    cls.__add__ = lambda self, other: Sum((self, as_pytree(other)))
-    cls.__mul__ = cls.__rmul__ = lambda self, factor: Scaled(self, factor)
+    made: Any = cls
+    made.__call__ = precise(made.__call__)
+    made.__add__ = lambda self, other: Sum((self, as_pytree(other)))
+    made.__mul__ = made.__rmul__ = lambda self, factor: Scaled(self, factor)
     return pytree(cls)
 
 

@@ -95,9 +95,12 @@ def forgetting(ensemble: Ensemble) -> float:
     fewest = min(map(len, sides))
     if fewest < 3:
         raise Absent(f"it needs 3 models of each kind, and has {fewest}")
-    groups = (ensemble.unlearned, ensemble.oracles)
+
+    def right(group, name):
+        return float(np.mean([view.mean(metrics.hits, name) for view in group]))
+
     retain, test = (
-        tuple(np.mean([view.mean(metrics.hits, name) for view in group]) for group in groups)
+        (right(ensemble.unlearned, name), right(ensemble.oracles, name))
         for name in ("retain", "test")
     )
     if 0 in (retain[1], test[1]):

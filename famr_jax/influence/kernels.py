@@ -95,7 +95,7 @@ class TangentKernel:
 
     apply_fn: ApplyFn = static()
     params: Params
-    batch_size: int | None = static(None)
+    batch_size: int | None = static(default=None)
 
     @jax.jit
     def product(self, x: Array, other: Array, weights: Array) -> Array:

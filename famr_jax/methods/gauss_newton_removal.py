@@ -38,7 +38,8 @@ class Model:
     ) -> Eigenspace:
         """The store of all training data at the trained weights, of `rank` directions at most."""
         m, kept = len(forget), len(retain)
-        of_forget, of_retain = (self.curvature(params, data) for data in (forget, retain))
+        operators: Any = [self.curvature(params, data) for data in (forget, retain)]
+        of_forget, of_retain = operators  # they scale and add by their decorator
         matrix = m / (m + kept) * of_forget + kept / (m + kept) * of_retain
         dim = sum(leaf.size for leaf in jax.tree.leaves(params))
         return eigenspace(matrix, params, k=min(rank, dim), size=m + kept, key=key)
