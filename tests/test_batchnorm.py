@@ -124,7 +124,7 @@ def test_a_step_descends_the_loss_of_the_batch_and_moves_the_statistics(data):
         logits, moved = train_fn(weights, latest[1], data.x)
         return jnp.mean(cross_entropy(logits, data.labels)), moved
 
-    (value, moved), grads = jax.value_and_grad(loss, has_aux=True)(latest[0])
+    (value, moved), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(latest[0])
     weights = jax.tree.map(lambda leaf, grad: leaf - 0.2 * grad, latest[0], grads)
     np.testing.assert_allclose(info["loss"], value, rtol=1e-5)
     wanted = weights, moved
@@ -143,7 +143,7 @@ def test_micro_batches_move_the_statistics_in_order(data):
     state, info = step(learner, learner.init(latest), data)
     statistics, losses = latest[1], []
     for part in (data[0::2], data[1::2]):
-        logits, statistics = train_fn(latest[0], statistics, part.x)
+        logits, statistics = jax.jit(train_fn)(latest[0], statistics, part.x)
         losses.append(jnp.mean(cross_entropy(logits, part.labels)))
     for leaf, same in zip(*map(jax.tree.leaves, (state.latest[1], statistics)), strict=True):
         np.testing.assert_allclose(leaf, same, rtol=1e-5)
@@ -224,7 +224,7 @@ def test_curvature_of_folded_params_is_dense_algebra(data):
     def loss_fn(params, batch):
         return cross_entropy(evaluated(params, to_float64(NEUTRAL), batch.x), batch.labels)
 
-    dense = jax.hessian(lambda flat: jnp.mean(loss_fn(unravel(flat), data)))(flat)
+    dense = jax.jit(jax.hessian(lambda flat: jnp.mean(loss_fn(unravel(flat), data))))(flat)
     vector = jnp.cos(jnp.arange(flat.size, dtype=float))
     found = curvature.Hessian(loss_fn, params, data)(unravel(vector))
     np.testing.assert_allclose(
