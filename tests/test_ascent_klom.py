@@ -68,9 +68,15 @@ def test_the_claim_fails_only_where_a_setting_is_nearer_and_nowhere_farther(
     assert klom.claims(results, {"members": 100})[0]["verdict"] == "not resolved"
 
 
-def test_the_null_of_few_examples_reaches_farther():
-    few, many = klom.nulls(20, 30), klom.nulls(20, 300)
-    assert few["null"] == many["null"] < many["null_most"] < few["null_most"]
+def test_the_null_is_of_these_models_and_does_not_see_which_are_oracles():
+    generator = np.random.default_rng(1)
+    before, oracles = generator.standard_t(2, size=(2, 40, 50))
+    found = klom.nulls(before, oracles)
+    assert found["null_gaussian"] == np.percentile(attacks.klom_null(40, 40), 95)
+    assert abs(found["null"] - klom_points.kloms(before, oracles)["klom"]) < 0.5
+    assert found["null"] < found["null_most"]
+    apart = klom.nulls(before, oracles + 9)
+    assert klom_points.kloms(before, oracles + 9)["klom"] > apart["null_most"]
 
 
 def test_bootstrap_samples_are_paired():
