@@ -38,7 +38,7 @@ def methods():
         told = sys.modules[BY_NAME[name].__module__].__doc__ if name in BY_NAME else ""
         what = told.partition(": ")[2].partition("\n")[0].rstrip(".")
         shares = (
-            f"{100 * line[each]:.1f}" if line else "not recorded"
+            f"{100 * line[each]:.1f}" if line else "–"
             for line in lines
             for each in ("for_acc", "ret_acc", "test_acc")
         )
@@ -58,8 +58,8 @@ def cost():
 def measures():
     """What is taken of every model, and of ensembles."""
     known = (*MEASURES, DISTANCE, *ENSEMBLE_MEASURES)
-    rows = ((f"`{m.name}`", m.title or m.name, m.unit, m.set, m.what) for m in known)
-    return table(("name", "in tables", "unit", "taken on", "what it is"), rows)
+    rows = ((f"`{m.name}`", m.what, m.set, m.unit) for m in known)
+    return table(("name", "what it is", "taken on", "unit"), rows)
 
 
 def verdicts():
