@@ -17,8 +17,8 @@ ASCENT = Paper(
             "away from the oracle."
         ),
         "klom": (
-            "On random forget sets no setting of gradient ascent, descent-ascent or SCRUB comes "
-            "nearer to the retrained models under KLoM than doing nothing."
+            "On random forget sets gradient ascent, descent-ascent and SCRUB, at any setting, stay "
+            "as far from the retrained models under KLoM as doing nothing, or end farther."
         ),
         "trapped": "Descent-ascent can be trapped in a minimum that fine-tuning does not leave.",
     },

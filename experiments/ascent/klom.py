@@ -11,7 +11,11 @@ more than 99 % of deals, the claim is not resolved. Fine-tuning is a control.
 
     python -m experiments.ascent.klom
 
-Resumable by model and by setting.
+Resumable by model and by setting. Half an hour on two very busy CPU cores. Expect (KLoM of doing
+nothing by set, the null and what 99 % of deals stay below):
+
+    |F| 144  nothing: forget 0.94  retain 0.86  test 0.80  null 0.67, at most 0.83
+    21 settings  0 nearer, 0 on the forget set alone
 """
 
 from dataclasses import dataclass, field
@@ -50,7 +54,7 @@ SOURCES = (Path(klom_points.__file__), "famr_jax.methods", "famr_jax.attacks")
 class Flags:
     """Settings of the experiment."""
 
-    shares: tuple[Share, ...] = (0.1, 0.02)
+    shares: tuple[Share, ...] = (0.1,)
     """Shares of the training images to forget, a random set each."""
     members: Count = 100
     """Models trained on everything, and as many without each set; KLoM needs a hundred."""
@@ -164,10 +168,14 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
         key=lambda row: measured(row["forget_klom"]),
         default=None,
     )
+    count = len(results["sets"])
+    sets = "one random set" if count == 1 else f"{count} random sets"
+    rows = [row for row in results["rows"] if row["method"] != CONTROL]
+    lost = sum(not row["finite"] or any(row[f"{part}_low"] > 0 for part in SETS) for row in rows)
     words = (
-        f"Of {settings} settings on {len(results['sets'])} random sets {near} are nearer to the "
-        f"oracles than doing nothing, {alone} on the forget set alone, by N = {flags['members']}"
-        f" models of each kind ({setting(results)})."
+        f"Of {settings} settings on {sets} {near} are nearer to the oracles than doing nothing, "
+        f"{alone} on the forget set alone; {lost} are farther on some set, the others cannot be "
+        f"told from it by N = {flags['members']} models of each kind ({setting(results)})."
     )
     if best is not None:
         before = next(each for each in results["sets"] if each["share"] == best["share"])
