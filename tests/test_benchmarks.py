@@ -14,6 +14,7 @@ from experiments.benchmarks import (
     preconditioners,
     step,
 )
+from experiments.benchmarks import preconditioners_table as table
 
 
 @pytest.mark.slow
@@ -81,14 +82,19 @@ def test_the_second_process_finds_its_programs(tmp_path):
         compile_cache.command("none", compile_cache.Flags(), tmp_path, tmp_path)
 
 
-BENCHMARKS = {"curvature": lambda result: result, "influence": lambda result: result["results"]}
+BENCHMARKS = {
+    "curvature": lambda result: result,
+    "influence": lambda result: result["results"],
+    "preconditioners": lambda result: result,
+}
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_docstring_is_the_result(name):
     result = json.loads((RESULTS / f"benchmark-{name}.json").read_text())
-    module = {"curvature": curvature, "influence": influence}[name]
+    modules = {"curvature": curvature, "influence": influence, "preconditioners": table}
+    module = modules[name]
     for line in module.headline(BENCHMARKS[name](result)):
         assert line in module.__doc__
 
