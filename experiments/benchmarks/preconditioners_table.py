@@ -12,9 +12,9 @@ solve gave up, - where nothing was measured. Two busy CPU cores, whose seconds a
       Nystrom 50           50     10/18/24        3/5/6      6/10/13     14/25/36    41/73/105
       diagonal              0     25/50/77      6/10/13     14/24/37    38/74/116   92/208/332
     ViT 40k, 39,178 weights; by trust d = 0.31, KL 0.025, 447 products
-      d                before        trust
-      none                  0     12/21/27
-      Nystrom 400         400        2/3/4
+      d                before        trust         0.01
+      none                  0     12/21/27    51/96/131
+      Nystrom 400         400        2/3/4            -
     ViT 40k at trust's d to 1e-2, none: 21 (goal 130)
     ViT 40k at trust's d to 1e-2, Nystrom 400: 3 (goal 40)
 
