@@ -15,6 +15,7 @@ from experiments.benchmarks import (
     shadows,
     step,
 )
+from experiments.benchmarks import preconditioners_table as table
 
 
 @pytest.mark.slow
@@ -107,6 +108,7 @@ BENCHMARKS = {
     "compile_cache": lambda result: result,
     "curvature": lambda result: result,
     "influence": lambda result: result["results"],
+    "preconditioners": lambda result: result,
     "shadows": lambda result: result,
 }
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
@@ -119,6 +121,7 @@ def test_docstring_is_the_result(name):
         "compile_cache": compile_cache,
         "curvature": curvature,
         "influence": influence,
+        "preconditioners": table,
         "shadows": shadows,
     }
     module = modules[name]

@@ -6,6 +6,7 @@ Solves (G_retain + d) x = g_forget / (n - m) of trained networks, a tenth of who
 to a true residual of 1e-1, 1e-2 and 1e-3, by CG alone, with the inverse diagonal, with Nystrom's
 sketch and with the leading eigenvectors. Products are counted, those of the recomputed residual
 among them; what preparing took stands apart. What the JSON has already is not measured anew.
+`preconditioners_table` says what was found.
 """
 
 import dataclasses
