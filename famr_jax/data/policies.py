@@ -4,10 +4,9 @@ Each is a pure `augment(key, x) -> x` on images `[n, height, width, channels]` i
 3 channels, for use under jit; operations, ranges and defaults are torchvision's, and every image
 has its own draws. Images are rounded to the 256 grey levels first, as torchvision's are stored.
 
-Under `vmap` a `lax.switch` is a select: every image pays for every operation of the list, once a
-draw (RandAugment two, AugMix nine). Milliseconds an image at 32x32x3 on a CPU are printed by
-
-    python -m experiments.benchmarks.augmentations
+On a CPU the images are taken one after another, and each pays for its own operation alone. On an
+accelerator all are taken at once, and under `vmap` a `lax.switch` is a select: each pays for every
+operation of the list. `python -m experiments.benchmarks.augment` times both.
 """
 
 import functools
@@ -206,9 +205,17 @@ def _operated(key, levels, space, num_bins, bins, *, first=0, going=None):
     sign = jnp.where(signed & jax.random.bernoulli(sign_key, shape=drawn.shape), -1, 1)
     strength = jnp.asarray(magnitudes(space, num_bins))[drawn, bins] * sign
     branches = [operation for operation, *_ in space]
-    return jax.vmap(lambda *drawn: jax.lax.switch(drawn[0], branches, *drawn[1:]))(
-        drawn, levels, strength
-    )
+
+    def one(drawn):
+        return jax.lax.switch(drawn[0], branches, *drawn[1:])
+
+    def in_sequence(*drawn):
+        return jax.lax.map(one, drawn)
+
+    def at_once(*drawn):
+        return jax.vmap(lambda *each: one(each))(*drawn)
+
+    return jax.lax.platform_dependent(drawn, levels, strength, cpu=in_sequence, default=at_once)
 
 
 def _levels(key, x):
