@@ -20,6 +20,7 @@ from jax import Array
 
 from famr_jax.data import operations as ops
 from famr_jax.data.crops import ATTEMPTS
+from famr_jax.data.stream import scaled
 from famr_jax.types import check_key
 
 Space = tuple[tuple[Callable, float, float, bool], ...]
@@ -140,7 +141,8 @@ def augmix(key: Array, x: Array) -> Array:
     steps = (jnp.arange(3), jax.random.split(chain_key, 3))
     ends, _ = jax.lax.scan(body, jnp.repeat(levels, 3, axis=0), steps)
     mixed = jnp.einsum("ni,nihwc->nhwc", weights, ends.reshape(n, 3, *x.shape[1:]))
-    return _images(kept * levels + (1 - kept) * mixed, x)
+    found = (kept * levels + (1 - kept) * mixed) / 127.5 - 1
+    return jnp.clip(found, -1, 1).astype(x.dtype)
 
 
 def random_erasing(key: Array, x: Array) -> Array:
@@ -227,5 +229,7 @@ def _levels(key, x):
 
 
 def _images(levels, like):
-    """Grey levels in [-1, 1], as `like` has them; the same bits as a stored image's."""
-    return levels.astype(like.dtype) / jnp.asarray(127.5, like.dtype) - 1
+    """Whole grey levels in [-1, 1], as `like` has them: the very bits of stored images."""
+    # A table, because a compiled division by 127.5 may become a product, and then end in 1.0000001.
+    table = jnp.asarray(scaled(np.arange(256, dtype=np.uint8)), like.dtype)
+    return table[levels]
