@@ -19,6 +19,14 @@ from famr_jax.store import TRAINING, Clock, Fitted, Store, fingerprint
 from famr_jax.types import Batch, Params, Source, Unlearner
 from famr_jax.unlearn import begin, run_epochs
 
+ON_TOP = {
+    "trivial": data.trivial_augment,
+    "rand": data.rand_augment,
+    "erasing": data.random_erasing,
+    "augmix": data.augmix,
+}
+"""Words of `--augment` for what comes after the data set's own crop."""
+
 WATCHED_RETAIN = 2000
 """Retained images that a model is measured on between epochs, at most."""
 
@@ -87,11 +95,20 @@ class Bench:
         )
 
     @property
-    def augment(self) -> Callable:
-        """The augmentation of training: mirrored only where a mirrored image keeps its class."""
+    def augment(self) -> Callable | None:
+        """The augmentation of training: mirrored only where a mirrored image keeps its class.
+
+        That is, unless `--augment crop` or `crop_flip` says so; None for `--augment none`.
+        """
+        word = self.flags.augment
+        if word == "none":
+            return None
+        mirrored = {"crop": False, "crop_flip": True}.get(word, self.dataset.mirrored)
         if self.model.view is not None:
-            return data.random_resized_crop(self.flags.image_size, flip=self.dataset.mirrored)
-        return data.crop_and_flip if self.dataset.mirrored else data.crop
+            own = data.random_resized_crop(self.flags.image_size, flip=mirrored)
+        else:
+            own = data.crop_and_flip if mirrored else data.crop
+        return data.in_turn(own, ON_TOP[word]) if word in ON_TOP else own
 
     def in_memory(self, rows: np.ndarray) -> Batch:
         """Training images at some rows or of a mask, read if they are on disk."""
@@ -166,7 +183,7 @@ class Bench:
         names = ("model", "image_size", "train_epochs", "train_lr", "batch_size", "seed")
         names += ("stream", "accumulate", "ema", "dtype")
         chosen = {name: getattr(self.flags, name) for name in names}
-        chosen["augment"] = self.augment.__name__
+        chosen["augment"] = self.augment.__name__ if self.augment else None
         chosen["start"] = self.start and self.start.fingerprint
         return {
             "data": self.dataset.fingerprint,
@@ -181,7 +198,10 @@ class Bench:
         Images in memory are known by their pixels, those on disk by their encoded bytes.
         """
         pixels = "famr_jax.data.encoded" if self.flags.stream else "famr_jax.data.stream"
-        return (*TRAINING, "famr_jax.models", pixels, self.augment.__module__)
+        augment = [] if self.augment is None else [self.augment.__module__]
+        if self.flags.augment in ON_TOP:
+            augment.append("famr_jax.data.augment")
+        return (*TRAINING, "famr_jax.models", pixels, *augment)
 
     def on(self, name: str) -> "Bench":
         """The same, with fresh weights of another model on the same images."""

@@ -13,6 +13,7 @@ import tyro
 
 from famr_jax.types import check_count, check_number
 
+AUGMENTATIONS = ("none", "crop", "crop_flip", "trivial", "rand", "erasing", "augmix")
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
 
 
@@ -179,6 +180,9 @@ class BenchFlags:
     """What training starts from, of the original and of the oracles: a .npz or .safetensors file, a
     directory with model.safetensors, or hf:owner/name; another number of classes gets a new head,
     another image size new positions. Fresh weights if not given."""
+    augment: Annotated[str, OneOf(AUGMENTATIONS)] | None = None
+    """What training makes of its images: none, crop or crop_flip; or trivial, rand, erasing or
+    augmix on top of what it does if not given: a crop, flipped where the data set allows it."""
     accumulate: Count = 1
     """Micro-batches a step of training, which bound the memory; --batch-size is their sum."""
     ema: Annotated[float, Within(0, 1)] | None = None
