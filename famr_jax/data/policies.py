@@ -71,7 +71,7 @@ def augmix_space(height: int, width: int) -> Space:
     """
     across, down = width / 3, height / 3
     space = _space(shear=0.3, across=across, down=down, degrees=30, enhance=0.9, bits=(4, 0))
-    return tuple((ops.SMOOTH.get(each, each), *ranges) for each, *ranges in space)
+    return tuple((ops.SMOOTH.get(op, op), first, last, signed) for op, first, last, signed in space)
 
 
 def magnitudes(space: Space, num_bins: int) -> np.ndarray:
