@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 
 __all__ = [
+    "anchors",
     "attacks",
     "audit",
     "certify",
@@ -26,6 +27,7 @@ __all__ = [
     "report",
     "statistics",
     "store",
+    "targets",
     "train",
     "types",
     "unlearn",

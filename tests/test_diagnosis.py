@@ -239,7 +239,7 @@ def test_few_images_of_two_classes_need_the_oracles(case):
 @pytest.mark.parametrize("trial", [{}, {"kind": "sample", "methods": None, "seeds": None}])
 def test_what_was_not_measured_is_said(trial):
     entries = diagnose(trial)
-    assert len(entries) == len(SIGNS)
+    assert len(entries) == len([sign for sign in SIGNS if not sign.of])
     assert all(entry["words"].startswith("Not measured: ") for entry in entries)
     assert all(entry["found"] is None and entry["advice"] == "" for entry in entries)
 
@@ -248,3 +248,18 @@ def test_diagnosis_survives_numbers_of_any_kind_and_json(case):
     for bad in (math.nan, math.inf, None, "x", 0.0):
         trial = every_leaf(case, lambda v, bad=bad: bad if isinstance(v, float) else v)
         json.dumps(diagnose(trial), allow_nan=False)
+
+
+def test_a_removal_that_trusted_no_step_says_so(case):
+    sign = "No step was taken"
+    assert sign not in [entry["sign"] for entry in diagnose(case)]
+    terms = {"damping": [0.25], "divergence": [1.5], "trusted": [0.0]}
+    case["methods"][0]["terms"] = terms
+    entry = answer(case, sign)
+    assert entry["found"] is True
+    assert entry["words"] == (
+        "Not trusted: the step at damping 0.25 is 1.500 nats from its linearisation."
+    )
+    case["methods"][0]["terms"] = terms | {"trusted": [1.0], "divergence": [0.02]}
+    assert answer(case, sign)["found"] is False
+    assert answer(case, sign)["words"].startswith("Trusted: the step at damping 0.25 is 0.020")

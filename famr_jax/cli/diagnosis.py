@@ -37,6 +37,7 @@ class Sign(NamedTuple):
         advice: What to do if it is, or "" where the numbers support nothing.
         good: Whether it is what one wants.
         always: Whether it is looked for where the run diverged or there was nothing to forget.
+        of: The method's term that it is read from; methods without the term lack the row.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Sign(NamedTuple):
     advice: Callable[[Measured], str]
     good: bool = False
     always: bool = False
+    of: str = ""
 
 
 def diagnose(case: Mapping[str, Any], model: str | None = None) -> list[dict[str, Any]]:
@@ -66,6 +68,8 @@ def diagnose(case: Mapping[str, Any], model: str | None = None) -> list[dict[str
     """
     seen, entries, alone = measured(case, model), [], ""
     for sign in SIGNS:
+        if sign.of and sign.of not in seen.terms:
+            continue
         found = sign.condition(seen) if sign.always or not alone else None
         words = f"Not asked: {alone}." if alone and not sign.always else sign.words(seen)
         if found is None and not words.startswith("Not "):
@@ -130,6 +134,21 @@ def _smaller_step(seen: Measured) -> str:
     lr = at(seen.settings, "lr")
     now = "" if lr is None else f" (now {number(lr)})"
     return f"Lower --method-lr{now}: these steps go up where they should go down."
+
+
+def left_as_it_was(seen: Measured) -> bool | None:
+    """A removal that trusted no damping has left the weights as they were."""
+    trusted = at(seen.terms, "trusted", -1)
+    return None if trusted is None else trusted == 0
+
+
+def _words_of_trust(seen: Measured) -> str:
+    damping, divergence = (at(seen.terms, name, -1) for name in ("damping", "divergence"))
+    if None in (damping, divergence):
+        return ""
+    told = f"the step at damping {number(damping)} is {number(divergence, 'nats')} nats from its "
+    told += "linearisation"
+    return f"Not trusted: {told}." if left_as_it_was(seen) else f"Trusted: {told}."
 
 
 def nothing_to_forget(seen: Measured) -> bool | None:
@@ -368,6 +387,7 @@ DIVERGED = "Diverged"
 SIGNS = (
     Sign(DIVERGED, has_diverged, _words_of_divergence, _smaller_step, always=True),
     Sign("Nothing to forget", nothing_to_forget, _words_of_original, _train_longer, always=True),
+    Sign("No step was taken", left_as_it_was, _words_of_trust, _nothing, of="trusted"),
     Sign("Not forgotten", not_forgotten, _words_of_forgetting, _forget_more),
     Sign("Forgotten", forgotten, _words_of_forgetting, _nothing, good=True),
     Sign("More forgotten than by retraining", over_forgotten, _words_of_forgetting, _stop_there),
