@@ -142,7 +142,9 @@ def test_every_image_of_one_picture_has_its_own_draw(augment):
     assert len(np.unique(found.reshape(24, -1), axis=0)) > 6
 
 
-@pytest.mark.parametrize("augment", [data.trivial_augment, data.random_erasing])
+@pytest.mark.parametrize(
+    "augment", [pytest.param(data.trivial_augment, marks=pytest.mark.slow), data.random_erasing]
+)
 def test_under_vmap_each_key_gives_what_it_gives_alone(augment):
     """Under `vmap` every operation runs and one is selected, as on an accelerator."""
     x, keys = photographs(), jax.random.split(jax.random.key(3), 2)
@@ -153,6 +155,7 @@ def test_under_vmap_each_key_gives_what_it_gives_alone(augment):
     assert (np.asarray(together) == np.asarray(alone)).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_without_jit_grey_images_come_out_the_same():
     x, key = photographs(4, channels=1), jax.random.key(0)
     found = np.asarray(jitted(data.trivial_augment)(key, x))
@@ -198,7 +201,9 @@ def test_trivial_augment_draws_each_operation_equally_often_and_applies_it_as_dr
 def test_the_identity_keeps_every_bit(monkeypatch):
     monkeypatch.setattr(policies, "trivial_space", lambda: ((ops.identity, 0, 0, False),))
     x = photographs()
-    np.testing.assert_array_equal(jax.jit(data.trivial_augment)(jax.random.key(0), x), x)
+    # A function of its own: jit keeps what it made of `trivial_augment` elsewhere.
+    found = jax.jit(lambda key, x: data.trivial_augment(key, x))(jax.random.key(0), x)
+    np.testing.assert_array_equal(found, x)
 
 
 def test_augmix_of_chains_that_change_nothing_is_the_image(monkeypatch):
@@ -317,7 +322,8 @@ def test_a_recipe_trains_with_it(logistic):
     learner = recipe.learner(logistic.apply, 8)
     step, params = jax.jit(learner.step), logistic.init(jax.random.key(2))
     first, other = (
-        step(learner.init(params), batch, jax.random.key(seed))[1]["loss"] for seed in (0, 1)
+        step(learner.init(params), batch, jax.random.key(seed))[0].params for seed in (0, 1)
     )
-    assert np.isfinite(first)
-    assert first != other
+    leaves = [np.asarray(jax.tree.leaves(each)[-1]) for each in (first, other)]
+    assert np.isfinite(leaves).all()
+    assert (leaves[0] != leaves[1]).any()
