@@ -290,11 +290,11 @@ def run(
     check_key(key, members=True)
     if not len(train):
         raise ValueError("`train` must hold at least one example, got 0.")
-    init_fn, norm = init_of(model), getattr(model, "batch_norm", None)
+    init_fn = init_of(model)
     if start is None and init_fn is None:
         raise ValueError("`start` must be given for a model without `init`, got None.")
     check_kept("start", start)
-    learner = recipe.learner(model.apply, len(train), norm)
+    learner = _learner(recipe, model, len(train))
     like = jax.eval_shape(partial(begin, learner, init_fn), jax.random.key(0), start).params
     check(model.apply, like, images_of(train))
     check_labels_of(model.apply, like, train)
@@ -318,7 +318,7 @@ def _run(model, train, recipe, key, start, *, checked):
     init_key, train_key = (
         jax.vmap(jax.random.split, out_axes=1)(key) if key.ndim else jax.random.split(key)
     )
-    learner = recipe.learner(model.apply, len(train), getattr(model, "batch_norm", None))
+    learner = _learner(recipe, model, len(train))
     state = begin(learner, init_of(model), init_key, start)
     if checked is not None:
         params = jax.tree.map(lambda leaf: leaf[0], state.params) if key.ndim else state.params
@@ -338,6 +338,11 @@ def _run(model, train, recipe, key, start, *, checked):
         log.append(jax.device_get(info))
     log = {name: np.stack([entry[name] for entry in log], axis=-1) for name in log[0]}
     return Trained(state.params, log, bool(np.all(log.pop("finite"))))
+
+
+def _learner(recipe, model, size):
+    norm = getattr(model, "batch_norm", None)
+    return recipe.learner(model.apply, size, *(() if norm is None else (norm,)))
 
 
 def init_of(model: Any) -> Callable[[Array], Any] | None:

@@ -346,7 +346,7 @@ def kept(tmp_path, monkeypatch):
     from famr_jax.cli.opening import open_bench
 
     monkeypatch.chdir(tmp_path)
-    bench = open_bench(BenchFlags(model="mlp_8"), out=tmp_path / "runs")
+    bench = open_bench(BenchFlags(model="mlp_8", out=tmp_path / "runs"))
     (gone,) = bench.forget_sets(["class:3"])
     everything = np.ones(len(gone.mask), bool)
     roles = {"original": everything, "famr": gone.mask, "other": np.roll(gone.mask, 1)}

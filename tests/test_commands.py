@@ -180,6 +180,7 @@ def test_a_run_that_went_wrong_ends_in_one_line_and_a_status(
     tmp_path, capsys, monkeypatch, error, status, words
 ):
     monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
 
     def run(flags):
         raise error
@@ -189,7 +190,7 @@ def test_a_run_that_went_wrong_ends_in_one_line_and_a_status(
     assert stop.value.code == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(words)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert not list(tmp_path.iterdir())
 
 

@@ -378,7 +378,12 @@ def test_padding_is_never_trained_on(learner, start, clients, keys):
         (lambda: federated.puf_regular(SIZES, GONE, rate=float("nan")), "`rate`"),
         (lambda: federated.without_client({}, {}, share=1.0), "`share`"),
         (lambda: federated.projected_ascent(None, optimizer=SGD, radius=0.0), "`radius`"),
-        (lambda: list(federated.calibrated_replay(None, {}, None, [], [], [])), "`norms`"),
+        (
+            lambda: list(
+                federated.calibrated_replay(None, {}, None, [], jax.random.split(KEY), [])
+            ),
+            "`norms`",
+        ),
     ],
 )
 def test_wrong_input_is_refused(call, words):

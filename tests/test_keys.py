@@ -18,6 +18,7 @@ AT_HAND = {
     "epochs": 1,
     "batch_size": 1,
     "size": 1,
+    "k": 1,
     "num_clients": 1,
     "unlearner": nothing(),
     "forget": random_batch(2, seed=0),

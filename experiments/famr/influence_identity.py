@@ -95,7 +95,9 @@ def repair(
     slope = ravel_pytree(anchor)[1](jnp.asarray(pull / n))
     objective = LinearisedAscent(slope, (kept / n) * retained + l2 * Identity())
     nothing = Pair(None, None)
-    found = minimise.minimise(objective, anchor, Context(anchor), nothing, key=None, tol=1e-13)
+    found = minimise.minimise(
+        objective, anchor, Context(anchor), nothing, key=jax.random.key(0), tol=1e-13
+    )
     apart = distance(between(anchor, found.params), newton)
     return {"distance": apart, "num_steps": int(found.num_steps)}
 

@@ -29,6 +29,7 @@ FEATURES = "pre_logits"
 PROBED = "all_test"
 """The set of all test images, forgotten or not, that the probe is fitted and scored on."""
 FOLDS = 5
+BASE = 2**12
 
 
 class Audit(NamedTuple):
@@ -80,7 +81,7 @@ def arrays(before: Given, after: Given, oracles: Sequence[Given] = ()) -> Audit:
         check_same_rows(first, table, name, other)
     check_apart([(name, model["logits"]) for name, model in models])
     is_train, labels = table["split"] == "train", jnp.asarray(table["labels"])
-    rows = jnp.arange(len(labels)).reshape(-1, 1, 1, 1)
+    rows = _Recorded.images(len(labels))
     train, test = (Batch(rows[part], labels[part]) for part in (is_train, ~is_train))
     mask = table["forget"][is_train]
     forgotten = np.unique(np.asarray(train.labels)[mask])
@@ -136,15 +137,28 @@ def _roles(count):
 
 
 class _Recorded:
-    """A model whose weights are its own outputs on all examples; its images are row numbers."""
+    """A model whose weights are its own outputs on all examples; its images tell their rows.
+
+    An image has two pixels in [0, 1), the row's digits to the base of `BASE`: exact in float32.
+    """
+
+    @staticmethod
+    def images(count):
+        rows = np.arange(count)
+        return jnp.asarray(np.stack(np.divmod(rows, BASE), axis=1)[:, None, None] / BASE, "float32")
 
     @staticmethod
     def apply(params, x):
-        return params["logits"][x[:, 0, 0, 0]]
+        return params["logits"][_rows(x)]
 
     @staticmethod
     def features(params, x):
-        return {FEATURES: params["features"][x[:, 0, 0, 0]]} if "features" in params else {}
+        return {FEATURES: params["features"][_rows(x)]} if "features" in params else {}
+
+
+def _rows(x):
+    digits = jnp.round(x[:, 0, 0] * BASE).astype(int)
+    return digits[:, 0] * BASE + digits[:, 1]
 
 
 def probe(view: View, oracles: Sequence[View], *, classes: Sequence[int]) -> float:
