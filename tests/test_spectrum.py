@@ -265,3 +265,20 @@ def test_condition_refuses_bad_numbers():
     for bad in ({"lam": 0.0}, {"lam": 1.0, "num_probes": 1}, {"lam": 1.0, "num_steps": 0}):
         with pytest.raises(ValueError, match=next(reversed(bad))):
             curvature.condition(matvec, like, key=KEY, **bad)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 1.0])
+def test_the_error_of_an_exact_effective_dimension_is_never_negative(share):
+    """A rank-deficient matrix, all of whose eigenvalues are known, those at zero too."""
+    dim, lam = 40, 0.1
+    rank = round(share * dim)
+    spectrum = np.concatenate([np.zeros(dim - rank), np.logspace(-4, 1, rank)])
+    with jax.enable_x64(False):
+        nodes = jnp.asarray(spectrum, jnp.float32)
+        nodes = nodes.at[: dim - rank].add(jnp.linspace(-1e-7, 1e-7, dim - rank))
+        nodes = jnp.broadcast_to(nodes, (2, dim))  # as `condition` has it
+        found = curvature.Density(nodes, jnp.full_like(nodes, 1 / dim), jnp.full_like(nodes, 1e-4))
+        value, error = (dim * float(each) for each in found.decided(lam))
+    wanted = np.sum(spectrum / (spectrum + lam))
+    assert error >= 0
+    assert abs(value - wanted) <= error + 1e-4 * wanted

@@ -69,7 +69,8 @@ class Density(NamedTuple):
         largest = jnp.max(jnp.abs(nodes), axis=1, keepdims=True)
         rounding = ROUNDING * jnp.finfo(nodes.dtype).eps * largest
         more, shares = jax.vmap(_with_zero)(jnp.maximum(nodes, rounding), weights, residuals)
-        least = jnp.sum(shares * of(more), axis=1)
+        # Nodes at zero already, as of an exact spectrum, leave the bound to rounding.
+        least = jnp.minimum(jnp.sum(shares * of(more), axis=1), at)
         ends = jnp.full_like(nodes[:, :1], jnp.inf)
         low = jnp.maximum(nodes - residuals, jnp.concatenate((-ends, nodes[:, :-1]), axis=1))
         high = jnp.minimum(nodes + residuals, jnp.concatenate((nodes[:, 1:], ends), axis=1))
