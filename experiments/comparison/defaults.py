@@ -5,8 +5,8 @@ ten points of retained accuracy from a small Vision Transformer, except those th
 settings of their papers. Runs each from one original, and writes metrics.json and report.html. A
 picture of defaults, not a comparison: no model is retrained. Six defaults were chosen after trials
 on these very cases (ascent, descent-ascent, boundary expand, IMU, MU-Mis on the class, bad teacher
-on the random tenth), so for them the numbers are no test. Dual removal, Gauss-Newton removal and WIN-U
-were run later, from the same original (`--methods`), and on the class alone.
+on the random tenth), so for them the numbers are no test. Dual removal, Gauss-Newton removal and
+WIN-U were run later, from the same original (`--methods`), and on the class alone.
 
     python -m experiments.comparison.defaults
     python -m experiments.comparison.defaults --forget random:0.1
