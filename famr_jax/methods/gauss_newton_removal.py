@@ -1,5 +1,6 @@
 """Gauss-Newton removal: one step inside a stored curvature, as long as the model stays linear."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,11 +47,17 @@ class Model:
 
 
 @pytree
-class RemovingInside:
-    """The edit of `gauss_newton_removal`, which says what its fields mean."""
+class Removing:
+    """The edit of `gauss_newton_removal` and `win_u`, which say what its numbers mean.
+
+    Attributes:
+        apply_fn: The model.
+        step: `step(model, params, forget, store, l2, damping) -> StoredRemoval`.
+    """
 
     apply_fn: ApplyFn = static()
-    rank: int = static(400)
+    step: Callable[..., StoredRemoval] = static()
+    rank: int = static(default=400)
     store: Eigenspace | None = None
     l2: float = 0.0
     damping: float | None = None
@@ -60,22 +67,10 @@ class RemovingInside:
         store = self.store
         if store is None:
             store = model.store(params, forget, retain, rank=self.rank, key=key)
-        return told(
-            inside(
-                model.losses,
-                model.outputs,
-                params,
-                forget,
-                store,
-                l2=self.l2,
-                curvature=lambda data: model.curvature(params, data),
-                damping=self.damping,
-                batch_size=BATCH,
-            )
-        )
+        return _told(self.step(model, params, forget, store, self.l2, self.damping))
 
 
-def told(found: StoredRemoval) -> tuple[Params, dict[str, Array]]:
+def _told(found: StoredRemoval) -> tuple[Params, dict[str, Array]]:
     """The weights, and what the log says of the step: weights are the trained ones at trusted 0."""
     trusted = found.trusted
     info = {
@@ -119,14 +114,35 @@ def gauss_newton_removal(
     Source: ours; at d = l2 and with every direction stored it is Newton's step (arXiv 1703.04730).
     """
     del optimizer
-    check(rank, l2, damping)
-    edit = RemovingInside(apply_fn, rank, store, l2, damping)
-    return OneShot(edit, epoch_over="retain" if store is None else "forget")
+    return removing(apply_fn, _inside, store, rank, l2, damping)
 
 
-def check(rank: int, l2: float, damping: float | None) -> None:
-    """Raises a `ValueError` for a number out of range."""
+def _inside(model, params, forget, store, l2, damping):
+    return inside(
+        model.losses,
+        model.outputs,
+        params,
+        forget,
+        store,
+        l2=l2,
+        curvature=lambda data: model.curvature(params, data),
+        damping=damping,
+        batch_size=BATCH,
+    )
+
+
+def removing(
+    apply_fn: ApplyFn,
+    step: Callable[..., StoredRemoval],
+    store: Eigenspace | None,
+    rank: int,
+    l2: float,
+    damping: float | None,
+) -> OneShot:
+    """The one-shot method of a step from a store; a `ValueError` for a number out of range."""
     check_count("rank", rank)
     check_number("l2", l2, least=0)
     if damping is not None:
         check_number("damping", damping, above=0)
+    edit = Removing(apply_fn, step, rank, store, l2, damping)
+    return OneShot(edit, epoch_over="retain" if store is None else "forget")

@@ -5,39 +5,9 @@ import optax
 from famr_jax.curvature import Eigenspace
 from famr_jax.influence.dual import CROSS_ENTROPY
 from famr_jax.influence.stored import woodbury
-from famr_jax.methods.gauss_newton_removal import BATCH, Model, check, told
-from famr_jax.types import ApplyFn, pytree, static
-from famr_jax.unlearn import OneShot, in_memory
-
-
-@pytree
-class RemovingByWoodbury:
-    """The edit of `win_u`, which says what its fields mean."""
-
-    apply_fn: ApplyFn = static()
-    rank: int = static(400)
-    store: Eigenspace | None = None
-    l2: float = 0.0
-    damping: float | None = None
-
-    def __call__(self, params, forget, retain, key):
-        model, forget = Model(self.apply_fn), in_memory("forget", forget)
-        store = self.store
-        if store is None:
-            store = model.store(params, forget, retain, rank=self.rank, key=key)
-        return told(
-            woodbury(
-                model.losses,
-                model.outputs,
-                params,
-                forget,
-                store,
-                l2=self.l2,
-                root=CROSS_ENTROPY.root,
-                damping=self.damping,
-                batch_size=BATCH,
-            )
-        )
+from famr_jax.methods.gauss_newton_removal import BATCH, removing
+from famr_jax.types import ApplyFn
+from famr_jax.unlearn import OneShot
 
 
 def win_u(
@@ -73,6 +43,18 @@ def win_u(
     Source: WIN-U (arXiv 2604.13438) by its abstract; the form, the store and d are ours.
     """
     del optimizer
-    check(rank, l2, damping)
-    edit = RemovingByWoodbury(apply_fn, rank, store, l2, damping)
-    return OneShot(edit, epoch_over="retain" if store is None else "forget")
+    return removing(apply_fn, _by_woodbury, store, rank, l2, damping)
+
+
+def _by_woodbury(model, params, forget, store, l2, damping):
+    return woodbury(
+        model.losses,
+        model.outputs,
+        params,
+        forget,
+        store,
+        l2=l2,
+        root=CROSS_ENTROPY.root,
+        damping=damping,
+        batch_size=BATCH,
+    )
