@@ -12,8 +12,8 @@ and 42 minutes on a busy machine. Expect (training images, %; original, FAMR, me
 
     digits  class:3  For-Acc 95.9 8.9 0.0  Ret-Acc 98.5 80.2 98.5
     digits  random:0.05  For-Acc 95.8 83.3 94.4  Ret-Acc 98.4 91.6 98.1
-    cifar100  class:3  For-Acc 49.2 2.6 0.0  Ret-Acc 61.3 44.8 62.5
-    cifar100  random:0.05  For-Acc 60.6 25.2 48.4  Ret-Acc 60.7 29.2 58.9
+    cifar100  class:3  For-Acc 50.8 2.8 0.0  Ret-Acc 61.1 46.3 62.5
+    cifar100  random:0.05  For-Acc 61.4 24.4 49.6  Ret-Acc 60.6 27.9 59.0
     folder:fashion_mnist_5000  class:3  For-Acc 81.4 13.6 0.0  Ret-Acc 76.3 50.6 77.3
     folder:tiny_imagenet_100  class:3  For-Acc 91.0 14.5 0.0  Ret-Acc 80.8 76.2 82.3
     folder:tiny_imagenet_100  random:0.05  For-Acc 78.0 67.0 59.7  Ret-Acc 82.1 72.4 81.6

@@ -8,9 +8,25 @@ that is kept out of the band. Writes metrics.json and report.html.
 
     python -m experiments.rbm.pruned_unlearning --oracles 8
 
-No run is recorded yet. A line of the output is a forget set, a method and the share that is cut;
+Under an hour on two very busy CPU cores. Expect (a forget set, a method and the share that is cut;
 the KL from the oracles on the forget set after unlearning, of the original, from oracle to oracle;
-the same on the test set.
+the same on the test set):
+
+    class:3     famr             cut 0      1.694  5.717  1.377   0.773  0.205  0.184
+    class:3     gradient ascent  cut 0      4.436  5.717  1.377   1.185  0.205  0.184
+    class:3     fine-tuning      cut 0      2.929  5.717  1.377   0.282  0.205  0.184
+    class:3     famr             cut 0.5    1.753  5.141  1.420   0.948  0.241  0.201
+    class:3     gradient ascent  cut 0.5    5.266  5.141  1.420   1.240  0.241  0.201
+    class:3     fine-tuning      cut 0.5    3.019  5.141  1.420   0.359  0.241  0.201
+    class:3     famr             cut 0.8    1.042  1.740  0.798   0.834  0.530  0.398
+    class:3     gradient ascent  cut 0.8    3.745  1.740  0.798   2.638  0.530  0.398
+    class:3     fine-tuning      cut 0.8    1.239  1.740  0.798   0.549  0.530  0.398
+    class:3     famr             cut 0.9    0.403  0.663  0.361   0.444  0.513  0.401
+    class:3     gradient ascent  cut 0.9    2.201  0.663  0.361   2.176  0.513  0.401
+    class:3     fine-tuning      cut 0.9    0.728  0.663  0.361   0.775  0.513  0.401
+
+Sparse networks end nearer to their oracles, but so do those that unlearned nothing: of what doing
+nothing leaves, cutting first takes no larger share.
 """
 
 from dataclasses import dataclass, field, replace
