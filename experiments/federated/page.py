@@ -50,13 +50,13 @@ def _section(split, flags):
     charts = [
         _ways(split, "for_acc", "The forgotten client's images", tones),
         _ways(split, "test_acc", "Test images", tones),
-        _rounds(split, tones),
     ]
     tables = [
         Section(f"{title} ({split['split']})", [_table(split, stage)])
         for stage, title in STAGES.items()
     ]
-    return Section(f"Clients: {split['split']}", [Text(told), Grid(charts, width=430), *tables])
+    shown = [Text(told), Grid(charts, width=430), _rounds(split, tones), *tables]
+    return Section(f"Clients: {split['split']}", shown)
 
 
 def _ways(split, name, title, tones):
@@ -79,7 +79,8 @@ def _ways(split, name, title, tones):
         x_words="rounds (0 = original; 1 = the unlearning round)",
         levels=levels,
         colours=tones,
-        y_range=(0, 1),
+        y_range=(None, 1),
+        key=True,
     )
 
 
@@ -99,6 +100,7 @@ def _rounds(split, tones):
         y_range=(0, None),
         colours=tones | {"oracle": "blue"},
         caption="A dot a case; those that never got there are left out.",
+        width=760,
     )
 
 

@@ -88,7 +88,8 @@ def dots(
     """Every row a dot in the column of its category, a short line at the mean of each group.
 
     - `rows`: a dict a dot; what is not finite is left out.
-    - `x`, `y`, `by`: columns of the categories, of the vertical axis, of the groups in a category.
+    - `x`, `y`, `by`: columns of the categories, of the vertical axis, of the groups in a category;
+      with `by` the same as `x` each category has its colour.
     - `title`, `words`, `caption`: what is drawn, the vertical axis and the text below in words.
     - `unit`: of y.
     - `levels`: dotted lines, each (height, name).
@@ -106,11 +107,12 @@ def dots(
         for i, place in enumerate(places):
             values = scale.place([row.get(y) for row in points if row.get(x) == place])
             values = values[np.isfinite(values)]
-            at = i + 0.6 * ((shift + 0.5) / len(groups) - 0.5)
+            at = i if by == x else i + 0.6 * ((shift + 0.5) / len(groups) - 0.5)
             means.append(values.mean() if values.size else np.nan)
             panel.scatter(np.full(values.size, at), values, s=16, color=tone, zorder=4)
             panel.hlines(means[-1:], at - 0.08, at + 0.08, color=tone, linewidth=2)
-        ends.append((means[-1], plot.plain(str(name), 26), tones[name]))
+        if by != x:  # else the axis names them
+            ends.append((means[-1], plot.plain(str(name), 26), tones[name]))
         said.append(f"{name} {plot.told(np.array(means))}")
     for height_of, name in levels:
         at = scale.place([height_of])[0]
@@ -121,7 +123,9 @@ def dots(
     panel.set_ylim(None if np.isnan(low) else low, None if np.isnan(high) else high)
     panel.set_xlim(-0.5, max(len(places), 1) - 0.5)
     scale.ticks(panel.yaxis)
-    panel.set_xticks(range(len(places)), [plot.plain(str(place)) for place in places])
+    between = "\n" if len(places) > 5 else " "  # many names are narrow
+    named = [plot.plain(str(place)).replace(" ", between) for place in places]
+    panel.set_xticks(range(len(places)), named)
     plot.fit(panel, max((len(name) for _, name, _ in ends), default=0))
     plot.label_ends(panel, ends)
     return Drawing(figure, f"{title}, means by {x}: {'; '.join(said)}", caption)
