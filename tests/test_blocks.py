@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 
 from famr_jax import report
 from famr_jax.report import plot
@@ -428,3 +429,12 @@ def test_matplotlib_and_jinja2_wait_for_the_first_page():
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_categories_with_a_colour_each_are_named_by_their_axis_alone():
+    rows = [{"m": f"method {i}", "v": float(i)} for i in range(6)]
+    (panel,) = report.dots(rows, "m", "v", "m", title="T").figure.axes
+    drawn = [each for each in panel.collections if isinstance(each, PathCollection)]
+    assert [dot.get_offsets()[0, 0] for dot in drawn] == list(range(6))
+    assert [tick.get_text() for tick in panel.get_xticklabels()][:2] == ["method\n0", "method\n1"]
+    assert not [text for text in panel.texts if "method" in text.get_text()]
