@@ -434,7 +434,9 @@ def test_matplotlib_and_jinja2_wait_for_the_first_page():
 def test_categories_with_a_colour_each_are_named_by_their_axis_alone():
     rows = [{"m": f"method {i}", "v": float(i)} for i in range(6)]
     (panel,) = report.dots(rows, "m", "v", "m", title="T").figure.axes
-    drawn = [each for each in panel.collections if isinstance(each, PathCollection)]
-    assert [dot.get_offsets()[0, 0] for dot in drawn] == list(range(6))
+    drawn = [
+        np.asarray(e.get_offsets()) for e in panel.collections if isinstance(e, PathCollection)
+    ]
+    assert [dots[0, 0] for dots in drawn if len(dots)] == list(range(6))
     assert [tick.get_text() for tick in panel.get_xticklabels()][:2] == ["method\n0", "method\n1"]
     assert not [text for text in panel.texts if "method" in text.get_text()]
