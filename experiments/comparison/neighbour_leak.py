@@ -58,7 +58,9 @@ class Flags:
     lrs: Annotated[tuple[Positive, ...], Ascending()] = (1e-4, 3e-4, 1e-3, 3e-3)
     """Steps of Adam to try, ascending."""
     epochs: Count = 10
-    """Epochs of unlearning, over the set that the method's epochs pass over."""
+    """Epochs of methods that see the forget set alone."""
+    retain_epochs: Count = 4
+    """Epochs of those that pass over the retained set: a fifth of the training's."""
     bench: BenchFlags = field(
         default_factory=partial(
             BenchFlags, model="vit_mu/8", train_epochs=20, train_lr=2e-3, batch_size=50
@@ -72,6 +74,7 @@ SMALL = Flags(
     methods=("famr", "delete", "trw, beta 10"),
     lrs=(1e-2,),
     epochs=2,
+    retain_epochs=2,
     bench=BenchFlags(model="mlp_8", train_epochs=4, batch_size=64),
 )
 """The configuration that the test suite runs."""
@@ -152,7 +155,7 @@ def _unlearned(
         ~masks if method.epoch_over == "retain" else None,
         config={"name": name, "lr": lr},  # its other numbers are in its source
         sources=("famr_jax.methods", "famr_jax.targets", Path(__file__)),
-        epochs=flags.epochs,
+        epochs=flags.retain_epochs if method.epoch_over == "retain" else flags.epochs,
         key=bench.keys.unlearn,
     )
 
