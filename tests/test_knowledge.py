@@ -14,6 +14,7 @@ from experiments.harness.results import read_results
 from experiments.harness.run import run
 from experiments.knowledge import shallow_forgetting as shallow
 from experiments.knowledge import shallow_page
+from famr_jax.cli.measured import at_chance
 
 RESULTS = {k: r for k, r in read_results().items() if k.startswith("shallow_forgetting")}
 TREE = {
@@ -67,8 +68,8 @@ def test_every_part_is_measured_by_outputs_and_by_probes_of_every_block(tmp_path
 
 
 def test_chance_is_what_guessing_gives():
-    assert shallow.at_chance(100, 10) == pytest.approx(0.1 + 2 * 0.03)
-    assert shallow.at_chance(10**6, 10) == pytest.approx(0.12)
+    assert at_chance(0.1, 100) == pytest.approx(0.1 + 2 * 0.03)
+    assert at_chance(0.1, 10**6) == pytest.approx(0.12)
 
 
 def test_bad_flags_are_refused(tmp_path):

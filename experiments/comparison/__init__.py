@@ -12,6 +12,11 @@ TRW = Paper(
         "smaller_gap": (
             "Tilted reweighting has a smaller nearest-neighbour gap than plain reweighting."
         ),
+        "mia_nn": (
+            "Tilted reweighting cuts the gap to retrained models under the nearest-neighbour "
+            "attack by 46 % from the best method before it."
+        ),
+        "u_lira": "It cuts the gap under U-LiRA by 19 % from the best method before it.",
     },
 )
 

@@ -42,7 +42,6 @@ one probe alone tells from the oracles. But changing all weights hardly takes mo
 the features, so that probes mostly notice both or neither.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,7 +65,7 @@ from famr_jax.cli.flags import (
     Positive,
     make_optimizer,
 )
-from famr_jax.cli.measured import CHANCE_ERRORS, CHANCE_FLOOR
+from famr_jax.cli.measured import at_chance
 from famr_jax.evaluation import MEASURES, Measure, Part, View
 from famr_jax.methods import BY_NAME
 from famr_jax.types import Params
@@ -136,13 +135,6 @@ def probe(view: View, oracles: Sequence[View], *, layer: str, classes: tuple[int
     return linear_probe(features, np.isin(view.labels(PROBED), classes))
 
 
-def at_chance(num_forget: int, num_classes: int) -> float:
-    """The largest For-Acc that guessing gives: two standard errors above 1/C, as diagnoses say."""
-    chance = 1 / num_classes
-    error = math.sqrt(chance * (1 - chance) / num_forget)
-    return chance + max(CHANCE_FLOOR, CHANCE_ERRORS * error)
-
-
 def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
     """A case for each class."""
     original = bench.original()
@@ -167,7 +159,7 @@ def _case(flags, bench, gone, original):
     everything = {PROBED: Part(bench.test)}
     evaluate = bench.evaluator(gone, original, oracles, measures=measures, more=everything)
     quick = bench.evaluator(gone, original, measures=evaluation.named("for_acc", "ret_acc"))
-    limit = at_chance(int(gone.mask.sum()), bench.dataset.num_classes)
+    limit = at_chance(1 / bench.dataset.num_classes, int(gone.mask.sum()))
     tried, chosen = [], []
     for part in PARTS:
         for lr in flags.lrs:

@@ -124,10 +124,14 @@ def at(value: Any, *path: str | int) -> float | None:
 def _chance_limit(case: Mapping[str, Any], chance: float | None) -> float | None:
     if chance is None or not 0 <= chance <= 1:
         return None
-    n = at(case, "num_forget") or 1
-    errors = CHANCE_ERRORS * math.sqrt(chance * (1 - chance) / max(n, 1))
-    limit = chance + max(CHANCE_FLOOR, errors)
+    limit = at_chance(chance, at(case, "num_forget") or 1)
     return limit if limit < 1 else None
+
+
+def at_chance(chance: float, n: float) -> float:
+    """The largest share of n images that guessing gets right: two standard errors above chance."""
+    errors = CHANCE_ERRORS * math.sqrt(chance * (1 - chance) / max(n, 1))
+    return chance + max(CHANCE_FLOOR, errors)
 
 
 def limits_of(seen: Measured) -> tuple[float, float] | None:

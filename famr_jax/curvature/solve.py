@@ -202,13 +202,17 @@ def _cg(precondition, product, b, target, max_steps):
 
     def body(carry):
         x, r, p, rz, num_steps, _ = carry
-        ap = product(p)
-        # A direction of about unit length: the squares of a small p or a small A would vanish.
+        # Direction and image of about unit size: squares and quotients of small ones would vanish.
         unit = power_of_two(p)
-        curvature = optax.tree.vdot(optax.tree.scale(1 / unit, p), optax.tree.scale(1 / unit, ap))
+        direction = optax.tree.scale(1 / unit, p)
+        image = product(direction)
+        size = power_of_two(image)
+        image = optax.tree.scale(1 / size, image)
+        curvature = optax.tree.vdot(direction, image)
         negative = curvature <= 0
-        step = jnp.where(negative, 0, rz / unit / unit / jnp.where(negative, 1, curvature))
-        x, r = optax.tree.add_scale(x, step, p), optax.tree.add_scale(r, -step, ap)
+        step = jnp.where(negative, 0, rz / unit / jnp.where(negative, 1, curvature))
+        x = optax.tree.add_scale(x, step / size, direction)
+        r = optax.tree.add_scale(r, -step, image)
         z = precondition(r)
         rz, old = optax.tree.vdot(r, z), rz
         p = optax.tree.add_scale(z, rz / old, p)
