@@ -55,16 +55,18 @@ class Batch:
     Attributes:
         x: Images, `[n, height, width, channels]`, scaled to [-1, 1].
         labels: Class indices, `[n]`, integer.
+        raw: The images before augmentation where `x` are augmented, else None.
     """
 
     x: Array
     labels: Array
+    raw: Array | None = None
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
     def __getitem__(self, rows: Any) -> "Batch":
-        return Batch(self.x[rows], self.labels[rows])
+        return Batch(self.x[rows], self.labels[rows], None if self.raw is None else self.raw[rows])
 
 
 @runtime_checkable

@@ -356,8 +356,8 @@ def run_epochs(
 
 
 def _apply_fn_of(unlearner):
-    """The model of an unlearner: its own, or that of what it descends or edits by."""
-    for part in ("objective", "edit"):
+    """The model of an unlearner: its own, or that of what it wraps, descends or edits by."""
+    for part in ("method", "objective", "edit"):
         unlearner = getattr(unlearner, part, unlearner)
     return getattr(unlearner, "apply_fn", None)
 

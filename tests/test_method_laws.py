@@ -574,6 +574,51 @@ def test_salun_of_all_weights_is_the_method_itself(net):
     close(net.stepped(whole, 2)[0], net.stepped(inner, 2)[0])
 
 
+def noisy(key, x):
+    return x + jax.random.normal(key, x.shape)
+
+
+def test_augmented_steps_on_augmented_images_of_both_sets(net):
+    inner = methods.neggradplus(net.apply, optimizer=SGD)
+    moved, _ = STEP(methods.augmented(inner, noisy), net.begun(inner), net.pair, KEY)
+    keys = jax.random.split(KEY, 3)
+    halves = zip((net.pair.forget, net.pair.retain), keys[:2], strict=True)
+    pair = Pair(*(Batch(noisy(key, half.x), half.labels) for half, key in halves))
+    wanted, _ = STEP(inner, net.begun(inner), pair, keys[2])
+    close(moved.params, wanted.params)
+    plain, _ = STEP(inner, net.begun(inner), net.pair, keys[2])
+    assert not np.allclose(plain.params["head"]["kernel"], wanted.params["head"]["kernel"])
+
+
+def test_augmented_needs_no_retained_set_where_the_method_needs_none(net):
+    method = methods.augmented(methods.delete(net.apply, optimizer=SGD), noisy)
+    assert method.epoch_over == "forget"
+    pair = Pair(net.pair.forget, None)
+    state = INIT(method, net.anchor, net.pair.forget, None, KEY)
+    assert np.isfinite(STEP(method, state, pair, KEY)[1]["forget"])
+
+
+def test_random_labels_under_augmentation_are_those_of_the_raw_images(net):
+    seen = []
+
+    def brighter(key, x):
+        return x + 3
+
+    def apply(params, x):
+        return net.apply(params, x - 3 if x.shape[0] == len(net.pair.forget) else x)
+
+    forget, retain = net.pair.forget, net.pair.retain
+    # The model takes back what the augmentation did: with the same labels the steps are the same.
+    for method, model in ((methods.random_labels(net.apply, optimizer=SGD), None), (None, apply)):
+        if model is not None:
+            method = methods.augmented(methods.random_labels(model, optimizer=SGD), brighter)
+            retain = Batch(retain.x - 3, retain.labels)
+        state = INIT(method, net.anchor, forget, retain, KEY)
+        seen.append(STEP(method, state, Pair(forget, retain), KEY)[0].params)
+    for leaf, same in zip(*map(jax.tree.leaves, seen), strict=True):
+        np.testing.assert_allclose(leaf, same, rtol=1e-10, atol=1e-12)
+
+
 def test_imu_moves_nothing_but_the_last_layer(net):
     moved, _ = net.stepped(methods.imu(net.apply))
     assert_same(moved["layer_0"], net.anchor["layer_0"])

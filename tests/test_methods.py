@@ -52,9 +52,17 @@ class AskTeacher:
         return {"mean": jnp.mean(self.apply_fn(params, forget.x), axis=0)}
 
 
+def shifted(key, x):
+    """An augmentation: each batch as bright as it happens."""
+    return x + jax.random.normal(key)
+
+
 # name -> function of `(apply_fn, init_fn)` that gives the unlearner; beside these, every method of
 # the shared signature has a row by itself, at its defaults
 SPECIAL = {
+    "augmented": lambda apply_fn, init_fn: methods.augmented(
+        methods.random_labels(apply_fn, optimizer=ADAM), shifted
+    ),
     "amun": lambda apply_fn, init_fn: methods.amun(apply_fn, attack_steps=2, optimizer=ADAM),
     "ct": lambda apply_fn, init_fn: methods.ct(
         apply_fn, patches=("layer_0", "kernel"), optimizer=ADAM

@@ -30,8 +30,15 @@ AUGMENTATION = Paper(
     },
 )
 
-PAPERS = (
-    TRW,
-    AUGMENTATION,
+OWN = Paper(
+    "Augmentation and the reference (this project)",
+    {
+        "share": (
+            "Stronger augmentation lowers the average gap as a share of what doing nothing leaves "
+            "too: it helps unlearning, and does not only shrink what there is to unlearn."
+        ),
+    },
 )
-"""The papers that this folder tests."""
+
+PAPERS = (TRW, AUGMENTATION, OWN)
+"""The papers that this folder tests, and what the project itself asks."""

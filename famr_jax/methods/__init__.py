@@ -1,6 +1,7 @@
 """Unlearning methods: one file, one function, one `Unlearner` each."""
 
 from famr_jax.methods.amun import amun as amun
+from famr_jax.methods.augmented import augmented as augmented
 from famr_jax.methods.bad_teacher import bad_teacher as bad_teacher
 from famr_jax.methods.boundary_expand import boundary_expand as boundary_expand
 from famr_jax.methods.boundary_shrink import boundary_shrink as boundary_shrink

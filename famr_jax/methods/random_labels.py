@@ -24,8 +24,10 @@ class Relabelled:
 
     def __call__(self, params, context, pair, key):
         del key
-        logits = self.apply_fn(params, pair.forget.x)
-        labels = wrong_labels(context.prepared, pair.forget.x, pair.forget.labels, logits.shape[-1])
+        batch = pair.forget
+        logits = self.apply_fn(params, batch.x)
+        image = batch.x if batch.raw is None else batch.raw
+        labels = wrong_labels(context.prepared, image, batch.labels, logits.shape[-1])
         forget = jnp.mean(cross_entropy(logits, labels))
         retain = mean_loss(self.apply_fn, params, pair.retain)
         return retain + self.forget_weight * forget, {"forget": forget, "retain": retain}
