@@ -34,6 +34,7 @@ lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/mypy
 
 ledger: $(VENV)/run.done
 	$(BIN)/python -m experiments.ledger
@@ -57,4 +58,4 @@ $(VENV)/docs.done: $(VENV)/run.done
 	touch $@
 
 clean:
-	rm -rf $(VENV) .matrix runs docs/_build docs/generated .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .matrix runs docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -22,7 +22,8 @@ CURVES = {
 
 def label(model: str | None) -> str:
     """A method or model in words."""
-    return LABELS.get(model, str(model or "the method").replace("_", " "))
+    name = str(model or "the method")
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def method_names(case: Case) -> list[str]:

@@ -4,6 +4,9 @@ Needs the extra `[flower]`; nothing else of the library imports it. The rounds a
 `federated.rounds`: the same functions make the weights of a simulation and of a federation.
 """
 
+# Flower is an extra, which lint need not have.
+# pyright: reportMissingImports=false
+
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
