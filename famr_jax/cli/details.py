@@ -8,7 +8,7 @@ import numpy as np
 from famr_jax.cli.diagnosis import diagnose
 from famr_jax.cli.measured import line, method_of
 from famr_jax.cli.study_blocks import forms, seeds, stationarity
-from famr_jax.cli.words import CURVES, Case, label, method_names, top_of, watched
+from famr_jax.cli.words import CURVES, Case, each_method, label, method_names, top_of, watched
 from famr_jax.report import (
     Badge,
     Bar,
@@ -60,7 +60,7 @@ def details(case: Case, names: Sequence[str], images: np.ndarray | None) -> list
         names: Names of the classes.
         images: Images of the case's grid, uint8 `[k, h, w, c]`, or None.
     """
-    names_of: list[str | None] = [*method_names(case)] or [None]
+    names_of = each_method(case)
     parts = {
         "Epoch by epoch": _epochs(case),
         "Where do its images go?": _confusion(case, names),
@@ -297,8 +297,7 @@ def _histograms(case: Case) -> list[Any]:
 
 
 def _diagnosis(case: Case) -> list[Any]:
-    names: list[str | None] = [*method_names(case)] or [None]
-    rows = []
+    rows, names = [], each_method(case)
     for name in names:
         for entry in method_of(case, name).get("diagnosis") or diagnose(case, name):
             state = Badge("yes", "good") if entry.get("good") else Badge("found", "bad")

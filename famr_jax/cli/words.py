@@ -31,6 +31,11 @@ def method_names(case: Case) -> list[str]:
     return [str(method.get("name")) for method in case.get("methods") or ()]
 
 
+def each_method(case: Case) -> list[str | None]:
+    """The methods of a case, or None alone: of one without a name everything is absent."""
+    return [*method_names(case)] or [None]
+
+
 def measures_of(case: Case) -> list[Mapping[str, Any]]:
     """One line a measure that was taken of a method, for its name, title and unit."""
     found: dict[str, Mapping[str, Any]] = {}

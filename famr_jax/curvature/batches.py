@@ -102,7 +102,7 @@ def _read(source: Source, rows: Array) -> Batch:
     def read(rows):
         with contextlib.closing(source.stream([np.asarray(rows)])) as batches:
             batch = next(batches)
-        array: Any = np.asarray  # a callback must not start JAX, whose arrays a batch has elsewhere
+        array: Any = np.asarray  # of the host: a callback must not wait for JAX
         return Batch(array(batch.x, np.float32), array(batch.labels, np.int32))
 
     shape: Any = jax.ShapeDtypeStruct
