@@ -34,7 +34,7 @@ class Diagonal:
     fisher: Params
     size: float
 
-    def __call__(self, params, anchor):
+    def __call__(self, params: Params, anchor: Params) -> Any:
         def half(f, leaf, start):
             return jnp.sum(f * (leaf - start) ** 2) / 2
 
@@ -104,7 +104,7 @@ class InEigenspace:
     store: Eigenspace
     outside: float | Array
 
-    def __call__(self, params, anchor):
+    def __call__(self, params: Params, anchor: Params) -> Array:
         delta, _ = ravel_pytree(jax.tree.map(jnp.subtract, params, anchor))
         inner = self.store.rows @ delta
         rest = jnp.vdot(delta, delta) - jnp.vdot(inner, inner)

@@ -1,7 +1,7 @@
 """Statistics of a comparison with retrained models, and of a sweep over settings."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import scipy.stats
@@ -11,12 +11,19 @@ ORACLES_FOR_A_VERDICT = 8
 
 Verdict = Literal["inside band", "outside band", "not resolved", "too few oracles", "not finite"]
 
+Values: TypeAlias = Sequence[float] | np.ndarray
+"""One number of each model: a list, or an array of one dimension."""
+
 
 def resolution_of(unit: str, n: int | None) -> float:
     """The smallest difference that a measure can show: 1/n for a share of n examples, else 0."""
     return 1 / n if unit == "share" and n else 0.0
 
 
+@overload
+def widened(pair: Sequence[float], by: float) -> tuple[float, float]: ...
+@overload
+def widened(pair: None, by: float) -> None: ...
 def widened(pair: Sequence[float] | None, by: float) -> tuple[float, float] | None:
     """An interval that is no narrower than what the measure can show; None stays None.
 
@@ -58,7 +65,7 @@ def share_interval(share: float, n: int, *, level: float = 0.95) -> tuple[float,
 
 
 def prediction_interval(
-    values: Sequence[float], *, level: float = 0.95, resolution: float = 0.0
+    values: Values, *, level: float = 0.95, resolution: float = 0.0
 ) -> tuple[float, float]:
     """Where one more value of the same normal population falls with probability `level`.
 
@@ -72,20 +79,20 @@ def prediction_interval(
     Raises:
         ValueError: Fewer than two values.
     """
-    values = np.asarray(values, np.float64)
-    if values.size < 2:
-        raise ValueError(f"`values` must hold at least 2 oracles, got {values.size}.")
-    quantile = scipy.stats.t.ppf((1 + level) / 2, values.size - 1)
-    half = quantile * values.std(ddof=1) * np.sqrt(1 + 1 / values.size)
-    return widened((float(values.mean() - half), float(values.mean() + half)), resolution)
+    sample = np.asarray(values, np.float64)
+    if sample.size < 2:
+        raise ValueError(f"`values` must hold at least 2 oracles, got {sample.size}.")
+    quantile = scipy.stats.t.ppf((1 + level) / 2, sample.size - 1)
+    half = quantile * sample.std(ddof=1) * np.sqrt(1 + 1 / sample.size)
+    return widened((float(sample.mean() - half), float(sample.mean() + half)), resolution)
 
 
-def gap(value: float, oracles: Sequence[float]) -> float:
+def gap(value: float, oracles: Values) -> float:
     """Distance of a value to the oracles' mean."""
     return float(abs(value - np.mean(oracles)))
 
 
-def null_gap(oracles: Sequence[float]) -> float | None:
+def null_gap(oracles: Values) -> float | None:
     """Mean gap of each oracle to the others: what a perfect unlearner would score. None for one."""
     if len(oracles) < 2:
         return None
@@ -93,9 +100,7 @@ def null_gap(oracles: Sequence[float]) -> float | None:
     return float(np.mean([gap(value, rest) for value, rest in zip(oracles, others, strict=True)]))
 
 
-def verdict(
-    value: float, original: float, oracles: Sequence[float], *, resolution: float = 0.0
-) -> Verdict:
+def verdict(value: float, original: float, oracles: Values, *, resolution: float = 0.0) -> Verdict:
     """Whether a value is one that another oracle could have had.
 
     "not resolved" if doing nothing lies in the band too: then the metric cannot tell the original
@@ -118,7 +123,7 @@ def verdict(
     return "not resolved" if low <= original <= high else "inside band"
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
+def spread(values: Values) -> dict[str, Any]:
     """Mean, standard deviation, n, the values, and the 95 % confidence interval of the mean.
 
         mean +- t(n - 1, .975) s / sqrt(n)
@@ -158,7 +163,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return sorted(kept)
 
 
-def difference(small: Sequence[float], large: Sequence[float]) -> dict[str, Any]:
+def difference(small: Values, large: Values) -> dict[str, Any]:
     """The mean of one sample less that of another, with Welch's 95 % confidence interval.
 
     Args:

@@ -253,7 +253,7 @@ class Store:
     def _run(self, phase: "_Phase", chunk: list[int], directory: Path) -> tuple[Any, dict]:
         """Goes on from the last epoch saved in `directory`: the last state, log and seconds."""
         rows, name, start = phase.rows(chunk), phase.name, 0
-        record = {"log": [], "seconds": {"run": 0.0, "compile": 0.0}}
+        record: dict[str, Any] = {"log": [], "seconds": {"run": 0.0, "compile": 0.0}}
         if checkpoint.latest_epoch(directory) is not None:
             like = jax.eval_shape(lambda: phase.begin(rows))
             state, start, record = checkpoint.load(directory, like)

@@ -106,8 +106,8 @@ def forgetting_score(
     last = math.ceil(math.log(num_models - 1)) / BUCKET
     points = np.where(buckets < last, 0.5**buckets, 0)
     forgetting = float(np.where(np.isnan(epsilons), np.nan, points).mean())
-    shares = [float(mine / theirs) for mine, theirs in (retain, test)]
-    return ForgettingScore(forgetting, *shares, forgetting * shares[0] * shares[1])
+    kept, tested = (float(mine / theirs) for mine, theirs in (retain, test))
+    return ForgettingScore(forgetting, kept, tested, forgetting * kept * tested)
 
 
 def _epsilon(one, other):

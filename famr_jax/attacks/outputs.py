@@ -4,6 +4,8 @@ A twin `..._as_published` gives what much-copied code computes under the same na
 in papers can be compared with; it is wrong, and its docstring says how.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 
@@ -131,7 +133,8 @@ def _log_rest(logits):
     """log(1 - p_c) of each class; the likeliest one's is no difference of nearly equal numbers."""
     top = np.arange(logits.shape[-1]) == np.argmax(logits, axis=-1)[..., None]
     p = np.where(top, 0, softmax(logits, axis=-1))
-    rest = logsumexp(np.where(top, -np.inf, logits), axis=-1) - logsumexp(logits, axis=-1)
+    rest: Any = logsumexp(np.where(top, -np.inf, logits), axis=-1)  # no pair, unless asked for
+    rest = rest - logsumexp(logits, axis=-1)
     return np.where(top, rest[..., None], np.log1p(-p))
 
 

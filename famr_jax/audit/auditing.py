@@ -204,7 +204,8 @@ def _audited(evaluate: Evaluator, before: View, after: View) -> Audit:
     models = [{k: v for k, v in row.items() if k not in ("n", "absent")} for row in rows]
     sizes = {name: len(part) for name, part in evaluate.sets.items() if name != PROBED}
     held_out = _held_out(lines, oracles)
-    return Audit(*_judged(lines, len(oracles), held_out), lines, models, sizes, held_out)
+    verdict, words = _judged(lines, len(oracles), held_out)
+    return Audit(verdict, words, lines, models, sizes, held_out)
 
 
 def _judged(lines, count, held_out):

@@ -38,7 +38,7 @@ Source: Guo et al. (arXiv 1911.03030), section 3; Balle and Wang (arXiv 1805.065
 
 import math
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -247,7 +247,8 @@ def gaussian_shift(epsilon: float, delta: float) -> float:
     high = 1.0
     while excess(high) < 0:
         high *= 2
-    return float(scipy.optimize.brentq(excess, 0.0, high, xtol=1e-15))
+    root: Any = scipy.optimize.brentq(excess, 0.0, high, xtol=1e-15)  # no pair, unless asked for
+    return float(root)
 
 
 def one_vs_rest(labels: Array, num_classes: int) -> Array:

@@ -61,11 +61,9 @@ def curvature_range(
     An eigenvalue is that near; that none lies beyond is what Lanczos found, not a proof.
     """
     check_key(key)
-    ends = []
-    for which, sign in (("smallest", -1), ("largest", 1)):
-        found = curvature.eigenvalues(matvec, like, k=1, which=which, tol=tol, key=key)
-        ends.append(float(found.values[0] + sign * found.residuals[0]))
-    return ends[0], ends[1]
+    low = curvature.eigenvalues(matvec, like, k=1, which="smallest", tol=tol, key=key)
+    high = curvature.eigenvalues(matvec, like, k=1, which="largest", tol=tol, key=key)
+    return float(low.values[0] - low.residuals[0]), float(high.values[0] + high.residuals[0])
 
 
 def output_slope(

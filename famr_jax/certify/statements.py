@@ -104,7 +104,7 @@ def step_rule(step: float, highest: float, lam: float) -> Certificate:
 
 
 def linear_rate(
-    distances: Sequence[float],
+    distances: Sequence[float] | np.ndarray,
     step: float,
     lowest: float,
     highest: float,
@@ -132,22 +132,22 @@ def linear_rate(
     Source: FAMR (arXiv 2506.14515), convergence; with the modulus in place of lam.
     """
     _check_sizes({"lam": lam, "error": error})
-    distances = np.asarray(distances, np.float64)
-    if distances.size < 2 or not np.all(np.isfinite(distances)) or np.any(distances < 0):
+    away = np.asarray(distances, np.float64)
+    if away.size < 2 or not np.all(np.isfinite(away)) or np.any(away < 0):
         raise ValueError("`distances` must be two or more finite numbers >= 0.")
     for name, value in {"lowest": lowest, "highest": highest}.items():
         _check(name, value)
     _check("step", step, above=0)
     factor = max(abs(1 - step * (lowest + lam)), abs(1 - step * (highest + lam)))
     missing = "" if factor < 1 else f"the curvatures allow a factor of {factor:.3g}"
-    if not np.all(distances[:-1] > 0):
+    if not np.all(away[:-1] > 0):
         missing = "an iterate is the minimum already"
-    elif error and error >= np.max(distances[1:]):
+    elif error and error >= np.max(away[1:]):
         missing = "the minimum is known no better than the iterates' distances to it"
-    before = np.where(distances[:-1] > 0, distances[:-1] + error, np.inf)
-    worst = float(np.max((distances[1:] - error) / before))
-    away = distances[1:] > np.maximum(distances[:-1], error)
-    if not missing and worst <= factor and np.any(away):
+    before = np.where(away[:-1] > 0, away[:-1] + error, np.inf)
+    worst = float(np.max((away[1:] - error) / before))
+    further = away[1:] > np.maximum(away[:-1], error)
+    if not missing and worst <= factor and np.any(further):
         missing = "the error of the minimum may hide that an iterate moved away from it"
     return _judge("linear rate", max(worst, 0.0), factor, missing)
 

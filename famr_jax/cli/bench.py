@@ -16,6 +16,7 @@ from famr_jax.evaluation import MEASURES, Evaluator, Measure, Part, parts, sampl
 from famr_jax.files import plain
 from famr_jax.forget import ForgetSet
 from famr_jax.store import TRAINING, Clock, Fitted, Store, fingerprint
+from famr_jax.train import Recipe
 from famr_jax.types import Batch, Params, Source, Unlearner
 from famr_jax.unlearn import begin, run_epochs
 
@@ -81,10 +82,10 @@ class Bench:
         return f"{self.model.name} on {self.dataset.name} ({self.dataset.num_classes} classes)"
 
     @property
-    def recipe(self) -> train.Recipe:
+    def recipe(self) -> Recipe:
         """The training that the flags ask for."""
         flags = self.flags
-        return train.Recipe(
+        return Recipe(
             epochs=flags.train_epochs,
             batch_size=flags.batch_size,
             lr=flags.train_lr,
@@ -103,7 +104,7 @@ class Bench:
         word = self.flags.augment
         if word == "none":
             return None
-        mirrored = {"crop": False, "crop_flip": True}.get(word, self.dataset.mirrored)
+        mirrored = {"crop": False, "crop_flip": True}.get(word or "", self.dataset.mirrored)
         if self.model.view is not None:
             own = data.random_resized_crop(self.flags.image_size, flip=mirrored)
         else:
@@ -275,7 +276,7 @@ class Bench:
         gone: ForgetSet,
         *,
         config: dict[str, Any],
-        sources: Sequence[str],
+        sources: Sequence[str | Path],
         epochs: int,
         key: jax.Array,
         batch_size: int | None = None,
@@ -290,7 +291,7 @@ class Bench:
             original: The trained weights.
             gone: What is forgotten.
             config: What determines the method: its name and numbers.
-            sources: The modules of the method.
+            sources: The modules of the method, or its file.
             epochs: Epochs of unlearning.
             key: PRNG key.
             batch_size: Images a step; that of training if not given.

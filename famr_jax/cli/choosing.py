@@ -146,7 +146,8 @@ def step_in_source(constructor: Callable) -> tuple[str, float | None]:
     of it is the first, and the learning rate is None.
     """
     try:
-        arguments = ast.parse(textwrap.dedent(inspect.getsource(constructor))).body[0].args
+        statement: Any = ast.parse(textwrap.dedent(inspect.getsource(constructor))).body[0]
+        arguments = statement.args
     except (OSError, TypeError, SyntaxError, AttributeError):  # no plain function of a file
         return "its own", None
     positional = [*arguments.posonlyargs, *arguments.args]
@@ -181,7 +182,7 @@ def _found(word: str) -> tuple[str, Callable, str | Path]:
 def _imported(file: Path, word: str) -> Any:
     name = f"method_of_{file.stem}_{sources_of(file)[:8]}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, file)
+        spec: Any = importlib.util.spec_from_file_location(name, file)  # there, of a .py
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses look their own module up
         if (beside := str(file.resolve().parent)) not in sys.path:
@@ -199,8 +200,8 @@ def uses_retain(method: Unlearner, bench: Bench) -> bool:
     """Whether a method needs retained images: its epochs pass over them, or it runs only with."""
     if method.epoch_over == "retain":
         return True
-    shape = (2, *bench.dataset.image_shape)
-    batch = Batch(jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32))
+    like: Any = jax.ShapeDtypeStruct
+    batch = Batch(like((2, *bench.dataset.image_shape), jnp.float32), like((2,), jnp.int32))
     key = jax.random.key(0)
     params = jax.eval_shape(bench.model.init, key)
 

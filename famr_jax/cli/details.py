@@ -8,7 +8,7 @@ import numpy as np
 from famr_jax.cli.diagnosis import diagnose
 from famr_jax.cli.measured import line, method_of
 from famr_jax.cli.study_blocks import forms, seeds, stationarity
-from famr_jax.cli.words import CURVES, Case, label, method_names, top_of, watched
+from famr_jax.cli.words import CURVES, Case, each_method, label, method_names, top_of, watched
 from famr_jax.report import (
     Badge,
     Bar,
@@ -39,7 +39,7 @@ def legend(case: Case) -> Key:
     return Key({label(model): tone for model, tone in models_of(case).items()})
 
 
-def models_of(case: Case) -> dict[str, str]:
+def models_of(case: Case) -> dict[Any, str]:
     """The colours of the original, the methods and the oracles; of a single method vermillion."""
     names = method_names(case)
     tones = dict.fromkeys(names, "vermillion") if len(names) == 1 else palette(sorted(names))
@@ -60,7 +60,7 @@ def details(case: Case, names: Sequence[str], images: np.ndarray | None) -> list
         names: Names of the classes.
         images: Images of the case's grid, uint8 `[k, h, w, c]`, or None.
     """
-    names_of = method_names(case) or [None]
+    names_of = each_method(case)
     parts = {
         "Epoch by epoch": _epochs(case),
         "Where do its images go?": _confusion(case, names),
@@ -257,7 +257,7 @@ def _grid(case: Case, names: Sequence[str], images: np.ndarray | None) -> list[A
 
     tones, cards = models_of(case), []
     for i, (index, truth) in enumerate(zip(indices, labels, strict=True)):
-        told = [Cell(name(truth), note=f"image {index}", strong=True)]
+        told: list[Cell | Bar] = [Cell(name(truth), note=f"image {index}", strong=True)]
         for row in found.get("rows") or ():
             predicted, sure = row["predicted"][i], row["confidence"][i]
             told.append(Bar(name(predicted), sure, tones.get(row["model"], "ink")))
@@ -271,8 +271,8 @@ def _grid(case: Case, names: Sequence[str], images: np.ndarray | None) -> list[A
 
 
 def _histograms(case: Case) -> list[Any]:
-    found = case.get("histograms")
-    edges = finite((found or {}).get("edges"))
+    found = case.get("histograms") or {}
+    edges = finite(found.get("edges"))
     if edges.size < 2 or not (np.diff(edges) > 0).all():
         return []
     charts = [
@@ -297,7 +297,7 @@ def _histograms(case: Case) -> list[Any]:
 
 
 def _diagnosis(case: Case) -> list[Any]:
-    rows, names = [], method_names(case) or [None]
+    rows, names = [], each_method(case)
     for name in names:
         for entry in method_of(case, name).get("diagnosis") or diagnose(case, name):
             state = Badge("yes", "good") if entry.get("good") else Badge("found", "bad")

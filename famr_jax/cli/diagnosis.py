@@ -9,6 +9,7 @@ from famr_jax.cli.measured import (
     Measured,
     at,
     best_epoch,
+    every,
     is_kept,
     limits_of,
     measured,
@@ -97,8 +98,8 @@ def _points(value: float) -> str:
 
 
 def _first_last(values: Any) -> tuple[float, float] | None:
-    found = at(values, 0), at(values, -1)
-    return None if None in found else found
+    begun, end = at(values, 0), at(values, -1)
+    return None if begun is None or end is None else (begun, end)
 
 
 def has_diverged(seen: Measured) -> bool | None:
@@ -111,7 +112,8 @@ def has_diverged(seen: Measured) -> bool | None:
     if objective is None or gradient is None:
         return None if begun is None or end is None else end > DIVERGED_RATIO * begun
     grew = gradient[1] > DIVERGED_RATIO * gradient[0]
-    grew = grew or (None not in (begun, end) and end > DIVERGED_RATIO * begun)
+    if begun is not None and end is not None:
+        grew = grew or end > DIVERGED_RATIO * begun
     return objective[1] > objective[0] and grew
 
 
@@ -153,8 +155,8 @@ def _words_of_trust(seen: Measured) -> str:
 
 def nothing_to_forget(seen: Measured) -> bool | None:
     """The original itself is at chance on the forget set or on what is retained."""
-    known = (seen.for_acc[0], seen.ret_acc[0], seen.at_chance)
-    return None if None in known else min(known[:2]) <= seen.at_chance
+    known = every((seen.for_acc[0], seen.ret_acc[0], seen.at_chance))
+    return None if known is None else min(known[:2]) <= known[2]
 
 
 def _words_of_original(seen: Measured) -> str:
@@ -182,9 +184,8 @@ def forgotten(seen: Measured) -> bool | None:
 
 def _original_within(seen: Measured) -> bool:
     """Whether doing nothing counts as forgotten: retrained models know samples as well."""
-    limits = limits_of(seen)
-    known = limits is not None and seen.for_acc[0] is not None
-    return known and limits[0] <= seen.for_acc[0] <= limits[1]
+    limits, before = limits_of(seen), seen.for_acc[0]
+    return limits is not None and before is not None and limits[0] <= before <= limits[1]
 
 
 def over_forgotten(seen: Measured) -> bool | None:
@@ -202,7 +203,7 @@ def _words_of_forgetting(seen: Measured) -> str:
     low, high = (min(max(each, 0.0), 1.0) for each in limits)
     counts = f"up to {_share(high)}" if seen.by_class else f"{_share(low)} to {_share(high)}"
     told += f"; {counts} counts as forgotten"
-    if None not in (seen.entropy[1], seen.log_c):
+    if seen.entropy[1] is not None and seen.log_c is not None:
         reached = "" if seen.entropy[1] >= ENTROPY_REACHED * seen.log_c else "not "
         told += f". Entropy is {_share(seen.entropy[1] / seen.log_c)} of log C: predictions are "
         told += f"{reached}uniform"
@@ -227,8 +228,8 @@ def _forget_more(seen: Measured) -> str:
     """More epochs if For-Acc still falls and Ret-Acc is kept; a lower lam if the anchor holds."""
     if not is_kept(seen, seen.ret_acc[1]):
         return ""
-    recent = [at(seen.curves, "for_acc", -i) for i in (PLATEAU_EPOCHS + 1, 1)]
-    if None not in recent and recent[0] - recent[1] > STILL_FALLING:
+    recent = every(at(seen.curves, "for_acc", -i) for i in (PLATEAU_EPOCHS + 1, 1))
+    if recent is not None and recent[0] - recent[1] > STILL_FALLING:
         epochs = number(at(seen.settings, "epochs"))
         fell = _points(recent[0] - recent[1])
         return (
@@ -241,9 +242,10 @@ def _forget_more(seen: Measured) -> str:
 def _lower_lam(seen: Measured) -> str:
     begun, end = (at(seen.stationary, name) for name in ("at_anchor", "end"))
     lam, distance = at(seen.settings, "lam"), at(seen.stationary, "distance")
-    if None in (begun, end, lam, distance) or end > STATIONARY_RATIO * begun or not lam:
+    if begun is None or end is None or distance is None or not lam:
         return ""
-    if lam * distance <= end or not is_kept(seen, seen.ret_acc[1]):
+    held = end <= STATIONARY_RATIO * begun and end < lam * distance
+    if not held or not is_kept(seen, seen.ret_acc[1]):
         return ""
     return (
         f"Lower lam (now {number(lam)}): the run stands still, where the anchor's pull, "
@@ -254,12 +256,12 @@ def _lower_lam(seen: Measured) -> str:
 def retain_fell(seen: Measured) -> bool | None:
     """Ret-Acc fell by more than `RETAIN_DROP`."""
     before, after = seen.ret_acc
-    return None if None in (before, after) else before - after > RETAIN_DROP
+    return None if before is None or after is None else before - after > RETAIN_DROP
 
 
 def _words_of_retaining(seen: Measured) -> str:
     before, after = seen.ret_acc
-    if None in (before, after):
+    if before is None or after is None:
         return ""
     retrained = seen.oracle["ret_acc"]
     told = f"Ret-Acc went from {_share(before)} to {_share(after)}"
@@ -284,8 +286,8 @@ def seeds_disagree(seen: Measured) -> bool | None:
 def _spread(seen: Measured) -> list[float] | None:
     found = []
     for name in ("for_acc", "ret_acc"):
-        values = [at(seen.seeds, name, i) for i in range(len(seen.seeds.get(name) or ()))]
-        if len(values) < 2 or None in values:
+        values = every(at(seen.seeds, name, i) for i in range(len(seen.seeds.get(name) or ())))
+        if values is None or len(values) < 2:
             return None
         found.append(statistics.stdev(values))
     return found
@@ -314,8 +316,7 @@ def plateau(seen: Measured) -> bool | None:
 
 
 def _last_entropies(seen: Measured) -> list[float] | None:
-    last = [at(seen.curves, "entropy", -i) for i in range(PLATEAU_EPOCHS + 1, 0, -1)]
-    return None if None in last else last
+    return every(at(seen.curves, "entropy", -i) for i in range(PLATEAU_EPOCHS + 1, 0, -1))
 
 
 def _words_of_plateau(seen: Measured) -> str:
@@ -339,7 +340,7 @@ def far_from_stationary(seen: Measured) -> bool | None:
     if begun is None or end is None:
         return None
     away, way = (at(seen.stationary, "converged", name) for name in ("from_end", "distance"))
-    if None not in (away, way) and away > CONVERGED_RATIO * way:
+    if away is not None and way is not None and away > CONVERGED_RATIO * way:
         return True
     return end > STATIONARY_RATIO * begun
 
@@ -363,7 +364,7 @@ def _run_on(seen: Measured) -> str:
     """Only where the page shows that the point is worth it."""
     gone, kept = (at(seen.stationary, "converged", name) for name in ("for_acc", "ret_acc"))
     limits = limits_of(seen)
-    if None in (gone, kept) or limits is None or not not_forgotten(seen):
+    if gone is None or kept is None or limits is None or not not_forgotten(seen):
         return ""
     worth = gone <= limits[1] and is_kept(seen, kept) and is_kept(seen, seen.ret_acc[1])
     return "Run more epochs: that point forgets and keeps." if worth else ""

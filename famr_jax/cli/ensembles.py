@@ -1,6 +1,7 @@
 """Ensembles of a bench whose members have examples of their own, each kept in the store."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -67,7 +68,7 @@ def unlearned(
     retain: np.ndarray | None = None,
     *,
     config: dict[str, Any],
-    sources: Sequence[str],
+    sources: Sequence[str | Path],
     epochs: int,
     key: jax.Array,
 ) -> list[Fitted]:
@@ -84,7 +85,7 @@ def unlearned(
         forget: What each forgets, `[members, n]`.
         retain: What each retains, likewise, for methods that use it.
         config: What determines the method: its name and numbers.
-        sources: The modules of the method.
+        sources: The modules of the method, or its file.
         epochs: Epochs of unlearning.
         key: PRNG key of all of them.
     """

@@ -170,7 +170,9 @@ def made_of(bench: Bench, cases: Sequence[ForgetSet], methods: Sequence[Chosen])
     files = [chosen.sources[0] for chosen in methods if not isinstance(chosen.sources[0], str)]
     return {
         "data": bench.dataset.fingerprint[:12],
-        "masks": [hashlib.sha256(np.packbits(gone.mask)).hexdigest()[:12] for gone in cases],
+        "masks": [
+            hashlib.sha256(np.packbits(gone.mask).tobytes()).hexdigest()[:12] for gone in cases
+        ],
         "methods": [sources_of(file)[:12] for file in files],
         "start": bench.start and bench.start.fingerprint[:12],
         "given": None if bench.given is None else fingerprint(bench.given)[:12],
@@ -214,9 +216,10 @@ def forget_case(
     case = measured_case(bench, gone, original, oracles, done)
     for method, each in zip(case["methods"], done, strict=True):
         method["why"] = why(flags, each.chosen)
-    studied = [each for each in done if each.chosen.name == STUDIED and each.fitted is not None]
+    whole = [(each.chosen, each.fitted) for each in done if each.fitted is not None]
+    studied = [(chosen, fitted) for chosen, fitted in whole if chosen.name == STUDIED]
     if flags.study and studied:
-        case |= study_of(flags, bench, gone, original, studied[0], watch)
+        case |= study_of(flags, bench, gone, original, *studied[0], watch)
     case = plain(case)
     for method in case["methods"]:
         method["diagnosis"] = diagnose(case, method["name"])
@@ -240,12 +243,13 @@ def study_of(
     bench: Bench,
     gone: ForgetSet,
     original: Params,
-    done: Done,
+    chosen: Chosen,
+    fitted: Fitted,
     watch: study.Watch,
 ) -> dict[str, Any]:
     """What only studies FAMR: other batch orders, its stationary point, its forms."""
-    chosen, keys, method = done.chosen, bench.keys, done.chosen.unlearner
-    settings = chosen.settings
+    keys, settings = bench.keys, chosen.settings
+    method: Any = chosen.unlearner  # FAMR's, which has an objective
     start = study.Start(
         original,
         bench.in_memory(gone.mask),
@@ -260,7 +264,7 @@ def study_of(
         return study.seeds(start, method, others)
 
     def stationarity() -> dict[str, Any]:
-        return study.stationarity(start, method.objective, done.fitted.params, keys.unlearn)
+        return study.stationarity(start, method.objective, fitted.params, keys.unlearn)
 
     def forms() -> list[dict[str, Any]]:
         return study.forms(start, bench.model.apply, lam=lam, lr=lr, key=keys.unlearn)

@@ -1,7 +1,7 @@
 """What the signs of a diagnosis are read from: the numbers of one method in one case."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 RETAIN_DROP = 0.05  # the paper reports a loss of 2-4 points: more than 5 is not its result
@@ -88,7 +88,7 @@ def measured(case: Mapping[str, Any], model: str | None = None) -> Measured:
         log_c=log_c or None,
         at_chance=_chance_limit(case, chance),
         oracle={each: at(line(case, each, name), "oracle") for each in ENDS},
-        range=near if None in (low, high) else (low, high),
+        range=near if low is None or high is None else (low, high),
         stationary=(case.get("stationarity") or {}) if studied else {},
         seeds=(case.get("seeds") or {}) if studied else {},
         settings=method,
@@ -107,7 +107,7 @@ def before_after(
     """
     row, curves = line(case, measure, model), method_of(case, model).get("curves") or {}
     found = at(row, "original"), at(row, "value")
-    return found if None not in found else tuple(at(curves, measure, i) for i in (0, -1))
+    return found if None not in found else (at(curves, measure, 0), at(curves, measure, -1))
 
 
 def at(value: Any, *path: str | int) -> float | None:
@@ -119,6 +119,13 @@ def at(value: Any, *path: str | int) -> float | None:
             return None
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if numeric and math.isfinite(value) else None
+
+
+def every(values: Iterable[float | None]) -> list[float] | None:
+    """All of some numbers, or None where one is missing."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return known if len(known) == len(found) else None
 
 
 def _chance_limit(case: Mapping[str, Any], chance: float | None) -> float | None:
@@ -148,7 +155,7 @@ def limits_of(seen: Measured) -> tuple[float, float] | None:
 def is_kept(seen: Measured, ret_acc: float | None) -> bool:
     """Whether this Ret-Acc is within `RETAIN_DROP` of the original's."""
     before = seen.ret_acc[0]
-    return None not in (before, ret_acc) and before - ret_acc <= RETAIN_DROP
+    return before is not None and ret_acc is not None and before - ret_acc <= RETAIN_DROP
 
 
 def best_epoch(seen: Measured) -> int | None:
@@ -160,7 +167,7 @@ def best_epoch(seen: Measured) -> int | None:
     start = at(rets, 0)
     for epoch in range(1, min(len(fors), len(rets))):
         gone, kept = at(fors, epoch), at(rets, epoch)
-        if None in (gone, kept, start):
+        if gone is None or kept is None or start is None:
             continue
         if limits[0] <= gone <= limits[1] and start - kept <= RETAIN_DROP:
             return epoch

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from famr_jax import evaluation, metrics
@@ -40,8 +41,12 @@ def measured_case(
 ) -> dict[str, Any]:
     """One forget set as the JSON has it; of a method that failed there is its entry alone."""
     evaluate, show = bench.evaluator(gone, original, oracles), bench.clock.show
-    whole = [each for each in done if each.fitted is not None]
-    views = {each.chosen.name: evaluate.view(each.fitted.params) for each in whole}
+    views = {
+        each.chosen.name: evaluate.view(each.fitted.params)
+        for each in done
+        if each.fitted is not None
+    }
+    trained: Any = evaluate.trained  # a view, as the original is given
 
     def models() -> list[dict[str, Any]]:
         rows = [{"model": name} | evaluate(view) for name, view in views.items()]
@@ -49,7 +54,8 @@ def measured_case(
 
     rows = show(f"evaluate {gone.name}", models)
     table = [*evaluation.verdicts(rows), *evaluation.average_gap(rows)]
-    shown = {"original": evaluate.trained, **views, "oracle": evaluate.oracles[0]}
+    known: dict[str, View] = {"original": trained, **views}
+    shown = known | {"oracle": evaluate.oracles[0]}
     retained, num_classes = int((~gone.mask).sum()), bench.dataset.num_classes
     return {
         "forget": gone.spec,
@@ -66,7 +72,7 @@ def measured_case(
         "models": [{k: v for k, v in row.items() if k not in ("n", "absent")} for row in rows],
         "rows": [line | {"what": WHAT.get(line["measure"], "")} for line in table],
         "targets": {"chance": 1 / num_classes, "max_entropy": float(np.log(num_classes))},
-        "confusion": confusion(evaluate, views),
+        "confusion": confusion(evaluate, known),
         "grid": grid(shown, gone),
         "histograms": None if gone.classes else histograms(shown),
     }
@@ -83,7 +89,7 @@ def method_entry(done: Done) -> dict[str, Any]:
         "finite": fitted is not None,
     }
     if fitted is None:
-        return entry | {"epoch": done.failed.epoch}
+        return entry | {"epoch": done.failed and done.failed.epoch}
     terms = [name for name in fitted.log[-1] if name not in CURVES]
     return entry | {
         "curves": {name: [each[name] for each in fitted.log] for name in CURVES},
@@ -106,11 +112,10 @@ def confusion(evaluate: Evaluator, views: Mapping[str, View]) -> dict[str, Any] 
         return None
 
     def shares(view: View) -> np.ndarray:
-        return np.asarray(metrics.votes(view.logits("test_forgotten")).mean(0))
+        return np.asarray(metrics.votes(jnp.asarray(view.logits("test_forgotten"))).mean(0))
 
     members = [shares(oracle) for oracle in evaluate.oracles]
     rows = [
-        {"model": "original", "shares": shares(evaluate.trained)},
         *({"model": name, "shares": shares(view)} for name, view in views.items()),
         {"model": "oracle", "shares": np.mean(members, axis=0), "members": members},
     ]

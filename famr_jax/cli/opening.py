@@ -55,7 +55,8 @@ def open_bench(
         model = replace(model, view=data.centre_crop(size))
     store = Store(flags.cache, resume=not flags.fresh, clock=Clock())
     train_set, test_set = (
-        split if flags.stream else split.batch() for split in (dataset.train, dataset.test)
+        split if isinstance(split, data.OnDisk) else split.batch()
+        for split in (dataset.train, dataset.test)
     )
     if (most := min(flags.batch_size, len(train_set))) % flags.accumulate:
         raise ValueError(f"`accumulate` must divide all {most} images, got {flags.accumulate}.")

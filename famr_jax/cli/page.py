@@ -11,9 +11,9 @@ from famr_jax.cli.measured import before_after, line, method_of
 from famr_jax.cli.record import made
 from famr_jax.cli.words import (
     Case,
+    each_method,
     label,
     measures_of,
-    method_names,
     most_oracles,
     shown_among,
     top_of,
@@ -138,7 +138,7 @@ def _rows(case: Case, model: str | None) -> list[Mapping[str, Any]]:
 
 def summary(case: Case, title: str) -> Section:
     """What came of a case: a sentence a method, headline numbers, signs that were found."""
-    names = method_names(case) or [None]
+    names = each_method(case)
     several, tones = len(names) > 1, models_of(case)
     blocks: list[Any] = [
         Text(_sentence(case, name), colour=tones.get(name) if several else None) for name in names
@@ -210,7 +210,7 @@ def _strip(case: Case, row: Mapping[str, Any]) -> Strip:
 
 def numbers(case: Case) -> list[Section]:
     """For every method the table of each measure beside the oracles' band, null and gap."""
-    return [_numbers(case, name) for name in method_names(case) or [None]]
+    return [_numbers(case, name) for name in each_method(case)]
 
 
 def _numbers(case: Case, model: str | None) -> Section:
@@ -223,7 +223,7 @@ def _numbers(case: Case, model: str | None) -> Section:
         rows.append(
             {
                 "Measure": Cell(
-                    row.get("title", "") + units.get(row.get("unit"), ""),
+                    row.get("title", "") + units.get(row.get("unit", ""), ""),
                     note=row.get("what"),
                     strong=True,
                 ),

@@ -32,7 +32,8 @@ def kept(place: Path) -> Iterator[None]:
     Args:
         place: The common directory; any number of processes may use it at once.
     """
-    if jax.config.jax_compilation_cache_dir or not mesh.is_first():
+    settings: Any = jax.config  # whose names JAX sets as it is imported
+    if settings.jax_compilation_cache_dir or not mesh.is_first():
         yield
         return
     place = place.absolute()

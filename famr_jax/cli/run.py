@@ -24,7 +24,7 @@ def main(
     flags: type[Flags],
     run: Callable[[Flags], Any],
     *,
-    description: str,
+    description: str | None,
     args: list[str] | None = None,
     prog: str | None = None,
     default: Flags | None = None,
@@ -43,7 +43,7 @@ def main(
         prog: The command in words; that of the process if not given.
         default: Flags where the command line says nothing, if not their own defaults.
     """
-    parsed = tyro.cli(
+    parsed: Any = tyro.cli(  # whose types take a default of None for a result
         flags,
         prog=prog or _command(),
         args=args,

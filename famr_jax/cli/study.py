@@ -93,7 +93,7 @@ def forms(
         for form, weight in (("mean", 1.0), ("sum", float(len(start.forget)))):
             method = famr(apply_fn, lam=lam, forget_weight=weight, optimizer=optimizer)
             done, limit = start.run(method, key), 1 / (weight * curved + lam)
-            row = {"form": form, "optimizer": name, "lr": lr, "lam": lam}
+            row: dict[str, Any] = {"form": form, "optimizer": name, "lr": lr, "lam": lam}
             row |= {"L": weight * curved, "limit": limit, "finite": done.finite}
             row["obeys"] = lr <= limit if name == "sgd" else None
             table.append(row | (start.watch(done.params) if done.finite else {}))

@@ -10,7 +10,7 @@ from famr_jax.cli.words import CURVES, Case, label, top_of, watched
 from famr_jax.report import Column, Strip, Table, number
 from famr_jax.report.plot import finite
 
-ENDS = {
+ENDS: dict[str, Any] = {
     "for_acc": Column("For-Acc, %", "share"),
     "ret_acc": Column("Ret-Acc, %", "share"),
     "entropy": Column("Entropy, nats", "nats"),

@@ -22,12 +22,18 @@ CURVES = {
 
 def label(model: str | None) -> str:
     """A method or model in words."""
-    return LABELS.get(model, str(model or "the method").replace("_", " "))
+    name = str(model or "the method")
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def method_names(case: Case) -> list[str]:
     """The methods of a case, in the order in which they ran."""
     return [str(method.get("name")) for method in case.get("methods") or ()]
+
+
+def each_method(case: Case) -> list[str | None]:
+    """The methods of a case, or None alone: of one without a name everything is absent."""
+    return [*method_names(case)] or [None]
 
 
 def measures_of(case: Case) -> list[Mapping[str, Any]]:

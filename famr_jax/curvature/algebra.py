@@ -7,7 +7,7 @@ an argument, and new weights or data of equal shape do not retrace. `A + B`, `c 
 
 import functools
 from collections.abc import Callable
-from typing import Any, dataclass_transform
+from typing import Any, ParamSpec, TypeAlias, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,23 @@ from famr_jax.types import Params, as_pytree, check_kept, pytree, static
 
 ROUNDING = 5  # eps of the largest |e|: what an eigenvalue is good to at best
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
-def precise(function: Callable) -> Callable:
+Operator: TypeAlias = Any
+"""A linear operator `v -> A v`: a callable to a type checker, which does not see that it adds."""
+
+
+def precise(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """The function with matrix products of full precision, unless the user has chosen another.
 
     The defaults of GPU and TPU (TF32, bfloat16) break Lanczos and CG.
     """
 
     @functools.wraps(function)
-    def wrapped(*args, **kwargs):
-        chosen = jax.config.jax_default_matmul_precision or "highest"
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        settings: Any = jax.config  # whose names JAX sets as it is imported
+        chosen = settings.jax_default_matmul_precision or "highest"
         with jax.default_matmul_precision(chosen):
             return function(*args, **kwargs)
 
@@ -92,7 +99,7 @@ def power_of_two(tree: Any) -> jax.Array:
 class Identity:
     """v -> v."""
 
-    def __call__(self, v):
+    def __call__(self, v: Any) -> Any:
         return v
 
 
@@ -102,10 +109,10 @@ class Sum:
 
     terms: tuple
 
-    def __call__(self, v):
+    def __call__(self, v: Any) -> Any:
         return jax.tree.map(lambda *leaves: sum(leaves), *(term(v) for term in self.terms))
 
-    def linearized(self):
+    def linearized(self) -> "Sum":
         return Sum(tuple(linearized(term) for term in self.terms))
 
 
@@ -116,10 +123,10 @@ class Scaled:
     matvec: Callable
     factor: float
 
-    def __call__(self, v):
+    def __call__(self, v: Any) -> Any:
         return jax.tree.map(lambda leaf: self.factor * leaf, self.matvec(v))
 
-    def linearized(self):
+    def linearized(self) -> "Scaled":
         return Scaled(linearized(self.matvec), self.factor)
 
 
@@ -138,14 +145,14 @@ class Restricted:
     params: Params
     keep: Callable[[str], bool] = static()
 
-    def __call__(self, v):
+    def __call__(self, v: Any) -> Any:
         def fill(part, leaf):
             return jnp.zeros_like(leaf) if part is None else part
 
         whole = jax.tree.map(fill, v, self.params, is_leaf=lambda part: part is None)
         return self.select(self.matvec(whole))
 
-    def linearized(self):
+    def linearized(self) -> "Restricted":
         return Restricted(linearized(self.matvec), self.params, self.keep)
 
     def select(self, tree: Any) -> Any:

@@ -102,12 +102,11 @@ def _read(source: Source, rows: Array) -> Batch:
     def read(rows):
         with contextlib.closing(source.stream([np.asarray(rows)])) as batches:
             batch = next(batches)
-        return Batch(np.asarray(batch.x, np.float32), np.asarray(batch.labels, np.int32))
+        array: Any = np.asarray  # of the host: a callback must not wait for JAX
+        return Batch(array(batch.x, np.float32), array(batch.labels, np.int32))
 
-    like = Batch(
-        jax.ShapeDtypeStruct((rows.size, *source.image_shape), np.float32),
-        jax.ShapeDtypeStruct((rows.size,), np.int32),
-    )
+    shape: Any = jax.ShapeDtypeStruct
+    like = Batch(shape((rows.size, *source.image_shape), np.float32), shape((rows.size,), np.int32))
     return jax.pure_callback(read, like, rows, vmap_method="sequential")
 
 

@@ -123,7 +123,8 @@ def _solve_block(matvec, b, damping, tol, max_steps, preconditioner):
 
     norms = jnp.linalg.norm(rows, axis=1)
     zeros = jnp.zeros_like(norms)
-    start = _Outer(jnp.zeros_like(rows), rows, norms, zeros, 0, jnp.asarray(False), -1)
+    none, open_ = jnp.asarray(0), jnp.asarray(-1)
+    start = _Outer(jnp.zeros_like(rows), rows, norms, zeros, none, jnp.asarray(False), open_)
     end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
     converged = end.norms <= tol
     return Solution(

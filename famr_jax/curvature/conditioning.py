@@ -99,17 +99,17 @@ def condition(
         whole = jnp.broadcast_to(spectrum, (2, dim))
         quadrature = Density(whole, jnp.full_like(whole, 1 / dim), jnp.full_like(whole, floor / 2))
     else:
-        keys = jax.random.split(key, 3)
-        found = [
-            eigenvalues(matvec, like, k=1, which=which, tol=tol, key=key)
-            for which, key in zip(("smallest", "largest"), keys[:2], strict=True)
-        ]
-        quadrature = density(matvec, like, num_steps=num_steps, num_probes=num_probes, key=keys[2])
-        low, high = (end.values[0] for end in found)
+        low_key, high_key, probe_key = jax.random.split(key, 3)
+        small = eigenvalues(matvec, like, k=1, which="smallest", tol=tol, key=low_key)
+        large = eigenvalues(matvec, like, k=1, which="largest", tol=tol, key=high_key)
+        quadrature = density(
+            matvec, like, num_steps=num_steps, num_probes=num_probes, key=probe_key
+        )
+        low, high = small.values[0], large.values[0]
         lowest, highest = quadrature.unseen(dim)
         ends = (
-            Estimate(low, jnp.maximum(found[0].residuals[0], low - lowest)),
-            Estimate(high, jnp.maximum(found[1].residuals[0], highest - high)),
+            Estimate(low, jnp.maximum(small.residuals[0], low - lowest)),
+            Estimate(high, jnp.maximum(large.residuals[0], highest - high)),
         )
         floor = 2 * ROUNDING * eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
 

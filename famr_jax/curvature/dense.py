@@ -39,7 +39,7 @@ class Matrix:
 
     array: Array
 
-    def __call__(self, v):
+    def __call__(self, v: Any) -> Any:
         flat, unravel = ravel_pytree(v)
         return unravel(self.array @ flat)
 

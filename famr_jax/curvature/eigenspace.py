@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from famr_jax.curvature.algebra import ROUNDING, check_vector, operator, precise
@@ -41,9 +42,9 @@ class Eigenspace:
     rows: Array
     matrix: Array
     size: float
-    num_products: float = 0.0
+    num_products: float | Array = 0.0
 
-    def __call__(self, v):
+    def __call__(self, v: Any) -> Any:
         flat, unravel = ravel_pytree(v)
         return unravel((self.matrix @ (self.rows @ flat)) @ self.rows)
 
@@ -82,7 +83,7 @@ class Eigenspace:
         _check_size(part.size, self.size)
         left = self.size - part.size
         matrix = (self.size * self.matrix - part.size * part.matrix) / left
-        if not isinstance(matrix, jax.core.Tracer):
+        if not isinstance(matrix, Tracer):
             _check_semidefinite(matrix, self.size / left * self.matrix)
         return Eigenspace(self.rows, matrix, left, self.num_products + part.num_products)
 
@@ -116,7 +117,7 @@ class Steps:
     b: Any
 
     @precise
-    def __call__(self, damping):
+    def __call__(self, damping: float | Array) -> Solution:
         flat, unravel = ravel_pytree(self.b)
         wanted = self.turn.T @ (self.rows @ flat)
         shifted = self.values + damping
@@ -192,7 +193,7 @@ def sketched(matvec: Callable, like: Any, *, rank: int, size: float, key: Array)
 
 
 def on_rows(
-    matvec: Callable, like: Any, rows: Array, *, size: float, num_products: float = 0.0
+    matvec: Callable, like: Any, rows: Array, *, size: float, num_products: float | Array = 0.0
 ) -> Eigenspace:
     """The store of any orthonormal directions, from k more products.
 
@@ -209,7 +210,7 @@ def on_rows(
 
 def _check_size(size, whole):
     check_number("size", size, above=0)
-    if not isinstance(whole, jax.core.Tracer) and not isinstance(size, Array) and size >= whole:
+    if not isinstance(whole, Tracer) and not isinstance(size, Array) and size >= whole:
         raise ValueError(f"`size` must be below {float(whole):g}, that of the store, got {size:g}.")
 
 

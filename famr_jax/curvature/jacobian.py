@@ -1,9 +1,11 @@
 """The Jacobian of a model's outputs in its parameters, its transpose, and the tangent kernel."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from famr_jax.curvature.algebra import operator
 from famr_jax.curvature.batches import in_batches, rows_of, some_each, sum_of
@@ -25,15 +27,15 @@ class Jacobian:
     outputs_fn: OutputsFn = static()
     params: Params
     data: Any
-    batch_size: int | None = static(None)
+    batch_size: int | None = static(default=None)
 
-    def __call__(self, v):
+    def __call__(self, v: Params) -> Array:
         def product(batch):
             return jax.jvp(lambda params: self._outputs(params, batch), (self.params,), (v,))[1]
 
         return rows_of(product, self.data, self.batch_size)
 
-    def linearized(self):
+    def linearized(self) -> Callable[[Params], Array]:
         if in_batches(self.data, self.batch_size):
             return self
         return jax.linearize(lambda params: self._outputs(params, self.data), self.params)[1]
@@ -52,7 +54,7 @@ class JacobianTransposed:
 
     jacobian: Jacobian
 
-    def __call__(self, u):
+    def __call__(self, u: Array) -> Params:
         jacobian = self.jacobian
 
         def product(pair, weight):
@@ -64,7 +66,7 @@ class JacobianTransposed:
 
         return sum_of(product, (jacobian.data, u), jacobian.batch_size)
 
-    def linearized(self):
+    def linearized(self) -> Callable[[Array], Params]:
         if in_batches(self.jacobian.data, self.jacobian.batch_size):
             return self
         pull = jax.linear_transpose(self.jacobian.linearized(), self.jacobian.params)
@@ -78,13 +80,13 @@ class NTK:
     outputs_fn: OutputsFn = static()
     params: Params
     data: Any
-    batch_size: int | None = static(None)
+    batch_size: int | None = static(default=None)
 
-    def __call__(self, u):
+    def __call__(self, u: Array) -> Array:
         jacobian = Jacobian(self.outputs_fn, self.params, self.data, self.batch_size)
         return jacobian(jacobian.transpose()(u))
 
-    def linearized(self):
+    def linearized(self) -> Callable[[Array], Array]:
         if in_batches(self.data, self.batch_size):
             return self
         push = Jacobian(self.outputs_fn, self.params, self.data).linearized()

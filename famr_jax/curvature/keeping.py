@@ -158,8 +158,9 @@ def _identity(made_by, k, size, flat, key):
 
 
 def _space(saved):
-    arrays = (jnp.asarray(saved[name]) for name in ("rows", "matrix"))
-    return Eigenspace(*arrays, *(float(saved[name]) for name in ("size", "num_products")))
+    rows, matrix = (jnp.asarray(saved[name]) for name in ("rows", "matrix"))
+    size, num_products = (float(saved[name]) for name in ("size", "num_products"))
+    return Eigenspace(rows, matrix, size, num_products)
 
 
 def _write_space(path, space, config):
@@ -175,7 +176,8 @@ def _write(path: Path, arrays: Mapping[str, Any], config: Mapping[str, Any]) -> 
     try:
         with part.open("wb") as file:
             text = json.dumps(config, sort_keys=True)
-            np.savez(file, config=text, **{name: np.asarray(a) for name, a in arrays.items()})
+            named: dict[str, Any] = {name: np.asarray(a) for name, a in arrays.items()}
+            np.savez(file, config=text, **named)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

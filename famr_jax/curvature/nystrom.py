@@ -37,7 +37,7 @@ class Preconditioner:
     rows: Array
     factors: Array
 
-    def __call__(self, r):
+    def __call__(self, r: Any) -> Any:
         flat, unravel = ravel_pytree(r)
         return unravel(flat + ((self.factors - 1) * (self.rows @ flat)) @ self.rows)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from famr_jax.curvature.algebra import operator, precise
 from famr_jax.curvature.batches import (
@@ -63,7 +64,7 @@ def _of_classes(image, loss_fn, params, data, batch_size):
         ValueError: A label that is no class, in a concrete product.
     """
     leaves = jax.tree.leaves((image, params, data))
-    if not isinstance(data, Batch) or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if not isinstance(data, Batch) or any(isinstance(leaf, Tracer) for leaf in leaves):
         return image
     if all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(image)):
         return image
@@ -94,12 +95,12 @@ class Hessian:
     loss_fn: LossFn = static()
     params: Params
     data: Any
-    batch_size: int | None = static(None)
+    batch_size: int | None = static(default=None)
 
     def __post_init__(self):
         check_data(self.data)
 
-    def __call__(self, v):
+    def __call__(self, v: Params) -> Params:
         check_weights(self.params, v)
 
         def product(batch, weight):
@@ -110,7 +111,7 @@ class Hessian:
         image = mean_of(product, self.data, self.batch_size)
         return _of_classes(image, self.loss_fn, self.params, self.data, self.batch_size)
 
-    def linearized(self):
+    def linearized(self) -> Callable[[Params], Params]:
         check_weights(self.params)
         if in_batches(self.data, self.batch_size):
             return self
@@ -141,12 +142,12 @@ class GaussNewton:
     loss_fn: OutputLossFn = static()
     params: Params
     data: Any
-    batch_size: int | None = static(None)
+    batch_size: int | None = static(default=None)
 
     def __post_init__(self):
         check_data(self.data)
 
-    def __call__(self, v):
+    def __call__(self, v: Params) -> Params:
         check_weights(self.params, v)
 
         def product(batch, weight):
@@ -155,7 +156,7 @@ class GaussNewton:
         image = mean_of(product, self.data, self.batch_size)
         return _of_classes(image, self._losses, self.params, self.data, self.batch_size)
 
-    def linearized(self):
+    def linearized(self) -> Callable[[Params], Params]:
         check_weights(self.params)
         if in_batches(self.data, self.batch_size):
             return self
@@ -195,12 +196,12 @@ class EmpiricalFisher:
     loss_fn: LossFn = static()
     params: Params
     data: Any
-    batch_size: int | None = static(None)
+    batch_size: int | None = static(default=None)
 
     def __post_init__(self):
         check_data(self.data)
 
-    def __call__(self, v):
+    def __call__(self, v: Params) -> Params:
         check_weights(self.params, v)
 
         def product(batch, weight):
@@ -212,7 +213,7 @@ class EmpiricalFisher:
         image = mean_of(product, self.data, self.batch_size)
         return _of_classes(image, self.loss_fn, self.params, self.data, self.batch_size)
 
-    def linearized(self):
+    def linearized(self) -> Callable[[Params], Params]:
         check_weights(self.params)
         if in_batches(self.data, self.batch_size):
             return self

@@ -34,6 +34,8 @@ WORDS = (
 NULL = 3  # sqrt(eps) of the largest |e|: below it MINRES takes what is left for the null space
 FALLS = 1e-3  # by which share the energy of a better x falls; less is rounding
 
+dot: Any = optax.tree.vdot  # always an array, though its type allows Python's numbers
+
 
 class Solution(NamedTuple):
     """A solution, and what a judge needs.
@@ -141,7 +143,7 @@ def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
         value = optax.tree.add(outer.value, step)
         residual = optax.tree.sub(b, damped(value))
         norm = optax.tree.norm(residual)
-        energy = -optax.tree.vdot(optax.tree.add(b, residual), value) / 2
+        energy = -dot(optax.tree.add(b, residual), value) / 2
         better = norm < outer.norm
         if method == "cg":
             better |= energy < (1 + FALLS) * outer.energy
@@ -169,7 +171,8 @@ def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
     norm = optax.tree.norm(b)
     reason = jnp.select((norm > 0, norm == 0), (-1, CONVERGED), NOT_FINITE)
     zero = jnp.zeros_like(norm)
-    start = _Outer(optax.tree.zeros_like(b), b, norm, zero, 0, jnp.asarray(False), reason)
+    none, met = jnp.asarray(0), jnp.asarray(False)
+    start = _Outer(optax.tree.zeros_like(b), b, norm, zero, none, met, reason)
     end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
     value, converged = optax.tree.scale(scale, end.value), end.reason == CONVERGED
     return Solution(value, end.norm, end.num_steps, converged, end.negative, end.reason)
@@ -208,18 +211,18 @@ def _cg(precondition, product, b, target, max_steps):
         image = product(direction)
         size = power_of_two(image)
         image = optax.tree.scale(1 / size, image)
-        curvature = optax.tree.vdot(direction, image)
+        curvature = dot(direction, image)
         negative = curvature <= 0
         step = jnp.where(negative, 0, rz / unit / jnp.where(negative, 1, curvature))
         x = optax.tree.add_scale(x, step / size, direction)
         r = optax.tree.add_scale(r, -step, image)
         z = precondition(r)
-        rz, old = optax.tree.vdot(r, z), rz
+        rz, old = dot(r, z), rz
         p = optax.tree.add_scale(z, rz / old, p)
         return x, r, p, rz, num_steps + 1, negative
 
     z = precondition(b)
-    carry = (optax.tree.zeros_like(b), b, z, optax.tree.vdot(b, z), 0, jnp.asarray(False))
+    carry = (optax.tree.zeros_like(b), b, z, dot(b, z), 0, jnp.asarray(False))
     x, _, _, _, num_steps, negative = jax.lax.while_loop(going_on, body, carry)
     return x, num_steps, negative, jnp.asarray(False)
 
@@ -263,7 +266,7 @@ def _minres(product, b, target, max_steps):
     def body(s):
         # Lanczos: beta' v' = A v - alpha v - beta v_old.
         w = product(s.v)
-        alpha = optax.tree.vdot(s.v, w)
+        alpha = dot(s.v, w)
         w = optax.tree.add_scale(w, -alpha, s.v)
         w = optax.tree.add_scale(w, -s.beta, s.v_old)
         beta = tree_norm(w)
@@ -291,7 +294,7 @@ def _minres(product, b, target, max_steps):
     one, zero = jnp.ones_like(norm), jnp.zeros_like(norm)
     start = _Minres(
         zeros, optax.tree.scale(1 / norm, b), zeros, one, zeros, zeros, -one, zero, zero, zero,
-        norm, zero, 0, jnp.asarray(False), jnp.asarray(False),
+        norm, zero, jnp.asarray(0), jnp.asarray(False), jnp.asarray(False),
     )  # fmt: skip
     # The first `beta` multiplies v_old = 0; one keeps the loop going.
     end = jax.lax.while_loop(going_on, body, start)

@@ -76,7 +76,7 @@ def lanczos(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
 
 
 @partial(jax.jit, static_argnames="num_steps")
-def lanczos_of(matvec, start, *, num_steps):
+def lanczos_of(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
     """`lanczos`, unchecked."""
     product = flat_product(matvec, start)
     v = ravel_pytree(start)[0]
@@ -191,7 +191,7 @@ def extend(basis: Basis, product: Callable, until: Array, key: Array) -> Basis:
     return jax.lax.fori_loop(basis.filled, until, body, start)._replace(filled=until)
 
 
-def ritz(basis: Basis, sign: Array, k: int) -> tuple[Array, Array]:
+def ritz(basis: Basis, sign: Array | float, k: int) -> tuple[Array, Array]:
     """Eigenvalues of A in the basis, and the vectors as columns; the largest of sign A first."""
     size = basis.matrix.shape[1]
     sizes = [n for n in (32, 64) if k < n <= size // 2] + [size]
@@ -216,10 +216,11 @@ def restart(
     """A basis of the best `count` Ritz vectors, and of `following(them)` to go on from."""
     values, vectors = pairs
     best = vectors[:, :count].T @ basis.rows[:-1]
-    rows = jnp.zeros_like(basis.rows).at[:count].set(best)
+    kept = jnp.zeros_like(basis.rows).at[:count].set(best)
     diagonal = jnp.arange(count)
     matrix = jnp.zeros_like(basis.matrix).at[diagonal, diagonal].set(values[:count])
-    return basis._replace(rows=put(rows, count, following(rows)), matrix=matrix, filled=count)
+    rows, filled = put(kept, count, following(kept)), jnp.asarray(count)
+    return basis._replace(rows=rows, matrix=matrix, filled=filled)
 
 
 class _Search(NamedTuple):
@@ -268,8 +269,9 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
     v = jax.random.normal(start_key, flat.shape, flat.dtype)
     rows = jnp.zeros((size + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
     matrix, zero = jnp.zeros((size + 1, size), flat.dtype), jnp.zeros((), flat.dtype)
-    unknown = jnp.full(k, jnp.inf, flat.dtype)
-    search = _Search(Basis(rows, matrix, 0, zero, 0), 0, zero, unknown, 0, jnp.asarray(True))
+    unknown, none = jnp.full(k, jnp.inf, flat.dtype), jnp.asarray(0)
+    basis = Basis(rows, matrix, none, zero, none)
+    search = _Search(basis, none, zero, unknown, none, jnp.asarray(True))
     search = jax.lax.while_loop(lambda s: s.going_on, body, search)
     basis, scale = search.basis, search.scale
     vectors = ritz(basis, sign, k)[1][:, :k].T @ basis.rows[:size]
@@ -295,7 +297,7 @@ def orthogonalise(basis: Array, w: Array) -> tuple[Array, Array]:
     return w - second @ basis, first + second
 
 
-def put(basis: Array, i: Array, v: Array) -> Array:
+def put(basis: Array, i: Array | int, v: Array) -> Array:
     """The basis with row i replaced, in place under jit."""
     return jax.lax.dynamic_update_index_in_dim(basis, v, i, 0)
 

@@ -17,13 +17,13 @@ from famr_jax.data.tfds import check_writable, data_root, import_tfds, read
 tfds = import_tfds()
 
 
-class _LocalInfo(tfds.core.DatasetInfo):
+# TFDS is found when this module is imported, and so no type to a checker.
+class _LocalInfo(tfds.core.DatasetInfo):  # type: ignore
     def initialize_from_bucket(self):
         """Does nothing: TFDS would look for these digits in its cloud and leave a directory."""
 
 
-# TFDS is found when this module is imported, and so no type to a checker.
-class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
+class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore
     """1797 handwritten digits, 8x8 grey, in a fixed stratified split of 1437 and 360."""
 
     VERSION = tfds.core.Version("1.0.0")

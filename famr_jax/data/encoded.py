@@ -55,7 +55,7 @@ class Encoded(NamedTuple):
     """
 
     title: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides the method of a tuple
     read: Callable[[Sequence[int]], list[Example]]
     where: Callable[[int], str]
 
@@ -119,7 +119,7 @@ def load(
         return [Split(np.stack(part.seen), part.labels) for part in found]
     height, width = first.shape if size is None else (size, size)
     shape = (height, width, CHANNELS[mode])
-    sets = []
+    sets: list[Split | OnDisk] = []
     for split, part in zip(splits, found, strict=True):
         digests = np.frombuffer(b"".join(fact.digest for fact in part.seen), np.uint8)
         read = partial(_decoded, split, mode, size)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from famr_jax.data.dataset import Dataset, Split
+from famr_jax.data.stream import OnDisk
 
 SUPERCLASSES = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
@@ -48,7 +49,7 @@ def class_names(dataset: Dataset) -> tuple[str, ...]:
     raise ValueError(f"`superclass` must be of classes of CIFAR-100, got {dataset.name}.")
 
 
-def of_each(split: Split, dataset: Dataset) -> np.ndarray:
+def of_each(split: Split | OnDisk, dataset: Dataset) -> np.ndarray:
     """The name of each example's superclass, `[n]`, for `forget.by_attribute`.
 
     Raises:

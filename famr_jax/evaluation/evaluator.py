@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax import Array
 
 from famr_jax.evaluation.attacked import ENSEMBLE_MEASURES
 from famr_jax.evaluation.measures import MEASURES, Ensemble, EnsembleMeasure, Measure
@@ -64,7 +65,8 @@ class Evaluator:
             raise ValueError(f"`measures` must have different names, got {', '.join(names)}.")
         self.model, self.original, self.measures = model, original, tuple(measures)
         self.sets = dict(parts(train, test, gone) if sets is None else sets)
-        self._images = images_of(train)  # until a model was checked on them
+        # Until a model was checked on them.
+        self._images: Array | Source | None = images_of(train)
         self.trained = None if original is None else self.view(original)
         self.oracles = [self.view(params) for params in oracles]
 

@@ -57,7 +57,8 @@ class AtClient:
         method = self.unlearner
         if method.epoch_over != "forget" or getattr(method, "prepare", None) is not None:
             raise ValueError(f"`unlearner` must need the forget set alone, got {method!r}.")
-        return method.init(params, None, None, jax.random.key(0))
+        unseen: Any = None  # neither set is read: see above
+        return method.init(params, unseen, unseen, jax.random.key(0))
 
     def step(self, state: Any, batch: Batch, key: Array) -> tuple[Any, dict[str, Array]]:
         """A step on a minibatch of what the client holds."""
@@ -94,10 +95,12 @@ class Projected:
     radius: float
     epoch_over: Literal["forget", "retain"] = static(default="forget")
 
-    def init(self, params, forget, retain, key) -> DescentState:
+    def init(self, params: Params, forget: Any, retain: Any, key: Array) -> DescentState:
         return self.ascent.init(params, forget, retain, key)
 
-    def step(self, state, pair, key):
+    def step(
+        self, state: DescentState, pair: Pair, key: Array
+    ) -> tuple[DescentState, dict[str, Array]]:
         state, info = self.ascent.step(state, pair, key)
         moved = optax.tree.sub(state.params, state.context.anchor)
         scale = jnp.minimum(1, self.radius / jnp.maximum(optax.tree.norm(moved), TINY))

@@ -4,6 +4,9 @@ Needs the extra `[flower]`; nothing else of the library imports it. The rounds a
 `federated.rounds`: the same functions make the weights of a simulation and of a federation.
 """
 
+# Flower is an extra, which lint need not have.
+# pyright: reportMissingImports=false
+
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
@@ -138,9 +141,14 @@ class PUF(Strategy):
         self._asked = {(node, TRAIN) for node in nodes}
         if unlearning:
             self._asked |= {(node, UNLEARN) for node in self.part_of}
-        content = {"arrays": arrays, "config": ConfigRecord({**config, ROUND: server_round})}
+        told = ConfigRecord({**config, ROUND: server_round})
         return [
-            Message(RecordDict(content), node, kind, group_id=str(server_round))
+            Message(
+                RecordDict({"arrays": arrays, "config": told}),
+                node,
+                kind,
+                group_id=str(server_round),
+            )
             for node, kind in sorted(self._asked)
         ]
 
@@ -280,11 +288,12 @@ def nodes_by_index(grid: Grid, *, timeout: float = 60.0) -> dict[int, int]:
     """
     messages = [Message(RecordDict(), node, QUERY) for node in grid.get_node_ids()]
     replies = grid.send_and_receive(messages, timeout=timeout)
-    return {
-        int(reply.content["who"][INDEX]): reply.metadata.src_node_id
-        for reply in replies
-        if reply.has_content()
-    }
+    found: dict[int, int] = {}
+    for reply in replies:
+        if reply.has_content():
+            place: Any = reply.content["who"][INDEX]  # a number, as `client_app` sends it
+            found[int(place)] = reply.metadata.src_node_id
+    return found
 
 
 def client_app(
@@ -341,7 +350,7 @@ def client_app(
 
     @app.query()
     def who(message: Message, context: Context) -> Message:
-        records = {"who": MetricRecord({INDEX: int(context.node_config[INDEX])})}
-        return Message(RecordDict(records), reply_to=message)
+        place = MetricRecord({INDEX: int(context.node_config[INDEX])})
+        return Message(RecordDict({"who": place}), reply_to=message)
 
     return app

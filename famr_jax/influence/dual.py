@@ -160,7 +160,7 @@ def _fit(loss, gram, labels, offset, l2, tol, max_steps):
     zeros = jnp.zeros_like(offset)
     start = gradient(zeros, zeros)
     target = tol * jnp.linalg.norm(start)
-    carry = (zeros, zeros, start, 0, jnp.ones((), offset.dtype))
+    carry = (zeros, zeros, start, jnp.asarray(0), jnp.ones((), offset.dtype))
     weights, image, end, num_steps, _ = jax.lax.while_loop(going_on, body, carry)
     norm, first = jnp.linalg.norm(end), jnp.linalg.norm(start)
     residual = norm / jnp.where(first > 0, first, 1)
@@ -249,17 +249,17 @@ class Whitened:
     outputs: Array
     by: float
 
-    def __call__(self, v):
+    def __call__(self, v: Array) -> Array:
         return self.linearized()(v)
 
-    def linearized(self):
+    def linearized(self) -> Callable[[Array], Array]:
         product = linearized(self.gram)
         return lambda v: self.root_transposed(product(self.root(v)))
 
-    def root(self, v):
+    def root(self, v: Array) -> Array:
         return self.loss.root(self.outputs, v) / jnp.sqrt(self.by)
 
-    def root_transposed(self, v):
+    def root_transposed(self, v: Array) -> Array:
         return jax.linear_transpose(self.root, self.outputs)(v)[0]
 
 

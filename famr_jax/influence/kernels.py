@@ -1,6 +1,7 @@
 """Kernels of linear(ised) models and of infinitely wide networks, and their Gram matrices."""
 
 import math
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import jax
@@ -49,7 +50,7 @@ class Dense:
 
     matrix: Array
 
-    def __call__(self, weights):
+    def __call__(self, weights: Array) -> Array:
         return jnp.tensordot(self.matrix, weights, self.matrix.ndim // 2)
 
     def among(self, rows: Array) -> "Dense":
@@ -65,10 +66,10 @@ class MatrixFree:
     kernel: "TangentKernel"
     x: Array
 
-    def __call__(self, weights):
+    def __call__(self, weights: Array) -> Array:
         return self._products()(weights)
 
-    def linearized(self):
+    def linearized(self) -> Callable[[Array], Array]:
         return linearized(self._products())
 
     def among(self, rows: Array) -> "MatrixFree":
@@ -122,8 +123,8 @@ class TangentKernel:
         if form not in ("dense", "matrix-free", None):
             raise ValueError(f"`form` must be 'dense', 'matrix-free' or None, got {form!r}.")
         costs = self.flops(x)
-        form = form or min(costs, key=costs.get)
-        return Dense(self._matrix(x)) if form == "dense" else MatrixFree(self, x)
+        cheapest = min(costs, key=costs.__getitem__)
+        return Dense(self._matrix(x)) if (form or cheapest) == "dense" else MatrixFree(self, x)
 
     def flops(self, x: Array, *, num_steps: int = 100) -> dict[str, float]:
         """Floating-point operations of one removal from n examples, by the form of the matrix.
@@ -174,7 +175,7 @@ class ReLUKernel:
     Source: Cho and Saul (2009), eq. 4 and 6; Jacot et al. (arXiv 1806.07572), theorem 1.
     """
 
-    depth: int = static(1)
+    depth: int = static(default=1)
     weight_std: float = math.sqrt(2)
     bias_std: float = 0.0
 

@@ -33,9 +33,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 
 from famr_jax.curvature import Hessian, Identity, Jacobian, Solution, eigenvalues, solve
-from famr_jax.curvature.algebra import precise
+from famr_jax.curvature.algebra import Operator, precise
 from famr_jax.curvature.batches import one_each, rows_of, some_each
 from famr_jax.curvature.block import solve_block
 from famr_jax.curvature.conditioning import Estimate
@@ -52,7 +53,7 @@ COLUMNS = 128
 DENSE_PER_COLUMN, DENSE_AT_MOST = 8, 8192
 """Up to how many dimensions, for each right-hand side and in all, the matrix itself is formed."""
 
-Curvature: TypeAlias = Callable[[Any], Callable]
+Curvature: TypeAlias = Callable[[Any], Operator]
 """`curvature(data) -> operator`: the mean curvature of the loss over a data set, without ridge."""
 
 
@@ -147,11 +148,14 @@ def remove(
         _check_losses(name, loss_fn, params, data, batch_size)
     n = m + kept
     curvature = curvature or partial(Hessian, loss_fn, params, batch_size=batch_size)
+    of_forget: Operator = curvature(forget)
+    of_retain: Operator = curvature(retain)
+    eye: Operator = Identity()
     if over == "all":
-        matrix = (m / n) * curvature(forget) + (kept / n) * curvature(retain)
+        matrix = (m / n) * of_forget + (kept / n) * of_retain
     else:
-        matrix = (kept / n if normaliser == "n" else 1.0) * curvature(retain)
-    matrix = matrix + l2 * Identity()
+        matrix = (kept / n if normaliser == "n" else 1.0) * of_retain
+    matrix = matrix + l2 * eye
     b, leftover = _change(
         loss_fn, params, forget, retain, l2, normaliser=normaliser, batch_size=batch_size
     )
@@ -246,7 +250,8 @@ def influence(
     asked = some_each(jax.eval_shape(query_fn, params, queries), queries, name="query_fn")
     shape = asked.shape
     hessian = partial(Hessian, loss_fn, params, data)
-    matrix = (curvature(data) if curvature else hessian(batch_size)) + l2 * Identity()
+    eye: Operator = Identity()
+    matrix = (curvature(data) if curvature else hessian(batch_size)) + l2 * eye
     dim, count = sum(leaf.size for leaf in jax.tree.leaves(params)), min(n, math.prod(shape))
     if dim <= min(DENSE_PER_COLUMN * count, DENSE_AT_MOST):
         single = matrix_of(matrix, params, at_once=COLUMNS)
@@ -254,7 +259,7 @@ def influence(
     else:
         # One vector takes the room of all columns: as many times the examples.
         wide = batch_size and batch_size * min(COLUMNS, count)
-        single = matrix if curvature else hessian(wide) + l2 * Identity()
+        single = matrix if curvature else hessian(wide) + l2 * eye
         solve_for = partial(_solve_all, matrix, damping=damping, tol=tol, max_steps=max_steps)
     route = _by_examples if n < math.prod(shape) else _by_queries
     solution, products = route(
@@ -354,7 +359,7 @@ def _check_losses(name, loss_fn, params, data, batch_size):
         one_each(jax.eval_shape(loss_fn, params, data), data)
     check_labels(getattr(data, "labels", np.zeros(0, int)))
     losses = _losses(loss_fn, params, data, batch_size=batch_size)
-    if isinstance(losses, jax.core.Tracer) or bool(jnp.all(jnp.isfinite(losses))):
+    if isinstance(losses, Tracer) or bool(jnp.all(jnp.isfinite(losses))):
         return
     row = int(jnp.argmin(jnp.isfinite(losses)))
     of = f" of label {data.labels[row]}" if hasattr(data, "labels") else ""

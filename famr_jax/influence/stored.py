@@ -181,7 +181,7 @@ class Woodbury:
     b: Any
 
     @precise
-    def __call__(self, damping):
+    def __call__(self, damping: float | Array) -> Solution:
         flat, unravel = ravel_pytree(self.b)
         # H^-1 = I / d + U^T diag(bend) U
         bend = 1 / (self.values + damping) - 1 / damping

@@ -1,5 +1,7 @@
 """Unlearning methods: one file, one function, one `Unlearner` each."""
 
+from collections.abc import Callable
+
 from famr_jax.methods.amun import amun as amun
 from famr_jax.methods.augmented import augmented as augmented
 from famr_jax.methods.bad_teacher import bad_teacher as bad_teacher
@@ -31,8 +33,9 @@ from famr_jax.methods.ssd import ssd as ssd
 from famr_jax.methods.trw import trw as trw
 from famr_jax.methods.unsir import unsir as unsir
 from famr_jax.methods.win_u import win_u as win_u
+from famr_jax.types import Unlearner
 
-BY_NAME = {
+BY_NAME: dict[str, Callable[..., Unlearner]] = {
     "amun": amun,
     "bad_teacher": bad_teacher,
     "boundary_expand": boundary_expand,

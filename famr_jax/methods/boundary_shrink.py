@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from famr_jax.losses import cross_entropy
-from famr_jax.types import ApplyFn, check_number, pytree, static
+from famr_jax.types import ApplyFn, Batch, Params, check_number, pytree, static
 from famr_jax.unlearn import Descent, descend
 
 
@@ -24,7 +25,7 @@ class Shrunk:
         return forget, {"forget": forget}
 
 
-def nearest_wrong(apply_fn, params, batch, radius):
+def nearest_wrong(apply_fn: ApplyFn, params: Params, batch: Batch, radius: float) -> Array:
     """The likeliest class other than the label after one signed step of ascent in the image."""
 
     def total(x):

@@ -15,8 +15,8 @@ class RemovingDual:
     """The edit of `dual_removal`, which says what its fields mean."""
 
     apply_fn: ApplyFn = static()
-    head: tuple[str, ...] = static(("head",))
-    max_steps: int = static(1000)
+    head: tuple[str, ...] = static(default=("head",))
+    max_steps: int = static(default=1000)
     l2: float = 1e-3
 
     def __call__(self, params, forget, retain, key):

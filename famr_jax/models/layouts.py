@@ -119,7 +119,7 @@ def _to_shape(path, array, family, module):
     return array.reshape(heads, -1, dim) if path.endswith("/out/kernel") else array
 
 
-def inputs_first(array):
+def inputs_first(array: np.ndarray) -> np.ndarray:
     """A kernel of PyTorch, `[out, in]` or `[out, in, row, column]`, in our order of axes."""
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)

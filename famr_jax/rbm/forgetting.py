@@ -1,6 +1,6 @@
 """Forgetting in a Boltzmann machine: ascent on the free-energy gap, held by an anchor."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class AnchoredGap:
     """The objective of `forget_gap`, which says what its fields mean."""
 
     lam: float = 1.0
-    num_steps: int = static(5)
+    num_steps: int = static(default=5)
 
     def __call__(self, params, context, pair, key):
         chains, mask, fisher = context.prepared
@@ -97,7 +97,7 @@ class Prepare:
     num_chains: int = static()
     burn_in: int = static()
 
-    def __call__(self, params, forget, retain, key) -> Prepared:
+    def __call__(self, params: Boltzmann, forget: Any, retain: Any, key: Array) -> Prepared:
         del forget, retain
         chains = sample(params, key, num_samples=self.num_chains, num_steps=self.burn_in)
         mask = (params.weights != 0).astype(params.weights.dtype)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 
 from famr_jax import loop
 from famr_jax.rbm.machine import Boltzmann, bernoulli, cut, free_energy, gibbs
@@ -48,8 +49,8 @@ class ContrastiveDivergence:
     """
 
     optimizer: optax.GradientTransformation = static()
-    num_steps: int = static(1)
-    persistent: bool = static(True)
+    num_steps: int = static(default=1)
+    persistent: bool = static(default=True)
     mask: Array | None = None
 
     def init(self, params: Boltzmann, key: Array, *, num_chains: int = 100) -> ChainState:
@@ -63,8 +64,10 @@ class ContrastiveDivergence:
             chains = bernoulli(key, half)
         return ChainState(params, self.optimizer.init(params), chains)
 
-    def step(self, state: ChainState, batch: Batch, key: Array):
-        start = state.chains if self.persistent else batch.x
+    def step(
+        self, state: ChainState, batch: Batch, key: Array
+    ) -> tuple[ChainState, dict[str, Array]]:
+        start = batch.x if state.chains is None else state.chains
         samples = gibbs(state.params, start, key, num_steps=self.num_steps)
 
         def objective(params):
@@ -74,7 +77,7 @@ class ContrastiveDivergence:
 
         loss, grads = jax.value_and_grad(objective)(state.params)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         chains = samples if self.persistent else None
         return ChainState(params, opt_state, chains), {"loss": loss}
 
@@ -119,7 +122,7 @@ def fit(
         rule = f"must have the shape {list(params.weights.shape)} of the weights"
         raise ValueError(f"`mask` {rule}, got {shape}.")
     state, train_key = begin(learner, params, key, num_chains=num_chains, swept=swept)
-    epochs = loop.run_epochs(
+    passes = loop.run_epochs(
         learner,
         state,
         train,
@@ -131,7 +134,7 @@ def fit(
         donate=True,
     )
     log = []
-    for _, state, info in epochs:  # noqa: B007
+    for _, state, info in passes:  # noqa: B007
         log.append(jax.device_get(info))
     log = {name: np.stack([entry[name] for entry in log], axis=-1) for name in log[0]}
     return Trained(state.params, log, bool(np.all(log.pop("finite"))))
@@ -160,7 +163,7 @@ def begin(
 
 def check_binary(v: Array):
     """Raises a `ValueError` unless concrete visible states, `[n, num_visible]`, are 0 or 1."""
-    if isinstance(v, jax.core.Tracer):
+    if isinstance(v, Tracer):
         return
     if v.ndim != 2:
         rule = "must have the shape [n, num_visible], as `binarise` gives it"

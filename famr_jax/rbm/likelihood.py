@@ -113,8 +113,8 @@ def ais(
     weights = jnp.exp(log_w - jnp.max(log_w))
     mean, error = jnp.mean(weights), jnp.std(weights, ddof=1) / num_chains**0.5
     ends = jnp.log(jnp.maximum(jnp.stack([mean, mean - 3 * error, mean + 3 * error]), 0.0))
-    found = log_base + jnp.max(log_w) + ends
-    return Estimate(*found, jnp.sum(weights) ** 2 / jnp.sum(weights**2))
+    log_z, low, high = log_base + jnp.max(log_w) + ends
+    return Estimate(log_z, low, high, jnp.sum(weights) ** 2 / jnp.sum(weights**2))
 
 
 def log_likelihood(params: Boltzmann, v: Array, log_z: Array | float) -> Array:

@@ -134,10 +134,10 @@ def lines(
     across, up = Scale(x_unit, log_x), Scale(unit, log_y)
     drawn = _lines(rows, x, y, (by, dash), label, spread, across, up)
     tones = tones_of([line.name for line in drawn], colours)
-    levels = [_level(level, up) for level in levels]
+    dotted = [_level(level, up) for level in levels]
     bands = _bands(band, up, drawn)
     figure, panel = plot.axes(title, plot.in_words(words, unit), width=width, height=height)
-    low, high = _range(drawn, levels, bands if fit_bands else [], marks, up, y_range)
+    low, high = _range(drawn, dotted, bands if fit_bands else [], marks, up, y_range)
     low -= 0.1 * (high - low) * bool(x_regions)  # room for their words
     panel.set_ylim(low, high)
     pad = bool(marks) or _is_path(drawn)
@@ -145,7 +145,7 @@ def lines(
     panel.set_autoscale_on(False)
     _shade(panel, bands, _bands(x_band, across))
     ends = []
-    for at, name, tone in levels:
+    for at, name, tone in dotted:
         panel.axhline(at, color=colour(tone), linewidth=1.6, linestyle=DOTTED)
         ends.append((at, f"{name} {up.short(at)}" if values else name, tone))
     _uprights(panel, x_levels, x_regions, across)
@@ -154,7 +154,7 @@ def lines(
         tone = colour(tones[line.name])
         if spread is not None:
             panel.fill_between(line.x, line.low, line.high, color=tone, alpha=0.15, linewidth=0)
-        style = DASHES[dashes.index(line.dash) % len(DASHES)]
+        style: Any = DASHES[dashes.index(line.dash) % len(DASHES)]
         if dash is None and len(same := _coinciding(drawn, i)) > 1:
             on = 8 / len(same)  # lines that coincide show in turn
             style = (on * same.index(i), (on, 8 - on))
@@ -172,9 +172,9 @@ def lines(
     plot.fit(panel, max((len(name) for _, name, _ in named), default=0))
     plot.label_ends(panel, named)
     legend = {str(line.name): tones[line.name] for line in drawn if line.label}
-    legend |= {name: tone for _, name, tone in levels}
+    legend |= {name: tone for _, name, tone in dotted}
     told = "; ".join(f"{line.name or title}: {plot.told(up.value(line.y))}" for line in drawn)
-    told += "".join(f"; {name}: {plot.told(up.value([at]))}" for at, name, _ in levels)
+    told += "".join(f"; {name}: {plot.told(up.value([at]))}" for at, name, _ in dotted)
     alt = f"{title}, {plot.in_words(words, unit)}. {told}"
     return Drawing(figure, alt, caption, legend if key else None)
 
@@ -204,7 +204,8 @@ def _lines(
 ) -> list[_Line]:
     grouped: dict[tuple[Any, Any], list[Row]] = {}
     for row in rows:
-        grouped.setdefault(tuple("" if n is None else row.get(n) for n in by), []).append(row)
+        name, dash = ("" if column is None else row.get(column) for column in by)
+        grouped.setdefault((name, dash), []).append(row)
     found = []
     for (name, dash), points in grouped.items():
         heights = plot.finite([row.get(y) for row in points])
@@ -350,8 +351,9 @@ def _uprights(
     scale: Scale,
 ) -> None:
     """Dotted upright lines with their names at the top, regions with their words at the foot."""
-    axis, style = panel.get_xaxis_transform(), {"size": plot.FONT, "color": colour("muted")}
-    aside = {"xytext": (4, 0), "textcoords": "offset points", "va": "top"}
+    axis = panel.get_xaxis_transform()
+    style: dict[str, Any] = {"size": plot.FONT, "color": colour("muted")}
+    aside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "top"}
     for level in levels:
         at, name, tone = _level(level, scale)
         panel.axvline(at, color=colour(tone), linewidth=1.4, linestyle=DOTTED)

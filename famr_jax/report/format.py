@@ -80,7 +80,8 @@ def told(value: object, unit: str = "", each: Callable[[object], str] | None = N
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or isinstance(value, Real):
-        return number(value, "" if isinstance(value, Integral) else unit)
+        unit = "" if isinstance(value, Integral) else unit
+        return number(value, unit)  # type: ignore[arg-type]  # typeshed has floats that are not Real
     if isinstance(value, Mapping):
         if "mean" in value:
             return spread(value["mean"], value.get("sd"), unit)

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Placed:
 
 def _placed(blocks: Sequence[Block], level: int, seen: set[str], anchors: set[str]) -> list[Any]:
     """The blocks with every section among them at its place, in the order of reading."""
-    found = []
+    found: list[Any] = []
     for block in blocks:
         if isinstance(block, Section):
             name = block.title.strip().casefold()
@@ -196,8 +196,8 @@ def _pairs(pairs: Any) -> list[tuple[str, Any]]:
 
 
 def _width(share: float | None) -> str:
-    known = share is not None and math.isfinite(share)
-    return f"{100 * min(max(share, 0.0), 1.0) if known else 0:.1f}%"
+    known = share if share is not None and math.isfinite(share) else 0.0
+    return f"{100 * min(max(known, 0.0), 1.0):.1f}%"
 
 
 def _percent(share: float | None) -> str:
@@ -219,7 +219,7 @@ def _cell(value: Any, unit: str = "") -> dict[str, Any]:
     }
 
 
-def _is_badge(badge: Any, inner: Any) -> bool:
+def _is_badge(badge: Any, inner: Any) -> TypeGuard[Badge | str]:
     return isinstance(badge, Badge) or (isinstance(badge, str) and badge is not inner)
 
 
@@ -254,7 +254,7 @@ def _table(table: Table) -> dict[str, Any]:
     for row in table.rows:
         cells = []
         for name, column in columns.items():
-            value = column.of(row) if column.of else row.get(name)
+            value: Any = column.of(row) if column.of else row.get(name)
             if name == "unit":
                 value = UNITS.get(value, value)
             if name.endswith("verdict") and isinstance(value, str):

@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from famr_jax.report.format import PERCENT, SUPERSCRIPT, UNITS, number
 
@@ -24,6 +25,8 @@ MANY = 60  # points from which a line has no markers
 LETTER = 6.3  # pixels, the mean width of a letter of a label
 LARGEST = 1e100  # beyond it matplotlib's axis arithmetic overflows
 
+Numbers: TypeAlias = Sequence[float | None] | np.ndarray
+"""What is drawn along an axis; None is a gap."""
 
 # Okabe-Ito hues and neutrals as (light scheme, dark scheme). Every light value is distinct: plots
 # are drawn in it and the SVG then names the CSS variable, so that one drawing serves both schemes.
@@ -55,7 +58,7 @@ def colour(name: str) -> str:
     return COLOURS[name][0]
 
 
-def finite(values: Sequence[float | None] | None) -> np.ndarray:
+def finite(values: Numbers | None) -> np.ndarray:
     """Values as float64 in which everything that cannot be drawn (None, inf) is NaN, a gap."""
     array = np.array(
         [np.nan if v is None else v for v in (() if values is None else values)], dtype=np.float64
@@ -124,7 +127,8 @@ def label_ends(panel: "Axes", ends: Sequence[tuple[float, str, str]], gap: float
         ends: One (height in data units, text, colour name) for each line; NaN is left out.
         gap: Least distance of two labels in pixels.
     """
-    _, height = panel.figure.get_size_inches() * DPI
+    figure: Any = panel.figure  # of `axes`: no part of another
+    _, height = figure.get_size_inches() * DPI
     box = panel.get_position()
     bottom, top = panel.get_ylim()
     scale = (top - bottom) / (box.height * height)  # data units a pixel
@@ -139,8 +143,14 @@ def label_ends(panel: "Axes", ends: Sequence[tuple[float, str, str]], gap: float
         placed[i] = min(placed[i], limit)
     transform = panel.get_yaxis_transform()
     for (_, text, name), want, at in zip(ends, wanted, placed, strict=True):
-        leader = {"clip_on": False, "color": colour(name), "linewidth": 1.2}
-        panel.plot((1.015, 1.06), (want, at), transform=transform, **leader)
+        panel.plot(
+            (1.015, 1.06),
+            (want, at),
+            transform=transform,
+            clip_on=False,
+            color=colour(name),
+            linewidth=1.2,
+        )
         panel.text(1.08, at, text, transform=transform, va="center", size=FONT, color=colour("ink"))
 
 
@@ -151,7 +161,7 @@ class Scale:
     unit: str
     log: bool = False
 
-    def place(self, values: Sequence[float | None], *, floor: bool = False) -> np.ndarray:
+    def place(self, values: Numbers, *, floor: bool = False) -> np.ndarray:
         """Places, NaN for what cannot be drawn; with `floor` 0 is far below on a log axis."""
         known = finite(values) * (100 if self.unit in PERCENT else 1)
         if not self.log:
@@ -159,7 +169,7 @@ class Scale:
         known = np.where(known > 0, known, 1e-99 if floor else np.nan) + 0 * known
         return np.log10(known)
 
-    def value(self, places: Sequence[float]) -> np.ndarray:
+    def value(self, places: ArrayLike) -> np.ndarray:
         """What stands on the axis at these places."""
         return 10.0 ** np.asarray(places) if self.log else np.asarray(places)
 
@@ -223,7 +233,8 @@ def _decades(first: float, last: float) -> tuple[list[float], list[str]]:
 
 def fit(panel: "Axes", letters: int, least: int = 14) -> None:
     """Leave as much room as the ticks on the left and the labels on the right need."""
-    width = panel.figure.get_size_inches()[0] * DPI
+    figure: Any = panel.figure  # of `axes`: no part of another
+    width = figure.get_size_inches()[0] * DPI
     ticks = max((len(text.get_text()) for text in panel.get_yticklabels()), default=0)
     left = max(30, LETTER * ticks + 14)
     right = LETTER * letters + 32 if letters else least
@@ -257,14 +268,14 @@ def inline_svg(figure: "Figure", alt: str) -> str:
     import matplotlib
 
     stream = io.BytesIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "report"}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    settings = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"})
+    with settings, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has the glyph
         figure.savefig(stream, format="svg", metadata={"Date": None}, facecolor="none")
     svg = stream.getvalue().decode()
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
-    head, body = re.search(r"<svg([^>]*)>(.*)", svg, flags=re.S).groups()
-    box = re.search(r'viewBox="([^"]*)"', head)[1]
+    [(head, body)] = re.findall(r"<svg([^>]*)>(.*)", svg, flags=re.S)
+    [box] = re.findall(r'viewBox="([^"]*)"', head)
     body = body.replace("xlink:href", "href")
     used = set(re.findall(r'(?:url\(#|href="#)([\w-]+)', body))
     prefix = hashlib.sha256(body.encode()).hexdigest()[:8]

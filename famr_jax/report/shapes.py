@@ -9,7 +9,7 @@ from famr_jax.report import plot
 from famr_jax.report.blocks import Drawing
 from famr_jax.report.chart import DOTTED, ROLES, Row, tones_of
 from famr_jax.report.format import number
-from famr_jax.report.plot import Scale, colour
+from famr_jax.report.plot import Numbers, Scale, colour
 
 KINDS = 12  # numbers in the cells of a map are written where it has at most so many columns
 
@@ -48,9 +48,10 @@ def scatter(
     tones = tones_of(list(grouped), colours)
     drawn = {}
     for name, points in grouped.items():
-        drawn[name] = [scale.place([row.get(column) for row in points]) for column in (x, y)]
-        style = {"color": colour(tones[name]), "s": 12, "alpha": 0.5, "linewidth": 0}
-        panel.scatter(*drawn[name], zorder=3, **style)
+        across, up = (scale.place([row.get(column) for row in points]) for column in (x, y))
+        drawn[name] = across, up
+        tone = colour(tones[name])
+        panel.scatter(across, up, zorder=3, color=tone, s=12, alpha=0.5, linewidth=0)
     known = np.concatenate([[], *(v for pair in drawn.values() for v in pair)])
     known = known[np.isfinite(known)]
     tails = 0 if middle is None else (100 - middle) / 2
@@ -132,8 +133,8 @@ def dots(
 
 
 def steps(
-    edges: Sequence[float],
-    heights: Mapping[str, Sequence[float | None]],
+    edges: Sequence[float] | np.ndarray,
+    heights: Mapping[str, Numbers],
     *,
     title: str,
     unit: str = "",
@@ -241,14 +242,28 @@ def bars(
             single = scale.place((row.get(points) or ()) if points else ())
             single = single[np.isfinite(single)]
             if single.size:
-                style = {"s": 15, "color": colour("ink"), "edgecolors": colour("paper")}
-                panel.scatter(single, [at] * single.size, zorder=4, linewidth=0.7, **style)
+                panel.scatter(
+                    single,
+                    [at] * single.size,
+                    zorder=4,
+                    linewidth=0.7,
+                    s=15,
+                    color=colour("ink"),
+                    edgecolors=colour("paper"),
+                )
             end, text = (
                 max([length, *single]),
                 f"{length:.0f}" if unit == "share" else number(length),
             )
-            style = {"va": "center", "size": plot.FONT, "color": colour("ink")}
-            panel.annotate(text, (end, at), (6, 0), textcoords="offset points", **style)
+            panel.annotate(
+                text,
+                (end, at),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                size=plot.FONT,
+                color=colour("ink"),
+            )
             top = max(top, end)
     panel.set_xlim(0, 100 if unit == "share" else 1.05 * top or 1)
     panel.set_ylim(len(labels) - 0.4, -0.6)
@@ -303,17 +318,21 @@ def heat(
         return "blue", round(0.06 + 0.7 * float(found - low) / float(top - low or 1), 2)
 
     for row in up:
-        shades = [shade(cells.get((place, row))) for place in across]
+        shades: list[Any] = [shade(cells.get((place, row))) for place in across]
         for first, last in _runs(shades):
             tone, alpha = shades[first]
             left = across[first] - wide / 2
-            style = {"facecolor": colour(tone), "alpha": alpha, "linewidth": 0.5 * (alpha == 1)}
-            box = [(left, across[last] + wide / 2 - left)]
-            panel.broken_barh(box, (row - high / 2, high), edgecolor=colour(tone), **style)
+            panel.broken_barh(
+                [(left, across[last] + wide / 2 - left)],
+                (row - high / 2, high),
+                edgecolor=colour(tone),
+                facecolor=colour(tone),
+                alpha=alpha,
+                linewidth=0.5 * (alpha == 1),
+            )
         for place in across if colours is None and across.size <= KINDS else ():
             text = number(cells.get((place, row)))
-            style = {"ha": "center", "va": "center", "size": 10, "color": colour("ink")}
-            panel.text(place, row, text, **style)
+            panel.text(place, row, text, ha="center", va="center", size=10, color=colour("ink"))
     if line:
         points = plot.finite([at for point in line for at in point]).reshape(-1, 2)
         panel.plot(*points.T, color=colour("ink"), linewidth=1.6, linestyle=(0, (4, 2)))
