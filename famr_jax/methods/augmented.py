@@ -22,11 +22,12 @@ class Augmented:
 
     def step(self, state: Any, pair: Pair, key: Array) -> tuple[Any, dict[str, Array]]:
         forget_key, retain_key, key = jax.random.split(key, 3)
-        forget = self._seen(forget_key, pair.forget)
-        retain = None if pair.retain is None else self._seen(retain_key, pair.retain)
-        return self.method.step(state, Pair(forget, retain), key)
+        seen = Pair(self._seen(forget_key, pair.forget), self._seen(retain_key, pair.retain))
+        return self.method.step(state, seen, key)
 
-    def _seen(self, key: Array, batch: Batch) -> Batch:
+    def _seen(self, key: Array, batch: Batch | None) -> Batch | None:
+        if batch is None:
+            return None
         return Batch(self.augment(key, batch.x), batch.labels, batch.x)
 
 
