@@ -1,0 +1,169 @@
+"""What is made of the features' numbers: verdicts and headlines."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.harness.results import setting
+from experiments.knowledge import FEATURES
+from experiments.knowledge.representation_measures import QUANTITIES, measures
+from famr_jax import evaluation, statistics
+from famr_jax.report import number
+
+MORE = {"knows": 1, "reads": 1, "apart": 1, "like_oracles": -1}
+"""On which side of the oracles' band a model shows that it was not retrained."""
+OUTSIDE, NEVER = "outside band", "never"
+REFERENCES = ("untrained", "original", "oracle")
+
+
+def judged(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A line for each measure and unlearned model, as `evaluation.verdicts` gives it, and `side`.
+
+    `side` is 1 or -1 where the value lies above or below the oracles' band, else 0. Every model is
+    judged beside the original that it was made from.
+    """
+    table = measures(case["layers"])
+    sizes = {m.name: case["sizes"][m.set] for m in table}
+    rows = [row | {"n": sizes} for row in case["models"] if row["model"] != "untrained"]
+    for seed in _seeds(case):
+        mine = [row for row in rows if row.get("seed", seed) == seed]
+        for line in evaluation.verdicts(mine, table):
+            yield line | {"seed": seed, "side": _side(line)}
+
+
+def _seeds(case):
+    return [row["seed"] for row in case["models"] if row["model"] == "original"]
+
+
+def _side(line):
+    if line.get("verdict") != OUTSIDE:
+        return 0
+    return 1 if line["value"] > line["oracle"] else -1
+
+
+def relearned(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A line for each unlearned model and number of images: its steps beside the oracles'.
+
+    `value` is the median over the draws, infinite where most of them never brought the class back,
+    `oracles` those of the oracles. `sooner` says whether it is below all of theirs, which one of
+    n + 1 alike models is by chance with probability 1 / (n + 1); `later` whether it is above.
+    """
+    rows = [row | {"value": median_steps(row["steps"])} for row in case["relearning"]]
+    for row in rows:
+        if row["model"] in REFERENCES:
+            continue
+        alike = [other for other in rows if other["shots"] == row["shots"]]
+        oracles = [other["value"] for other in alike if other["model"] == "oracle"]
+        before = next(
+            o["value"] for o in alike if o["model"] == "original" and o["seed"] == row["seed"]
+        )
+        ends = min(oracles), max(oracles)
+        yield row | {
+            "oracles": oracles,
+            "original": before,
+            "sooner": row["value"] < ends[0],
+            "later": row["value"] > ends[1],
+            "resolved": before < ends[0],
+        }
+
+
+def median_steps(steps: Sequence[int | None]) -> float:
+    """The median number of steps, where None, never, is more than any number."""
+    values = [math.inf if each is None else each for each in steps]
+    low, high = np.sort(values)[[(len(values) - 1) // 2, len(values) // 2]]
+    return float(low if low == high else (low + high) / 2)
+
+
+def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
+    """Whether the features of the unlearned models tell them from retrained ones, and how often."""
+    cases, enough = results["cases"], results["oracles"] >= statistics.ORACLES_FOR_A_VERDICT
+    lines = [line for case in cases for line in judged(case)]
+    where = f"{setting(results)}, {', '.join(case['forget'] for case in cases)}"
+    made = []
+    for quantity, side in MORE.items():
+        mine = [line for line in lines if line["measure"].startswith(f"{quantity}_")]
+        verdict = _verdict(
+            [line["side"] == side for line in mine],
+            [line.get("verdict") != "not resolved" for line in mine],
+            enough,
+        )
+        title = QUANTITIES[quantity][3]
+        layer = mine[-1]["measure"].removeprefix(f"{quantity}_")
+        told = [
+            f"{name} in {sum(line['side'] == side for line in of)} of {len(of)} "
+            f"({_mean(of, layer, 'value')})"
+            for name in flags["methods"]
+            if (of := [line for line in mine if line["model"] == name])
+        ]
+        words = (
+            f"{where}: {title}, {'above' if side > 0 else 'below'} the band of "
+            f"{results['oracles']} oracles, in so many layers and models (in brackets the mean of "
+            f"{layer}): {', '.join(told)}; original {_mean(mine, layer, 'original')}, oracles "
+            f"{_mean(mine, layer, 'oracle')}."
+        )
+        made.append(FEATURES.judge(quantity, verdict, words))
+    return [*made, _of_relearning(cases, flags, where, enough)]
+
+
+def _verdict(told: Sequence[bool], resolved: Sequence[bool], enough: bool) -> str:
+    if not enough or not told:
+        return "not resolved"
+    if not any(told):
+        return "holds" if any(resolved) else "not resolved"
+    return "fails" if all(told) else "mixed"
+
+
+def _mean(lines, layer, key):
+    mine = [line for line in lines if line["measure"].endswith(layer)]
+    return number(float(np.mean([line[key] for line in mine])), mine[0]["unit"])
+
+
+def _of_relearning(cases, flags, where, enough):
+    lines = [line for case in cases for line in relearned(case)]
+    sooner, resolved = ([line[key] for line in lines] for key in ("sooner", "resolved"))
+    told = []
+    for shots in flags["shots"]:
+        mine = [line for line in lines if line["shots"] == shots]
+        each = [
+            f"{name} {steps_in_words([line['value'] for line in mine if line['model'] == name])} "
+            f"(sooner in {sum(line['sooner'] for line in mine if line['model'] == name)})"
+            for name in flags["methods"]
+        ]
+        of_oracles = steps_in_words([value for line in mine for value in line["oracles"]])
+        told.append(f"{shots} a class: {', '.join(each)}; oracles {of_oracles}")
+    words = (
+        f"{where}, median steps until {100 * flags['level']:g} % of the class's test images are "
+        f"right, and in how many of {len(lines) // len(flags['shots']) // len(flags['methods'])} "
+        f"models that is sooner than all oracles of the class: {'. '.join(told)}."
+    )
+    return FEATURES.judge("relearn", _verdict(sooner, resolved, enough), words)
+
+
+def steps_in_words(values: Sequence[float]) -> str:
+    """The median of numbers of steps, in words where most of them are infinite."""
+    middle = median_steps([None if math.isinf(value) else value for value in values])
+    return NEVER if math.isinf(middle) else f"{middle:g}"
+
+
+def headline(content: dict[str, Any]) -> list[str]:
+    """A line for each class and model: accuracies, the last layer in three numbers, relearning."""
+    lines, flags = [], content["config"]["flags"]
+    shots = flags["shots"][len(flags["shots"]) // 2]
+    for case in content["results"]["cases"]:
+        layer = case["layers"][-1]
+        for name in ("original", "oracle", *flags["methods"]):
+            rows = [row for row in case["models"] if row["model"] == name]
+            again = [r for r in case["relearning"] if (r["model"], r["shots"]) == (name, shots)]
+
+            def mean(key, rows=rows):
+                return float(np.mean([row[key] for row in rows]))
+
+            lines.append(
+                f"{case['forget']}  {name:<8} {100 * mean('for_acc'):5.1f} "
+                f"{100 * mean('ret_acc'):5.1f}  probe {100 * mean(f'knows_{layer}'):5.1f}  CKA "
+                f"{mean(f'like_oracles_{layer}'):.2f}  apart {mean(f'apart_{layer}'):.2f}  steps "
+                f"{steps_in_words([median_steps(row['steps']) for row in again])}"
+            )
+    return lines
