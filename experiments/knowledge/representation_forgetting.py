@@ -68,9 +68,7 @@ SMALL = Flags(
     shots=(1,),
     draws=1,
     relearn_steps=2,
-    bench=BenchFlags(
-        classes=4, model="vit_16x2x2/4", train_epochs=2, batch_size=128, oracles=2
-    ),
+    bench=BenchFlags(classes=4, model="vit_16x2x2/4", train_epochs=2, batch_size=128, oracles=2),
 )
 """The configuration that the test suite runs."""
 

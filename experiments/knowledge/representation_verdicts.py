@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from experiments.harness.results import setting
 from experiments.knowledge import FEATURES
@@ -15,6 +16,8 @@ from famr_jax.report import number
 MORE = {"knows": 1, "reads": 1, "apart": 1, "like_oracles": -1}
 """On which side of the oracles' band a model shows that it was not retrained."""
 OUTSIDE, NEVER = "outside band", "never"
+TAIL = 0.025
+"""How often one more oracle would lie on that side of the band."""
 REFERENCES = ("untrained", "original", "oracle")
 
 
@@ -77,42 +80,51 @@ def median_steps(steps: Sequence[int | None]) -> float:
 
 
 def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
-    """Whether the features of the unlearned models tell them from retrained ones, and how often."""
-    cases, enough = results["cases"], results["oracles"] >= statistics.ORACLES_FOR_A_VERDICT
-    lines = [line for case in cases for line in judged(case)]
+    """Which methods' features tell the unlearned models from retrained ones, and how often."""
+    cases, methods = results["cases"], flags["methods"]
+    enough = results["oracles"] >= statistics.ORACLES_FOR_A_VERDICT
     where = f"{setting(results)}, {', '.join(case['forget'] for case in cases)}"
+    lines = [line for case in cases for line in judged(case)]
     made = []
     for quantity, side in MORE.items():
         mine = [line for line in lines if line["measure"].startswith(f"{quantity}_")]
-        verdict = _verdict(
-            [line["side"] == side for line in mine],
-            [line.get("verdict") != "not resolved" for line in mine],
-            enough,
-        )
-        title = QUANTITIES[quantity][3]
+        found = _counted(mine, methods, [line["side"] == side for line in mine], TAIL)
+        resolved = any(line.get("verdict") != "not resolved" for line in mine)
         layer = mine[-1]["measure"].removeprefix(f"{quantity}_")
         told = [
-            f"{name} in {sum(line['side'] == side for line in of)} of {len(of)} "
-            f"({_mean(of, layer, 'value')})"
-            for name in flags["methods"]
-            if (of := [line for line in mine if line["model"] == name])
+            f"{name} {count} ({_mean([li for li in mine if li['model'] == name], layer, 'value')})"
+            for name, (count, _) in found.items()
         ]
         words = (
-            f"{where}: {title}, {'above' if side > 0 else 'below'} the band of "
-            f"{results['oracles']} oracles, in so many layers and models (in brackets the mean of "
-            f"{layer}): {', '.join(told)}; original {_mean(mine, layer, 'original')}, oracles "
-            f"{_mean(mine, layer, 'oracle')}."
+            f"{where}: {QUANTITIES[quantity][3]}, {'above' if side > 0 else 'below'} the band of "
+            f"{results['oracles']} oracles in how many of {len(mine) // len(methods)} layers and "
+            f"models (in brackets the mean of {layer}): {', '.join(told)}; original "
+            f"{_mean(mine, layer, 'original')}, oracles {_mean(mine, layer, 'oracle')}."
         )
-        made.append(FEATURES.judge(quantity, verdict, words))
-    return [*made, _of_relearning(cases, flags, where, enough)]
+        made.append(FEATURES.judge(quantity, _verdict(found, resolved, enough), words))
+    again = [line for case in cases for line in relearned(case)]
+    found = _counted(
+        again, methods, [line["sooner"] for line in again], 1 / (results["oracles"] + 1)
+    )
+    resolved = any(line["resolved"] for line in again)
+    words = f"{where}: {_relearning_in_words(again, found, flags)}"
+    return [*made, FEATURES.judge("relearn", _verdict(found, resolved, enough), words)]
 
 
-def _verdict(told: Sequence[bool], resolved: Sequence[bool], enough: bool) -> str:
-    if not enough or not told:
-        return "not resolved"
-    if not any(told):
-        return "holds" if any(resolved) else "not resolved"
-    return "fails" if all(told) else "mixed"
+def _counted(lines, methods, told, chance):
+    """Of each method, how many of its lines tell it from the oracles, and if more than by luck."""
+    found = {}
+    for name in methods:
+        mine = [told[i] for i, line in enumerate(lines) if line["model"] == name]
+        found[name] = sum(mine), sum(mine) > scipy.stats.binom.ppf(0.95, len(mine), chance)
+    return found
+
+
+def _verdict(found: Mapping[str, tuple[int, bool]], resolved: bool, enough: bool) -> str:
+    known = [more for _, more in found.values()]
+    if not enough or not any(known):
+        return "holds" if enough and resolved else "not resolved"
+    return "fails" if all(known) else "mixed"
 
 
 def _mean(lines, layer, key):
@@ -120,25 +132,24 @@ def _mean(lines, layer, key):
     return number(float(np.mean([line[key] for line in mine])), mine[0]["unit"])
 
 
-def _of_relearning(cases, flags, where, enough):
-    lines = [line for case in cases for line in relearned(case)]
-    sooner, resolved = ([line[key] for line in lines] for key in ("sooner", "resolved"))
+def _relearning_in_words(lines, found, flags):
+    """The median steps of every method and of the oracles, by images, and how often sooner."""
     told = []
     for shots in flags["shots"]:
         mine = [line for line in lines if line["shots"] == shots]
         each = [
-            f"{name} {steps_in_words([line['value'] for line in mine if line['model'] == name])} "
-            f"(sooner in {sum(line['sooner'] for line in mine if line['model'] == name)})"
+            f"{name} {steps_in_words([line['value'] for line in mine if line['model'] == name])}"
             for name in flags["methods"]
         ]
-        of_oracles = steps_in_words([value for line in mine for value in line["oracles"]])
-        told.append(f"{shots} a class: {', '.join(each)}; oracles {of_oracles}")
-    words = (
-        f"{where}, median steps until {100 * flags['level']:g} % of the class's test images are "
-        f"right, and in how many of {len(lines) // len(flags['shots']) // len(flags['methods'])} "
-        f"models that is sooner than all oracles of the class: {'. '.join(told)}."
+        each += [f"original {steps_in_words([line['original'] for line in mine])}"]
+        each += [f"oracles {steps_in_words([v for line in mine for v in line['oracles']])}"]
+        told.append(f"from {shots} images a class {', '.join(each)}")
+    counts = ", ".join(f"{name} {count}" for name, (count, _) in found.items())
+    return (
+        f"median steps until {100 * flags['level']:g} % of the class's test images are right, "
+        f"{'; '.join(told)}. Sooner than all oracles of the class in how many of "
+        f"{len(lines) // len(flags['methods'])} models and numbers of images: {counts}."
     )
-    return FEATURES.judge("relearn", _verdict(sooner, resolved, enough), words)
 
 
 def steps_in_words(values: Sequence[float]) -> str:
