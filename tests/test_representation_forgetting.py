@@ -56,6 +56,7 @@ def test_bad_flags_are_refused(tmp_path):
         ({"forget": ("random:0.1",)}, "`forget` must be single classes"),
         ({"forget": ("class:1,2",)}, "got 'class:1,2'"),
         ({"methods": ("nobody",)}, "`methods` must be among"),
+        ({"methods": ()}, "`methods` must name at least one"),
         ({"shots": (5, 1)}, "`shots` must be ascending"),
         ({"bench": replace(features.SMALL.bench, model="mlp_8")}, "must be a Vision Transformer"),
     ):
@@ -148,6 +149,7 @@ def made_up(knows=0.5, like=0.5, *, original=0.9, steps=30, oracles=8, seeds=2, 
     rows += [model({"model": "famr", "seed": s}, knows if s == 0 else 0.5, like) for s in kept]
     rows += [model({"model": "delete", "seed": s}, delete, like) for s in kept if delete]
     again = [{"model": "original", "seed": s, "shots": 1, "steps": [0, 0]} for s in kept]
+    again.append({"model": "untrained", "seed": 0, "shots": 1, "steps": [None, 40]})
     again += [
         {"model": "oracle", "member": i, "shots": 1, "steps": [20 + i] * 2} for i in range(oracles)
     ]
@@ -161,16 +163,25 @@ def made_up(knows=0.5, like=0.5, *, original=0.9, steps=30, oracles=8, seeds=2, 
     return {"dataset": dataset, "model": {"name": "vit"}, "oracles": oracles, "cases": [case]}
 
 
-def judge(*args, methods=("famr",), **settings):
+def claimed(methods, *args, **settings):
     flags = {"methods": methods, "shots": [1], "level": 0.5}
     made = verdicts.claims(made_up(*args, **settings), flags)
-    return {name: claim["verdict"] for name, claim in zip(
-        ("knows", "reads", "apart", "like", "relearn"), made, strict=True
-    )}  # fmt: skip
+    return dict(zip(("knows", "reads", "apart", "like", "relearn"), made, strict=True))
+
+
+def judge(*args, methods=("famr",), **settings):
+    made = claimed(methods, *args, **settings)
+    return {name: claim["verdict"] for name, claim in made.items()}
+
+
+def judged_words(claim, **settings):
+    return claimed(("famr",), **settings)[claim]["words"]
 
 
 def test_verdicts_follow_from_the_rows():
     assert set(judge().values()) == {"holds"}
+    assert "original 0, oracles 23.5, fresh weights never" in judged_words("relearn")
+    assert "famr 2 (65.0), original 4 (90.0); oracles 50.0" in judged_words("knows", knows=0.8)
     assert set(judge(knows=0.8, like=0.2, steps=3).values()) == {"fails"}
     assert judge(knows=0.8)["relearn"] == "holds"
     assert judge(knows=0.8, methods=("famr", "delete"), delete=0.8)["knows"] == "fails"
@@ -200,6 +211,9 @@ def test_every_model_is_judged_beside_its_own_original():
     first["knows_block_0"] = 0.7
     lines = [li for li in verdicts.judged(case) if li["measure"] == "knows_block_0"]
     assert [(li["seed"], li["original"], li["side"]) for li in lines] == [(0, 0.7, 1), (1, 0.9, 0)]
+    first["knows_block_0"] = 0.5
+    lines = [li for li in verdicts.judged(case) if li["measure"] == "knows_block_0"]
+    assert [li["original_side"] for li in lines] == [0, 1]
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -22,10 +22,10 @@ REFERENCES = ("untrained", "original", "oracle")
 
 
 def judged(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A line for each measure and unlearned model, as `evaluation.verdicts` gives it, and `side`.
+    """A line for each measure and unlearned model, as `evaluation.verdicts` gives it, with sides.
 
-    `side` is 1 or -1 where the value lies above or below the oracles' band, else 0. Every model is
-    judged beside the original that it was made from.
+    `side` is 1 or -1 where the value lies above or below the oracles' band, else 0; `original_side`
+    says it of the original that the model was made from, beside which it is judged.
     """
     table = measures(case["layers"])
     sizes = {m.name: case["sizes"][m.set] for m in table}
@@ -33,17 +33,17 @@ def judged(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for seed in _seeds(case):
         mine = [row for row in rows if row.get("seed", seed) == seed]
         for line in evaluation.verdicts(mine, table):
-            yield line | {"seed": seed, "side": _side(line)}
+            sides = {"side": _side(line, "value"), "original_side": _side(line, "original")}
+            yield line | {"seed": seed} | sides
 
 
 def _seeds(case):
     return [row["seed"] for row in case["models"] if row["model"] == "original"]
 
 
-def _side(line):
-    if line.get("verdict") != OUTSIDE:
-        return 0
-    return 1 if line["value"] > line["oracle"] else -1
+def _side(line, key):
+    low, high = line["band"]
+    return int(line[key] > high) - int(line[key] < low)
 
 
 def relearned(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -68,7 +68,7 @@ def relearned(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "original": before,
             "sooner": row["value"] < ends[0],
             "later": row["value"] > ends[1],
-            "resolved": before < ends[0],
+            "original_sooner": before < ends[0],
         }
 
 
@@ -89,51 +89,59 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
     for quantity, side in MORE.items():
         mine = [line for line in lines if line["measure"].startswith(f"{quantity}_")]
         found = _counted(mine, methods, [line["side"] == side for line in mine], TAIL)
-        resolved = any(line.get("verdict") != "not resolved" for line in mine)
+        before = [line for line in mine if line["model"] == methods[0]]
+        told = [line["original_side"] == side for line in before]
+        found |= _counted([{"model": "original"}] * len(told), ["original"], told, TAIL)
         layer = mine[-1]["measure"].removeprefix(f"{quantity}_")
-        told = [
-            f"{name} {count} ({_mean([li for li in mine if li['model'] == name], layer, 'value')})"
-            for name, (count, _) in found.items()
-        ]
+        each = {name: [line for line in mine if line["model"] == name] for name in methods}
+        means = {name: _mean(each[name], layer, "value") for name in methods}
+        means["original"] = _mean(before, layer, "original")
+        counts = [f"{name} {found[name][0]} ({means[name]})" for name in found]
         words = (
             f"{where}: {QUANTITIES[quantity][3]}, {'above' if side > 0 else 'below'} the band of "
-            f"{results['oracles']} oracles in how many of {len(mine) // len(methods)} layers and "
-            f"models (in brackets the mean of {layer}): {', '.join(told)}; original "
-            f"{_mean(mine, layer, 'original')}, oracles {_mean(mine, layer, 'oracle')}."
+            f"{results['oracles']} oracles in how many of {len(told)} layers and models (in "
+            f"brackets the mean of {layer}): {', '.join(counts)}; oracles "
+            f"{_mean(mine, layer, 'oracle')}."
         )
-        made.append(FEATURES.judge(quantity, _verdict(found, resolved, enough), words))
+        made.append(FEATURES.judge(quantity, _verdict(found, enough), words))
     again = [line for case in cases for line in relearned(case)]
-    found = _counted(
-        again, methods, [line["sooner"] for line in again], 1 / (results["oracles"] + 1)
-    )
-    resolved = any(line["resolved"] for line in again)
-    words = f"{where}: {_relearning_in_words(again, found, flags)}"
-    return [*made, FEATURES.judge("relearn", _verdict(found, resolved, enough), words)]
+    chance = 1 / (results["oracles"] + 1)
+    found = _counted(again, methods, [line["sooner"] for line in again], chance)
+    told = [line["original_sooner"] for line in again if line["model"] == methods[0]]
+    found |= _counted([{"model": "original"}] * len(told), ["original"], told, chance)
+    words = f"{where}: {_relearning_in_words(cases, again, found, flags)}"
+    return [*made, FEATURES.judge("relearn", _verdict(found, enough), words)]
 
 
 def _counted(lines, methods, told, chance):
-    """Of each method, how many of its lines tell it from the oracles, and if more than by luck."""
+    """Of each method, how many of its lines tell it from the oracles, and if more than by luck.
+
+    By luck: the 95 % quantile of as many independent draws. Layers of one model are not, so that
+    one or two more are a weak sign.
+    """
     found = {}
     for name in methods:
         mine = [told[i] for i, line in enumerate(lines) if line["model"] == name]
-        found[name] = sum(mine), sum(mine) > scipy.stats.binom.ppf(0.95, len(mine), chance)
+        found[name] = sum(mine), bool(sum(mine) > scipy.stats.binom.ppf(0.95, len(mine), chance))
     return found
 
 
-def _verdict(found: Mapping[str, tuple[int, bool]], resolved: bool, enough: bool) -> str:
-    known = [more for _, more in found.values()]
+def _verdict(found: Mapping[str, tuple[int, bool]], enough: bool) -> str:
+    """Of all methods at once; what does not tell the original, either, resolves nothing."""
+    known = [more for name, (_, more) in found.items() if name != "original"]
     if not enough or not any(known):
-        return "holds" if enough and resolved else "not resolved"
+        return "holds" if enough and found["original"][1] else "not resolved"
     return "fails" if all(known) else "mixed"
 
 
 def _mean(lines, layer, key):
-    mine = [line for line in lines if line["measure"].endswith(layer)]
+    mine = [line for line in lines if line["measure"].endswith(f"_{layer}")]
     return number(float(np.mean([line[key] for line in mine])), mine[0]["unit"])
 
 
-def _relearning_in_words(lines, found, flags):
-    """The median steps of every method and of the oracles, by images, and how often sooner."""
+def _relearning_in_words(cases, lines, found, flags):
+    """The median steps of every method and reference, by images, and how often sooner."""
+    fresh = [r for case in cases for r in case["relearning"] if r["model"] == "untrained"]
     told = []
     for shots in flags["shots"]:
         mine = [line for line in lines if line["shots"] == shots]
@@ -141,9 +149,13 @@ def _relearning_in_words(lines, found, flags):
             f"{name} {steps_in_words([line['value'] for line in mine if line['model'] == name])}"
             for name in flags["methods"]
         ]
-        each += [f"original {steps_in_words([line['original'] for line in mine])}"]
-        each += [f"oracles {steps_in_words([v for line in mine for v in line['oracles']])}"]
-        told.append(f"from {shots} images a class {', '.join(each)}")
+        known = {
+            "original": [line["original"] for line in mine],
+            "oracles": [value for line in mine for value in line["oracles"]],
+            "fresh weights": [median_steps(r["steps"]) for r in fresh if r["shots"] == shots],
+        }
+        each += [f"{name} {steps_in_words(values)}" for name, values in known.items()]
+        told.append(f"from {shots} of each class {', '.join(each)}")
     counts = ", ".join(f"{name} {count}" for name, (count, _) in found.items())
     return (
         f"median steps until {100 * flags['level']:g} % of the class's test images are right, "
