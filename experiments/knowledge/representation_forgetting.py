@@ -10,10 +10,10 @@ report.html.
 
     python -m experiments.knowledge.representation_forgetting
 
-An hour on two very busy CPU cores, of which eleven minutes were its own. Expect (of each class the
-means over models: For-Acc and Ret-Acc on training images, %; of the last layer a probe of the
-class, %, CKA to the oracles, and how far the class stands apart from the nearest; the median steps
-until five images of each class have brought it back):
+An hour on two very busy CPU cores. Expect (of each class the means over models: For-Acc and Ret-Acc
+on training images, %; of the last layer a probe of the class, %, CKA to the oracles, and how far
+the class stands apart from the nearest; the median steps until five images of each class have
+brought it back):
 
     class:3  original  96.6  98.5  probe  96.6  CKA 0.79  apart 1.87  steps 0
     class:3  oracle     0.0  98.5  probe  90.3  CKA 0.82  apart 0.99  steps 15
@@ -28,12 +28,12 @@ until five images of each class have brought it back):
     class:8  salun      0.0  98.4  probe  82.9  CKA 0.69  apart 1.30  steps 4.5
     class:8  trw        0.0  99.9  probe  86.3  CKA 0.81  apart 1.29  steps 5
 
-What unlearning hides is there still: from five images every unlearned model has the class back in a
-third of the oracles' steps or fewer, in each of 12 comparisons sooner than all oracles. Probes
-resolve nothing here: eight oracles scatter so widely that the original itself lies in their band.
-CKA tells SalUn, whose features are less like an oracle's than the original's are. Fresh weights,
-which know nothing, took five steps to class 3 and never or over 30 to class 8: few steps alone are
-no proof, the oracles beside them are.
+What unlearning hides is there still: from five images the class is back in a third of the oracles'
+steps or fewer, and in all 48 comparisons sooner than in any oracle. Probes resolve nothing here:
+eight oracles scatter so widely that the original itself lies in their band. CKA tells SalUn, whose
+features are less like an oracle's than the original's are; the others leave the first block nearly
+as it was. Few steps alone are no proof: fresh weights, which know nothing, may begin by naming one
+class for all images.
 """
 
 from collections.abc import Iterator

@@ -87,7 +87,7 @@ def _words(unit, images):
 
 def _chart_of_steps(case, flags):
     rows = [
-        {"images": f"{row['shots']} a class", "steps": step, "model": row["model"]}
+        {"images": f"{row['shots']} of each class", "steps": step, "model": row["model"]}
         for row in case["relearning"]
         for step in row["steps"]
     ]
@@ -105,18 +105,18 @@ def _chart_of_steps(case, flags):
 
 
 def _table_of_steps(case):
-    names = list(dict.fromkeys(row["model"] for row in case["relearning"]))
     rows = []
-    for shots in dict.fromkeys(row["shots"] for row in case["relearning"]):
-        told: dict[str, Any] = {"images a class": shots}
-        for name in names:
+    for name in dict.fromkeys(row["model"] for row in case["relearning"]):
+        told: dict[str, Any] = {"model": name}
+        for shots in dict.fromkeys(row["shots"] for row in case["relearning"]):
             mine = [r for r in case["relearning"] if (r["model"], r["shots"]) == (name, shots)]
             steps = [step for row in mine for step in row["steps"]]
             known = sum(step is not None for step in steps)
             middle = steps_in_words([median_steps(row["steps"]) for row in mine])
-            told[name] = Cell(middle, note=f"back in {known} of {len(steps)}")
+            told[f"{shots} of each class"] = Cell(middle, note=f"back in {known} of {len(steps)}")
         rows.append(told)
-    return Table(rows, caption="Median of the models' median steps over the draws.")
+    caption = "Median of the models' median steps over the draws. Few steps are no knowledge: fresh"
+    return Table(rows, caption=f"{caption} weights may name one class for all images at first.")
 
 
 def _table(case, methods):
@@ -142,8 +142,9 @@ def _cell_of(name: str) -> Callable[[Mapping[str, Any]], Cell | None]:
         out = verdicts.count(OUTSIDE)
         if not verdicts:
             return Cell(value, unit=row["unit"])
-        tone = "bad" if out == len(verdicts) else None if out else "good"
-        words = f"outside {out} of {len(verdicts)}" if out else verdicts[0]
+        if not out:
+            return Cell(value, unit=row["unit"], badge=max(verdicts))  # "not resolved" if one is
+        tone, words = "bad" if out == len(verdicts) else None, f"outside {out} of {len(verdicts)}"
         return Cell(value, unit=row["unit"], badge=Badge(words, tone))
 
     return cell
