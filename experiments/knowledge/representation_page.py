@@ -100,7 +100,6 @@ def _chart_of_steps(case, flags):
         title="Steps until the class is back",
         words=f"steps until {100 * flags['level']:g} % of its test images are right",
         caption=caption,
-        width=620,
     )
 
 
