@@ -16,5 +16,31 @@ SHALLOW = Paper(
     },
 )
 
-PAPERS = (SHALLOW,)
+FEATURES = Paper(
+    "What features still know (this project)",
+    {
+        "knows": (
+            "After unlearning a class, a linear probe finds it in the features no better than in "
+            "those of a retrained model."
+        ),
+        "reads": (
+            "After unlearning a class, the model's own head reads it in no block more often than a "
+            "retrained model's head does."
+        ),
+        "apart": (
+            "After unlearning a class, its images stand apart from the other classes no farther "
+            "than in a retrained model."
+        ),
+        "like_oracles": (
+            "After unlearning a class, the features are as like those of retrained models as "
+            "theirs are to one another."
+        ),
+        "relearn": (
+            "After unlearning a class, a few examples bring it back no sooner than in a retrained "
+            "model."
+        ),
+    },
+)
+
+PAPERS = (SHALLOW, FEATURES)
 """What the project itself expects."""

@@ -1,5 +1,7 @@
 """Membership attacks on a model's outputs, and what an unlearned model still knows."""
 
+from famr_jax.attacks.cka import cka as cka
+from famr_jax.attacks.cka import unbiased_hsic as unbiased_hsic
 from famr_jax.attacks.curves import Auc as Auc
 from famr_jax.attacks.curves import auc as auc
 from famr_jax.attacks.curves import roc as roc
@@ -7,10 +9,15 @@ from famr_jax.attacks.curves import tpr_at as tpr_at
 from famr_jax.attacks.epsilon import ForgettingScore as ForgettingScore
 from famr_jax.attacks.epsilon import epsilons as epsilons
 from famr_jax.attacks.epsilon import forgetting_score as forgetting_score
+from famr_jax.attacks.geometry import Geometry as Geometry
+from famr_jax.attacks.geometry import class_geometry as class_geometry
 from famr_jax.attacks.histograms import klom as klom
 from famr_jax.attacks.histograms import klom_as_published as klom_as_published
 from famr_jax.attacks.histograms import klom_null as klom_null
 from famr_jax.attacks.histograms import klom_reversed as klom_reversed
+from famr_jax.attacks.layers import layer_features as layer_features
+from famr_jax.attacks.layers import logit_lens as logit_lens
+from famr_jax.attacks.layers import read_out as read_out
 from famr_jax.attacks.likelihood import halves as halves
 from famr_jax.attacks.likelihood import in_turn as in_turn
 from famr_jax.attacks.likelihood import lira as lira
@@ -28,5 +35,7 @@ from famr_jax.attacks.outputs import zrf as zrf
 from famr_jax.attacks.outputs import zrf_as_published as zrf_as_published
 from famr_jax.attacks.probe import held_out_probe as held_out_probe
 from famr_jax.attacks.probe import linear_probe as linear_probe
+from famr_jax.attacks.relearning import Relearned as Relearned
+from famr_jax.attacks.relearning import relearn as relearn
 from famr_jax.attacks.svc_mia import loss_attack as loss_attack
 from famr_jax.attacks.svc_mia import svc_confidence as svc_confidence

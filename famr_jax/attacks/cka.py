@@ -1,0 +1,70 @@
+"""How alike two models' features are, up to a rotation and a scale."""
+
+import numpy as np
+
+
+def unbiased_hsic(features: np.ndarray, other_features: np.ndarray) -> float:
+    """Dependence of two models' features of the same examples, without the bias of a small sample.
+
+    With K = X X' and L = Y Y', their diagonals set to 0,
+
+        HSIC = [tr(K L) + 1'K1 1'L1 / ((n - 1)(n - 2)) - 2 1'KL1 / (n - 2)] / (n (n - 3))
+
+    taken from the features themselves, in O(n d^2) time and without an n x n matrix, in float64. It
+    is 0 on average for features that are independent, and may then fall below.
+
+    Args:
+        features: X, `[n, dim]`.
+        other_features: Y, `[n, other dim]`, of the same examples in the same order.
+
+    Raises:
+        ValueError: Fewer than four examples, other examples in the two, or other shapes.
+
+    Source: Song et al., "Feature selection via dependence maximization", JMLR 13 (2012), eq. 5.
+    """
+    x, y = (_centred(each) for each in (features, other_features))
+    if len(x) != len(y):
+        raise ValueError(f"`other_features` must be of {len(x)} examples, got {len(y)}.")
+    n = len(x)
+    # Centred, so that sums over rows of X X' vanish and what is left is its diagonal's.
+    squares = [np.sum(each**2, axis=1) for each in (x, y)]
+    traces = np.sum((x.T @ y) ** 2) - squares[0] @ squares[1]
+    totals = [-np.sum(each) for each in squares]
+    both = squares[0] @ squares[1]
+    sums = traces + totals[0] * totals[1] / ((n - 1) * (n - 2)) - 2 * both / (n - 2)
+    return float(sums / (n * (n - 3)))
+
+
+def cka(features: np.ndarray, other_features: np.ndarray) -> float:
+    """Debiased linear centred kernel alignment of two models' features of the same examples.
+
+        CKA = HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)),    HSIC by `unbiased_hsic`
+
+    1 for features that are rotations, scalings and shifts of one another, about 0 for independent
+    ones, also slightly below. The biased estimator tends to 1 where there are fewer examples than
+    features.
+
+    Args:
+        features: X, `[n, dim]`.
+        other_features: Y, `[n, other dim]`, of the same examples in the same order.
+
+    Raises:
+        ValueError: As `unbiased_hsic`; features that vary too little to be compared.
+
+    Source: Kornblith et al., "Similarity of neural network representations revisited" (ICML 2019),
+        debiased as in Nguyen, Raghu, Kornblith (ICLR 2021), eq. 3.
+    """
+    own = [unbiased_hsic(each, each) for each in (features, other_features)]
+    for name, value in zip(("features", "other_features"), own, strict=True):
+        if not value > 0:
+            rule = "must vary, with a positive `unbiased_hsic` of its own"
+            raise ValueError(f"`{name}` {rule}, got {value:g}.")
+    return unbiased_hsic(features, other_features) / float(np.sqrt(own[0] * own[1]))
+
+
+def _centred(features):
+    """In float64, less its mean, which leaves the unbiased estimator as it is."""
+    x = np.asarray(features, np.float64)
+    if x.ndim != 2 or len(x) < 4:
+        raise ValueError(f"`features` must be [n, dim] with n >= 4, got {list(x.shape)}.")
+    return x - x.mean(axis=0)
