@@ -1,9 +1,11 @@
 """What is made of the comparison's numbers: verdicts, headlines and a page."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from experiments.comparison import COMPARISON
 from experiments.comparison.judging import TITLES, UNITS
@@ -31,6 +33,7 @@ AGREE = 0.8
 LOSS = 0.01
 """Tug of War that choosing without an oracle may cost."""
 SEES = {"forget": "forget set", "retain": "retained data", "store": "forget set, curvature store"}
+COLOURS = {"forget": "vermillion", "retain": "blue", "store": "green"}
 CHOSEN = {"by_oracle": "chosen by an oracle", "alone": "chosen without an oracle"}
 
 
@@ -113,7 +116,7 @@ def _range(values):
 
 
 def headline(content: dict[str, Any]) -> list[str]:
-    """A line a forget set and kind of method: the best by Tug of War, beside nothing and oracles."""
+    """The best by Tug of War of every forget set and kind of method, beside doing nothing."""
     lines = []
     for cell in content["results"]["cells"]:
         ends = [rows_of(cell, "original"), oracles_of(cell)]
@@ -181,17 +184,22 @@ def _front(cell, across, up):
     if not share:  # a model that broke would be all that is seen
         points = [p for p in points if p[across] <= 1.1 * before[across] and p[up] <= 1]
     best = sorted((p for p in points if p["front"]), key=lambda p: p[across])
-    kind = "accuracy, distance to oracles" if share else "KL(oracle||model)"
-    drawing = report.scatter(
-        points, across, up, "sees",
-        title=f"{kind}, {cell['forget']}",
+    ticks = MaxNLocator(5).tick_values(0, max((p[across] for p in points), default=1))
+    what = "Accuracy, distance to the oracles" if share else "KL from the oracles"
+    drawing = report.lines(
+        [p | {"line": ""} for p in best], across, up, "line",
+        title=f"{what}, {cell['forget']}",
         unit="share" if share else "nats",
         words="retained set",
+        x_unit="share" if share else "nats",
         x_words="forget set",
-        caption=f"On the front, from the left: {', '.join(p['model'] for p in best)}. Of "
-        f"{len(names_of(cell))} methods {len(points)} are shown.",
+        x_ticks=[(at, report.number(at, "share") if share else f"{at:.3g}") for at in ticks],
+        marks=[report.Mark(p[across], p[up], colour=COLOURS[p["sees"]]) for p in points],
+        colours="grey",
+        caption=f"The front, from the left: {', '.join(p['model'] for p in best)}. "
+        f"{len(points)} of {len(names_of(cell))} methods are shown.",
     )  # fmt: skip
-    return drawing
+    return replace(drawing, key={SEES[sees]: colour for sees, colour in COLOURS.items()})
 
 
 def _tables(cell, by):
@@ -213,12 +221,17 @@ def _tables(cell, by):
     third = {"model": "method", "settings": "chosen, one an original"}
     third |= {"examples": Column("examples", "share"), "seconds": Column("seconds", "share")}
     third |= {"tuning": Column("eight trials, seconds", "share")}
+    tables = (
+        [Table(rows, first), Table(rows, second)] if by == "by_oracle" else [Table(rows, first)]
+    )
     note = "Examples and seconds in per cent of one retraining, timed beside; compiling is apart."
-    return [Table(rows, first), Table(rows, second), Table(rows[2:], third, caption=note)]
+    return [*tables, Table(rows[2:], third, caption=note)]
 
 
 def _row(model: str, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-    row = {"model": model} | {n: mean_of(rows, n) for n in (*UNITS, "average_gap", "tow", "outside")}
+    row = {"model": model} | {
+        n: mean_of(rows, n) for n in (*UNITS, "average_gap", "tow", "outside")
+    }
     values = [each.get("tow") for each in rows]
     if len(values) > 1 and None not in values:
         low, high = spread(values)["interval"]

@@ -11,7 +11,7 @@ once one training is timed; interrupted, it goes on method by method. Writes met
 report.html.
 
     python -m experiments.comparison.method_comparison
-    python -m experiments.comparison.method_comparison --dataset cifar100 --classes 10 \\
+    python -m experiments.comparison.method_comparison --dataset cifar100 --classes 10
         --model vit_mu/4 --forget class:apple random:0.1 class:bee
 
 """
@@ -65,7 +65,7 @@ class Flags:
 
 SMALL = Flags(
     forget=("class:3", "random:0.1"),
-    methods=("delete", "finetune", "ssd", "win_u"),
+    methods=("delete", "finetune", "ssd", "gauss_newton_removal"),
     originals=2,
     rank=4,
     bench=BenchFlags(model="mlp_8", train_epochs=10, batch_size=128, oracles=2),
@@ -193,7 +193,7 @@ def _cell(flags, bench, gone, originals, stores):
         "judge": {name: choosing.wanted[name] for name in CHOSEN_BY},
         "methods": [_told(name, sizes) for name in names],
         "left_out": [name for name in wanted if name not in names],
-        "measures": {name: size for name, size in references[0]["n"].items()},
+        "measures": references[0]["n"],
         "oracles": as_columns(judged(references, references)),
         "rows": as_columns(judged([*before, *rows], references)),
         "trials": as_columns(tried),
@@ -226,7 +226,6 @@ class Choosing:
         numbers = {name: row[name] for name in CHOSEN_BY}
         by_oracle = trials.tug_of_war(row, self.wanted)
         return numbers | {"by_oracle": by_oracle, "alone": trials.alone(row, self.num_classes)}
-
 
     def training(self) -> float:
         """Seconds of a retraining, from those of a few epochs now: the load of a machine varies."""

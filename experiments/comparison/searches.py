@@ -16,7 +16,7 @@ LENGTHS = (0.25, 1.0)
 DAMPINGS = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 ANY = "its cost is of its directions and of the dampings that trust tries, counted at their most"
 
-RANK = 100
+RANK = 50
 """Directions of the stores, which are made once an original; their cost is told apart."""
 TRUST = 48
 """Passes over the forget set of 24 dampings, the most that trust tries."""
@@ -31,14 +31,18 @@ SEARCHES = {
         forget=2,
     ),
     "gradient_ascent": Search("gradient_ascent", {"lr": MIDDLE, "part": LENGTHS}, "sgd", forget=1),
-    "boundary_shrink": Search("boundary_shrink", {"lr": SMALLEST, "part": LENGTHS}, "adam", forget=3),
-    "boundary_expand": Search("boundary_expand", {"lr": SMALLEST, "part": LENGTHS}, "adam", forget=2),
+    "boundary_shrink": Search(
+        "boundary_shrink", {"lr": SMALLEST, "part": LENGTHS}, "adam", forget=3
+    ),
+    "boundary_expand": Search(
+        "boundary_expand", {"lr": SMALLEST, "part": LENGTHS}, "adam", forget=2
+    ),
     "delete": Search("delete", {"lr": SMALLEST, "part": LENGTHS}, "adam", forget=2),
     "imu": Search(
         "imu", {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "part": LENGTHS}, "adam", forget=3, once=(4, 0)
     ),
     "mu_mis": Search("mu_mis", {"lr": SMALLEST, "part": LENGTHS}, "adam", forget=3),
-    "finetune": Search("finetune", {"lr": LARGE, "part": (0.5, 1.0)}, "training", retain=1),
+    "finetune": Search("finetune", {"lr": LARGE, "part": LENGTHS}, "training", retain=1),
     "l1_sparse": Search("l1_sparse", {"lr": LARGE, "penalty": (1e-4, 5e-4)}, "training", retain=1),
     "descent_ascent": Search(
         "descent_ascent", {"lr": MIDDLE, "forget_weight": (0.1, 1.0)}, "adam", forget=1, retain=1
@@ -59,9 +63,14 @@ SEARCHES = {
     ),
     # 32 images of noise in each step, and in the 25 steps that make them.
     "unsir": Search(
-        "unsir", {"lr": LARGE, "noise_weight": (0.3, 1.0)}, "training", forget=1, retain=1, extra=800
+        "unsir",
+        {"lr": LARGE, "noise_weight": (0.3, 1.0)},
+        "training",
+        forget=1,
+        retain=1,
+        extra=800,
     ),
-    "ct": Search("ct", {"lr": LARGE, "part": (0.5, 1.0)}, "training", retain=1),
+    "ct": Search("ct", {"lr": LARGE, "part": LENGTHS}, "training", retain=1),
     "msg": Search("msg", {"lr": LARGE, "share": (0.1, 0.3)}, "training", retain=1, once=(2, 0)),
     "rurk": Search(
         "rurk", {"lr": MIDDLE, "forget_weight": (0.05, 0.2)}, "adam", forget=2, retain=1

@@ -22,6 +22,8 @@ from famr_jax.types import ApplyFn, Batch, Params, Source, Unlearner, pytree, st
 
 BUDGET = 0.2
 """Most examples that a trial may process, as a share of those of one retraining."""
+PART = 0.6
+"""Of the budget, what a trial spends whose length is not searched: eight cost a retraining."""
 NUM_TRIALS = 8
 OWN = ("lr", "part")
 """Numbers of a trial that are not the method's: its step, and its part of the budget."""
@@ -41,7 +43,7 @@ class Search(NamedTuple):
     Attributes:
         method: A name of `BY_NAME`.
         grid: The numbers to try; all combinations are. `lr` is the step, `part` the part of the
-            budget that is spent, by default all; every other is an argument of the method.
+            budget that is spent, else `PART`; every other is an argument of the method.
         optimizer: Its name in `OPTIMIZERS`; None for a one-shot method.
         fixed: Arguments that are the same in all trials.
         forget: How often a step puts an example of its forget batch through the network.
@@ -100,7 +102,7 @@ def epochs_of(search: Search, setting: Mapping[str, Any], sizes: Sizes) -> int:
     """The most epochs that a trial's part of the budget pays for, at least one."""
     if search.optimizer is None:
         return 1
-    left = BUDGET * setting.get("part", 1) * sizes.retraining - _prepared(search, sizes)
+    left = BUDGET * setting.get("part", PART) * sizes.retraining - _prepared(search, sizes)
     return max(1, math.floor(left / _epoch(search, sizes)))
 
 
@@ -216,7 +218,7 @@ def tug_of_war(row: Mapping[str, float], oracle: Mapping[str, float]) -> float:
 def alone(row: Mapping[str, float], num_classes: int | None) -> float:
     """How good a trial is as far as one can say without an oracle.
 
-        Ret-Acc - |For-Acc - goal|,    goal: at most 1/C for classes, validation accuracy for samples
+        Ret-Acc - |For-Acc - goal|,    goal: 1/C or less of classes, validation Acc of samples
 
     Args:
         row: Accuracies of a trial, `test_acc` on validation images.
