@@ -14,12 +14,12 @@ from experiments.comparison.comparison_tables import brief  # noqa: E402
 from experiments.harness.results import read_results  # noqa: E402
 
 PAGES = (ROOT / "README.md", ROOT / "docs/pages/which_method.md")
-PLACE = re.compile(r"(<!-- comparison -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- comparison -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def written(text, content):
     """The text of a page with today's table in its place, if it has one."""
-    return PLACE.sub(lambda found: found[1] + brief(content) + found[3], text)
+    return PLACE.sub(lambda found: found[1] + f"\n{brief(content)}\n\n" + found[3], text)
 
 
 if __name__ == "__main__":

@@ -233,8 +233,9 @@ def test_choosing_sees_neither_test_images_nor_the_oracles_that_judge(small, roo
             whole = as_rows(before["trials"])
             wanted = [row[name] for row in whole if row["model"] in flags.methods]
             np.testing.assert_allclose(cell["trials"][name], wanted, rtol=1e-5)
-        assert cell["rows"]["kl_forget"][:2] != before["rows"]["kl_forget"][:2]
-        assert cell["rows"]["test_acc"][:2] != before["rows"]["test_acc"][:2]
+        for name in ("kl_forget", "test_acc"):  # what is reported does see them
+            ends = (np.array(each["rows"][name][:2]) for each in (cell, before))
+            assert np.abs(np.subtract(*ends)).min() > 0.01
 
 
 def test_what_grows_too_fast_is_left_out(root, monkeypatch, small):
