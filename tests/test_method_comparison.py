@@ -219,15 +219,15 @@ def test_choosing_sees_neither_test_images_nor_the_oracles_that_judge(small, roo
     bench = open_bench(flags.bench)
     labels = np.asarray(bench.test.labels)
     kept = compared.validation_of(labels, bench.flags.seed)
-    others = jnp.asarray(np.where(kept, labels, 9 - labels))
+    x = jnp.where(kept[:, None, None, None], bench.test.x, 0)
     retrained = Bench.oracles
 
     def broken(self, gone):
         judge, *oracles = retrained(self, gone)
-        return [judge, *(jax.tree.map(lambda leaf: -leaf, each) for each in oracles)]
+        return [judge, *(jax.tree.map(lambda leaf: -4 * leaf, each) for each in oracles)]
 
     monkeypatch.setattr(Bench, "oracles", broken)
-    found = compared.measure(flags, replace(bench, test=Batch(bench.test.x, others)))
+    found = compared.measure(flags, replace(bench, test=Batch(x, bench.test.labels)))
     for cell, before in zip(found["cells"], small["results"]["cells"], strict=True):
         for name in ("by_oracle", "alone", "test_acc"):
             whole = as_rows(before["trials"])
@@ -251,11 +251,13 @@ def test_another_method_is_refused(root):
         run(compared.EXPERIMENT, placed(root, methods=("famr", "trew")))
 
 
-def made_up(near, far, *, sees=("retain", "forget"), alone=0.0):
+def made_up(near, far, *, sees=("retain", "forget"), alone=0.0, nothing=0.9):
     """A cell of two methods, at these distances from oracles at half, that rank as they do."""
     names = [name for name in UNITS if name != "svc_attack"]
     oracles = [dict.fromkeys(names, 0.5 + 0.001 * i) | {"n": {}} for i in range(-4, 4)]
-    before = [dict.fromkeys(names, 0.9) | {"model": "original", "original": i} for i in range(3)]
+    before = [
+        dict.fromkeys(names, nothing) | {"model": "original", "original": i} for i in range(3)
+    ]
     rows = [
         dict.fromkeys(names, 0.5 + distance + 1e-4 * i + (alone if by == "alone" else 0))
         | {"model": model, "original": i, "by": by, "trial": 0}
@@ -269,7 +271,7 @@ def made_up(near, far, *, sees=("retain", "forget"), alone=0.0):
     return {
         "forget": "class:3",
         "methods": told,
-        "measures": {},
+        "measures": dict.fromkeys(names, 10**6),
         "oracles": as_columns(judged(oracles, oracles)),
         "rows": as_columns(judged([*before, *rows], oracles)),
     }
@@ -288,6 +290,9 @@ def test_verdicts_follow_from_the_rows():
     assert verdicts(good, made_up(0.1, 0.2)) == ["mixed", "holds", "holds", "holds"]
     assert verdicts(made_up(0.1, 0.2, alone=0.1))[::2] == ["fails", "fails"]
     assert verdicts(made_up(0.001, 0.2, sees=("forget", "retain")))[3] == "fails"
+    wide = made_up(0.1, 0.2, nothing=0.5)  # doing nothing is in the band
+    assert verdicts(good, wide)[::3] == ["holds", "holds"]
+    assert verdicts(wide)[::3] == ["not resolved", "not resolved"]
     assert verdicts(good, oracles=7) == ["not resolved"] * 4
     assert ranking.always_inside(good) == ["near"]
     assert ranking.ranks(good, "tow") == {"near": [1, 1, 1], "far": [2, 2, 2]}
