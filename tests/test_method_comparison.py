@@ -146,8 +146,8 @@ def test_a_third_of_each_class_is_for_choosing():
     assert (compared.validation_of(labels, 1) != chosen).any()
 
 
-def placed(root, **changes):
-    bench = replace(compared.SMALL.bench, out=root / "out", cache=root / "cache")
+def placed(root, out="out", **changes):
+    bench = replace(compared.SMALL.bench, out=root / out, cache=root / "cache")
     return replace(compared.SMALL, bench=bench, **changes)
 
 
@@ -215,7 +215,7 @@ def test_killed_within_a_method_it_goes_on_to_the_same_results(small, root, tmp_
 
 
 def test_choosing_sees_neither_test_images_nor_the_oracles_that_judge(small, root, monkeypatch):
-    flags = placed(root, methods=("delete", "ssd"))
+    flags = placed(root, "broken", methods=("delete", "ssd"))
     bench = open_bench(flags.bench)
     labels = np.asarray(bench.test.labels)
     kept = compared.validation_of(labels, bench.flags.seed)
@@ -240,7 +240,7 @@ def test_choosing_sees_neither_test_images_nor_the_oracles_that_judge(small, roo
 
 def test_what_grows_too_fast_is_left_out(root, monkeypatch, small):
     monkeypatch.setitem(SEARCHES, "ssd", SEARCHES["ssd"]._replace(most=145))
-    content = run(compared.EXPERIMENT, placed(root, methods=("ssd", "delete")))
+    content = run(compared.EXPERIMENT, placed(root, "two", methods=("ssd", "delete")))
     class_3, tenth = content["results"]["cells"]
     assert (class_3["left_out"], tenth["left_out"]) == (["ssd"], [])
     assert ranking.names_of(class_3) == ["delete"]
@@ -248,7 +248,7 @@ def test_what_grows_too_fast_is_left_out(root, monkeypatch, small):
 
 def test_another_method_is_refused(root):
     with pytest.raises(ValueError, match="`methods` must be among"):
-        run(compared.EXPERIMENT, placed(root, methods=("famr", "trew")))
+        run(compared.EXPERIMENT, placed(root, "none", methods=("famr", "trew")))
 
 
 def made_up(near, far, *, sees=("retain", "forget"), alone=0.0, nothing=0.9):

@@ -8,6 +8,7 @@ import numpy as np
 from experiments.comparison.judging import TITLES, UNITS
 from experiments.comparison.ranking import (
     always_inside,
+    in_order,
     mean_of,
     names_of,
     oracles_of,
@@ -32,21 +33,10 @@ def table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([row(*head), "|" + "---|" * len(head), *(row(*cells) for cells in rows)])
 
 
-def in_order(cells: Sequence[Mapping[str, Any]], sees: str | None = None) -> list[str]:
-    """Methods of all cells by their mean rank, by Tug of War and by KL on the forget set."""
-    found: dict[str, list[float]] = {}
-    for cell in cells:
-        for name in ("tow", "kl_forget"):
-            for model, each in ranks(cell, name).items():
-                found.setdefault(model, []).append(float(np.mean(each)))
-    kept = {name for cell in cells for name in names_of(cell, sees)}
-    return sorted(kept, key=lambda model: float(np.mean(found[model])))
-
-
 def brief(content: Mapping[str, Any]) -> str:
     """The table of README: doing nothing, the best methods of each kind, FAMR, another oracle."""
     cells = content["results"]["cells"]
-    kept = {name for sees, count in BRIEF.items() for name in in_order(cells, sees)[:count]}
+    kept = {n for sees, count in BRIEF.items() for n in list(in_order(cells, sees))[:count]}
     names = [name for name in in_order(cells) if name in kept | {"famr"}]
     head = ("", "sees", *(f"{cell['forget']}: {', '.join(HEAD)}" for cell in cells))
     rows = [("doing nothing", "", *(_brief(rows_of(cell, "original")) for cell in cells))]

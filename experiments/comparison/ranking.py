@@ -1,7 +1,7 @@
 """Methods of a cell in order: means over originals, ranks, and how far originals agree on them."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from famr_jax import statistics
 
 BY = ("by_oracle", "alone")
 """How a trial was chosen: against the oracle that is kept out, or without one."""
-RANKED_BY = {"tow": -1, "kl_forget": 1}
+RANKED_BY = {"tow": -1, "outside": 1, "kl_forget": 1}
 """What methods are ranked by, and whether small (1) or large (-1) is first."""
+ORDER = ("tow", "outside")
+"""Ranks that the mean rank is of; flat predictions lower KL to below that of another oracle."""
 
 
 def rows_of(cell: Mapping[str, Any], model: str, by: str | None = None) -> list[dict[str, Any]]:
@@ -50,6 +52,17 @@ def ranks(cell: Mapping[str, Any], name: str, by: str = "by_oracle") -> dict[str
     values = np.nan_to_num(RANKED_BY[name] * values, nan=np.inf)
     found = scipy.stats.rankdata(values, axis=0)
     return {model: row.tolist() for model, row in zip(models, found, strict=True)}
+
+
+def in_order(cells: Sequence[Mapping[str, Any]], sees: str | None = None) -> dict[str, float]:
+    """Methods of all cells with their mean rank, the first first."""
+    found: dict[str, list[float]] = {}
+    for cell, name in itertools.product(cells, ORDER):
+        for model, each in ranks(cell, name).items():
+            found.setdefault(model, []).append(float(np.mean(each)))
+    kept = {name for cell in cells for name in names_of(cell, sees)}
+    means = {model: float(np.mean(each)) for model, each in found.items() if model in kept}
+    return dict(sorted(means.items(), key=lambda pair: pair[1]))
 
 
 def agreement(cell: Mapping[str, Any], name: str) -> float | None:
