@@ -34,7 +34,8 @@ COMPARISON = Paper(
         ),
         "order": "Which method is better does not depend on the original that is unlearned.",
         "alone": (
-            "Choosing a method's numbers without an oracle costs at most a hundredth of Tug of War."
+            "Choosing a method's numbers without an oracle costs, in the mean over methods, at "
+            "most a hundredth of Tug of War."
         ),
         "data": (
             "The best method that sees retained data is nearer to retrained models on the forget "

@@ -90,7 +90,7 @@ def _alone(cells):
         lost = [a - b for a, b in pairs if None not in (a, b)]
         good.append(bool(lost) and np.mean(lost) <= LOSS)
         told.append(
-            f"{cell['forget']} {np.mean(lost):.3f} in the mean over {len(lost)} methods, at most "
+            f"{cell['forget']} {np.mean(lost):.4f} in the mean over {len(lost)} methods, at most "
             f"{np.max(lost):.3f}"
         )
     return "alone", _verdict(good), f"Tug of War lost without an oracle: {'; '.join(told)}."
