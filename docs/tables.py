@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections import Counter
 
-from experiments.comparison import defaults
+from experiments.comparison import comparison_tables, defaults
 from experiments.harness import ledger
 from experiments.harness.results import VERDICTS, read_results
 from famr_jax.evaluation import DISTANCE, ENSEMBLE_MEASURES, MEASURES
@@ -53,6 +53,11 @@ def cost():
     recorded = (RESULTS[name] for name in ("defaults", "defaults-random"))
     lines = [line for result in recorded for line in defaults.headline(result)]
     return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def comparison():
+    """Every method at one budget of search: a table for each forget set."""
+    return comparison_tables.full(RESULTS["method_comparison"])
 
 
 def measures():
@@ -108,6 +113,6 @@ def numbers():
 def write(folder):
     """Writes each table into a file that pages include."""
     folder.mkdir(exist_ok=True)
-    for make in (methods, cost, measures, verdicts, headlines):
+    for make in (methods, cost, comparison, measures, verdicts, headlines):
         (folder / f"{make.__name__}.md").write_text(make())
     (folder / "claims.md").write_text(ledger.ledger(RESULTS).partition("\n")[2])
