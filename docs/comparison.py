@@ -19,7 +19,7 @@ PLACE = re.compile(r"(<!-- comparison -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 def written(text, content):
     """The text of a page with today's table in its place, if it has one."""
-    return PLACE.sub(lambda found: found[1] + f"\n{brief(content)}\n\n" + found[3], text)
+    return PLACE.sub(lambda found: found[1] + f"{brief(content)}\n" + found[3], text)
 
 
 if __name__ == "__main__":
