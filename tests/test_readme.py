@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.comparison import defaults
+from experiments.comparison import defaults, ranking
 from experiments.famr import hessian_conditioning, influence_gap
 from experiments.harness.results import read_results
 from experiments.influence import influence_vs_retraining
@@ -129,6 +129,16 @@ def quoted():
     (famr,) = (row["cost"] for row in rows if row["cost"] > defaults.MOST)
     most = max(row["cost"] for row in rows if row["cost"] <= defaults.MOST)
     yield f"({100 * famr:.1f}; the others at most {100 * most:.1f})"
+    comparison = RESULTS["method_comparison"]["results"]["cells"]
+    for cell in comparison:
+        if cell["forget"].startswith("class:"):
+            assert not ranking.always_inside(cell)
+            nearest = max(
+                ranking.mean_of(ranking.rows_of(cell, name, "by_oracle"), "tow")
+                for name in ranking.names_of(cell)
+            )
+            assert nearest > ranking.mean_of(ranking.oracles_of(cell), "tow")
+    yield f"none of {len(ranking.names_of(comparison[0]))} is in the band of eight others"
     spectrum = hessian_conditioning.headline(RESULTS["hessian_conditioning"])[0]
     yield f"an eigenvalue of {spectrum.partition('lambda_min ')[2].split()[0]} at"
     gap = influence_gap.headline(RESULTS["influence_gap"])[0]
