@@ -107,7 +107,7 @@ def test_tilting_is_judged_against_the_best_that_forgot():
     found = judged(made)
     held = dict.fromkeys(("smaller_gap", "mia_nn", "u_lira"), "holds")
     assert verdicts(found) == held | {"look_alikes": "mixed"}  # the attack misses fine-tuning
-    assert "67 % of it where 46 % are claimed" in found[leaks_page.TRW.claims["mia_nn"]]["words"]
+    assert "a cut of 67 %, where 46 % is claimed" in found[leaks_page.TRW.claims["mia_nn"]]["words"]
     made[1]["for_acc"] = 0.0
     assert verdicts(judged(made))["mia_nn"] == "fails"
 
@@ -150,4 +150,4 @@ def test_prose_is_what_the_results_say(name):
     content = RESULTS[name]
     assert content["claims"] == leaks_page.claims(content["results"], content["config"]["flags"])
     for line in leaks_page.headline(content):
-        assert line in leak.__doc__ or line.startswith("  ")
+        assert line in leak.__doc__

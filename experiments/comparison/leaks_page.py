@@ -8,6 +8,7 @@ from experiments.comparison import TRW
 from experiments.comparison.leaks import CURVE
 from experiments.harness.results import Page, setting
 from famr_jax import report
+from famr_jax.attacks.curves import LEAST_FALSE
 from famr_jax.report import Column, Section, Table, Text
 
 BEFORE = ("finetune", "random_labels", "gradient_ascent", "salun", "famr")
@@ -93,11 +94,11 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
         best = min(able, key=lambda name: mean([gaps(case, attack)[name] for case in cases])[0])
         difference, error, verdict = compared(cases, attack, best)
         its = mean([gaps(case, attack)[best] for case in cases])[0]
-        share = f"{100 * difference / its:.0f} %" if its else "no share"
+        cut = f"{100 * difference / its:.0f} %" if its and difference > 0 else "none"
         words = (
             f"{where}, {TITLES[attack]}: {_told(cases, attack, (best, *_tilted(names)))}. Of "
             f"those before it that forgot every class {best} is the best; "
-            f"{_less(difference, error)}, {share} of it where {100 * promised:.0f} % are claimed."
+            f"{_less(difference, error)}: a cut of {cut}, where {100 * promised:.0f} % is claimed."
         )
         made.append(TRW.judge(attack, verdict, words))
     return made
@@ -123,7 +124,8 @@ def _told(cases: list[dict[str, Any]], attack: str, names: tuple[str, ...]) -> s
 
 
 def _less(difference: float, error: float) -> str:
-    return f"at beta 10 it is smaller by {difference:.3f} +- {error:.3f}"
+    word = "smaller" if difference > 0 else "larger"
+    return f"at beta 10 the gap is {word} by {abs(difference):.3f} +- {error:.3f}"
 
 
 def headline(content: dict[str, Any]) -> list[str]:
@@ -194,11 +196,13 @@ def _section(results: dict[str, Any], case: dict[str, Any]) -> Section:
         }
         for row in case["rows"]
     ]
+    least = LEAST_FALSE / (case["num_forget"] * results["members"])
     curve = [
         {"model": row["model"], "false": float(rate), "true": true}
         for row in case["rows"]
         for rate, true in zip(CURVE, row["u_lira_curve"], strict=True)
-    ] + [{"model": "chance", "false": float(rate), "true": float(rate)} for rate in CURVE]
+        if rate >= least
+    ] + [{"model": "chance", "false": rate, "true": rate} for rate in (least, 1.0)]
     drawing = report.lines(
         curve,
         "false",
@@ -210,7 +214,10 @@ def _section(results: dict[str, Any], case: dict[str, Any]) -> Section:
         log_x=True,
         log_y=True,
         key=True,
-        caption="Chance is the diagonal. Pooled over the models, each under test in turn.",
+        caption=(
+            "Pooled over the models, each under test in turn, from the rate on at which the sample "
+            f"has {LEAST_FALSE} false positives. Chance is the diagonal."
+        ),
     )
     near = _name(results, case["neighbour"])
     words = (

@@ -80,9 +80,9 @@ def read_out(module: ViT, params: Params, tokens: Array) -> Array:
     Returns:
         Logits, `[n, num_classes]`.
     """
-    norm = LayerNorm(module.epsilon)
+    norm: Any = LayerNorm(module.epsilon)  # what `apply` gives has a wider type
 
-    def normalised(x):
+    def normalised(x: Array) -> Array:
         return norm.apply({"params": params["norm"]}, x)
 
     if module.pooling == "token":
