@@ -55,7 +55,7 @@ class Batch:
     Attributes:
         x: Images, `[n, height, width, channels]`, scaled to [-1, 1].
         labels: Class indices, `[n]`, integer.
-        raw: The images before augmentation where `x` are augmented, else None.
+        raw: The images before `methods.augmented` changed them, else None.
     """
 
     x: Array

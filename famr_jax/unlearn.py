@@ -357,7 +357,9 @@ def run_epochs(
 
 def _apply_fn_of(unlearner):
     """The model of an unlearner: its own, or that of what it wraps, descends or edits by."""
-    for part in ("method", "objective", "edit"):
+    while hasattr(unlearner, "method"):
+        unlearner = unlearner.method
+    for part in ("objective", "edit"):
         unlearner = getattr(unlearner, part, unlearner)
     return getattr(unlearner, "apply_fn", None)
 

@@ -91,10 +91,13 @@ def test_cka_of_many_examples_is_the_biased_one():
 def test_cka_refuses_what_it_cannot_compare():
     x = normal(0, 10, 2)
     for pair, words in (
-        ((x[:3], x[:3]), r"n >= 4, got \[3, 2\]"),
+        ((x[:3], x[:3]), "`features` must be of at least 4 examples, got 3"),
+        ((x, x[:3]), "`other_features` must be of at least 4 examples, got 3"),
+        ((np.where(x == x.max(), np.nan, x), x), "`features` must be finite, got nan"),
+        ((x, np.full((10, 2), 1e6 / 3) + 1e-10 * x[:, :1]), "`other_features` must vary"),
         ((x, x[:9]), "must be of 10 examples, got 9"),
         ((x, np.ones((10, 2))), "`other_features` must vary"),
-        ((x[:, 0], x), r"got \[10\]"),
+        ((x[:, 0], x), r"`features` must have 2 axes, got shape \[10\]"),
     ):
         with pytest.raises(ValueError, match=words):
             attacks.cka(*pair)

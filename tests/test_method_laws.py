@@ -15,7 +15,7 @@ from conftest import assert_same, drawn, random_batch, to_float64
 
 from famr_jax import methods, targets
 from famr_jax.anchors import diagonal
-from famr_jax.types import Batch, Context, Pair
+from famr_jax.types import Batch, Context, Pair, pytree, static
 from famr_jax.unlearn import OneShot, begin, in_memory
 
 KEY = jax.random.key(5)
@@ -617,6 +617,28 @@ def test_random_labels_under_augmentation_are_those_of_the_raw_images(net):
         seen.append(STEP(method, state, Pair(forget, retain), KEY)[0].params)
     for leaf, same in zip(*map(jax.tree.leaves, seen), strict=True):
         np.testing.assert_allclose(leaf, same, rtol=1e-10, atol=1e-12)
+
+
+def test_augmented_twice_still_knows_the_raw_images_and_what_is_no_augmentation(net):
+    seen = []
+
+    @pytree
+    class Watching:
+        epoch_over: str = static(default="forget")
+
+        def step(self, state, pair, key):
+            seen.append(pair.forget.raw)
+            return state, {}
+
+    twice = methods.augmented(methods.augmented(Watching(), noisy), noisy)
+    twice.step(None, net.pair, KEY)
+    assert seen[0] is net.pair.forget.x
+    with pytest.raises(ValueError, match="`augment` must keep the shape of a batch, got"):
+        methods.augmented(Watching(), lambda key, x: x[:1]).step(None, net.pair, KEY)
+    with pytest.raises(ValueError, match="`augment` must be a function"):
+        methods.augmented(Watching(), "flip")
+    with pytest.raises(ValueError, match="`method` must be an unlearner, got function"):
+        methods.augmented(noisy, noisy)
 
 
 def test_imu_moves_nothing_but_the_last_layer(net):

@@ -76,7 +76,7 @@ def test_the_error_is_that_of_the_models_not_of_the_images():
 
 def rows(**gap):
     return [
-        {"model": name, "for_acc": 0.0, "mia_nn_gap": value, "mia_nn_error": 0.01}
+        {"model": name, "for_acc": 0.0, "kept_acc": 0.58, "mia_nn_gap": value, "mia_nn_error": 0.01}
         | {"u_lira_auc": 0.5 + value, "u_lira_error": 0.01, "share": 0.3}
         | {"share_gap": -0.2, "share_error": 0.01}
         for name, value in gap.items()
@@ -85,6 +85,7 @@ def rows(**gap):
 
 def judged(rows):
     case = {"forget": "class:3", "at_chance": 0.12, "neighbour": 1, "oracle_share": [0.5, 0.6]}
+    case["oracle_kept_acc"] = [0.6, 0.62]
     results = {
         "dataset": {"name": "digits", "num_classes": 3, "class_names": ["a", "b", "c"]},
         "model": {"name": "mlp_8"},
@@ -108,7 +109,9 @@ def test_tilting_is_judged_against_the_best_that_forgot():
     held = dict.fromkeys(("smaller_gap", "mia_nn", "u_lira"), "holds")
     assert verdicts(found) == held | {"look_alikes": "mixed"}  # the attack misses fine-tuning
     assert "a cut of 67 %, where 46 % is claimed" in found[leaks_page.TRW.claims["mia_nn"]]["words"]
-    made[1]["for_acc"] = 0.0
+    made[1]["for_acc"], made[1]["kept_acc"] = 0.0, 0.55  # nor is it if all else is lost
+    assert verdicts(judged(made))["mia_nn"] == "holds"
+    made[1]["kept_acc"] = 0.58
     assert verdicts(judged(made))["mia_nn"] == "fails"
 
 

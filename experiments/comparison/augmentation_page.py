@@ -14,6 +14,8 @@ NOTHING, STRONG = "nothing", "trivial"
 WEAK = ("none", "crop_flip")
 """What the strong augmentation is held against."""
 PROMISED = 0.40
+LEAST_ORIGINALS = 3
+"""Originals, all of which a verdict needs to agree."""
 
 
 def gap(cells: list[dict[str, Any]], forget: str, word: str, model: str) -> np.ndarray:
@@ -54,7 +56,8 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
                 best = max(best, 1 - gaps[STRONG].mean() / gaps[word].mean())
         told.append(f"{forget} {_means(cells, forget, [NOTHING, *names], (*weak, STRONG))}")
     seen = f"{setting(results)}, average gap in points, {', '.join((*weak, STRONG))}"
-    enough = results["oracles"] >= ORACLES_FOR_A_VERDICT
+    seeds = len(gap(cells, cells[0]["forget"], words[0], NOTHING))
+    enough = results["oracles"] >= ORACLES_FOR_A_VERDICT and seeds >= LEAST_ORIGINALS
     made = []
     for paper, claim, signs, what in (
         (AUGMENTATION, "augmentation", absolute, "the gap"),
@@ -62,6 +65,8 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
     ):
         fell, rose = signs.count(1), signs.count(-1)
         verdict = "holds" if fell > len(signs) / 2 and not rose else "mixed" if fell else "fails"
+        if not fell and not rose:
+            verdict = "not resolved"
         text = (
             f"{seen}: {'; '.join(told)}. From the weaker to {STRONG} {what} falls for every "
             f"original in {fell} of {len(signs)} comparisons and rises in {rose}"

@@ -64,10 +64,16 @@ def _inside(cells):
         listed = f" ({', '.join(found)})" if found else ""
         told.append(
             f"{cell['forget']} {len(found)} of {count} methods{listed}, where doing nothing is "
-            f"outside in {tells} of {len(cell['measures'])} measures"
+            f"outside in {tells} of {len(cell['measures'])} measures, and "
+            f"{_oracles_inside(cell)} oracles inside the band of the others on all of them"
         )
     words = f"inside on every measure and original: {'; '.join(told)}."
     return "inside", _verdict(good) if good else "not resolved", words
+
+
+def _oracles_inside(cell):
+    rows = oracles_of(cell)
+    return f"{sum(row['outside'] == 0 for row in rows)} of {len(rows)}"
 
 
 def _order(cells):
@@ -114,7 +120,12 @@ def _data(cells):
             f"{_number(mean_of(oracles_of(cell), 'kl_forget'))}"
         )
     verdict = _verdict(good) if good else "not resolved"
-    return "data", verdict, f"KL to the oracles on the forget set, of the best: {'; '.join(told)}."
+    words = f"KL to the oracles on the forget set, of the best: {'; '.join(told)}."
+    return (
+        "data",
+        verdict,
+        f"{words} Below another oracle's lie flat predictions, which is no merit.",
+    )
 
 
 def _range(values):
@@ -145,7 +156,7 @@ def page(content: dict[str, Any]) -> Page:
     results, flags = content["results"], content["config"]["flags"]
     lead = (
         f"{setting(results)}: {flags['originals']} originals unlearned by each method, eight "
-        f"trials each, of at most {results['budget']:.0%} of a retraining."
+        f"trials each, of at most {results['budget']:.0%} of a retraining, but for removals from a store."
     )
     sections = [_ranks(results["cells"])]
     for cell in results["cells"]:

@@ -57,11 +57,13 @@ def references(oracles: Outputs, *, forgotten: int) -> dict[str, Any]:
     for _ in range(DEALS):
         mixed = generator.permutation(oracles.margins)
         half = len(mixed) // 2
-        dealt.append(u_lira(mixed[:half], mixed[half : 2 * half])["auc"])
+        scores, members = game(mixed[:half], mixed[half : 2 * half])
+        dealt.append(attacks.auc(scores, members).value)
     return {
         "neighbour": near,
         "oracle_mia_nn": told.tolist(),
         "oracle_share": shares(oracles, near, forgotten).tolist(),
+        "oracle_for_acc": oracles.for_acc.tolist(),
         "oracle_kept_acc": oracles.kept_acc(forgotten).tolist(),
         "null_auc": [float(np.mean(dealt)), float(np.std(dealt, ddof=1))],
     }
@@ -113,31 +115,35 @@ def shares(models: Outputs, near: int, forgotten: int) -> np.ndarray:
 def u_lira(unlearned: np.ndarray, oracles: np.ndarray) -> dict[str, Any]:
     """U-LiRA's game on a class: did a model unlearn it, or never see it?
 
-    Every model in turn is under test, and the others are the shadows. All images of a class are in
-    a model or none is, so that models, not images, are independent: the error is the jackknife's
-    over pairs of an unlearned model and an oracle.
+    All images of a class are in a model or none is, so that models, not images, are independent:
+    the error is the jackknife's over pairs of an unlearned model and an oracle, the attack made
+    anew without each pair.
 
     Args:
-        unlearned: Margins of K models after unlearning, `[K, n]`.
+        unlearned: Margins of K models after unlearning, `[K, n]`, at least 4.
         oracles: Margins of as many that never saw the class.
 
     Returns:
         Area under the curve, its error, and the curve at `CURVE`.
     """
-    rows = np.concatenate([unlearned, oracles])
-    members = np.repeat([True, False], len(unlearned))[:, None] & np.ones_like(rows, bool)
-    scores = attacks.in_turn(attacks.u_lira, rows, rows, members)
-    pairs = np.arange(len(rows)) % len(unlearned)
-    left = [
-        attacks.auc(scores[pairs != k], members[pairs != k]).value for k in range(len(unlearned))
-    ]
-    count = len(left)
+    scores, members = game(unlearned, oracles)
+    count, left = len(unlearned), []
+    for k in range(count):
+        less = game(*(np.delete(each, k, axis=0) for each in (unlearned, oracles)))
+        left.append(attacks.auc(*less).value)
     false, true = attacks.roc(scores, members)
     return {
         "auc": float(attacks.auc(scores, members).value),
         "error": float(np.sqrt((count - 1) * np.var(left))),
         "curve": [float(true[np.searchsorted(false, rate, "right") - 1]) for rate in CURVE],
     }
+
+
+def game(unlearned: np.ndarray, oracles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every model in turn under test, the others the shadows: scores, and who unlearned."""
+    rows = np.concatenate([unlearned, oracles])
+    members = np.repeat([True, False], len(unlearned))[:, None] & np.ones_like(rows, bool)
+    return attacks.in_turn(attacks.u_lira, rows, rows, members), members
 
 
 def error_of_difference(mine: np.ndarray, theirs: np.ndarray) -> float:

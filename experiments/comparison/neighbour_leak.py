@@ -13,42 +13,42 @@ Resumable by model and method. Two hours on two very busy CPU cores. Expect:
 
     class:0  neighbour 2  oracles: MIA-NN 0.789, U-LiRA among themselves 0.50 +- 0.04
       nothing         For-Acc  86.4  MIA-NN gap +0.099 +- 0.016  U-LiRA 1.000 +- 0.000
-      finetune        For-Acc   4.0  MIA-NN gap +0.034 +- 0.018  U-LiRA 0.995 +- 0.002
-      random_labels   For-Acc   0.0  MIA-NN gap +0.004 +- 0.018  U-LiRA 0.986 +- 0.004
-      gradient_ascent For-Acc   0.0  MIA-NN gap -0.043 +- 0.019  U-LiRA 0.895 +- 0.063
-      salun           For-Acc   0.0  MIA-NN gap +0.002 +- 0.020  U-LiRA 0.988 +- 0.004
+      finetune        For-Acc   4.0  MIA-NN gap +0.034 +- 0.018  U-LiRA 0.995 +- 0.001
+      random_labels   For-Acc   0.0  MIA-NN gap +0.004 +- 0.018  U-LiRA 0.986 +- 0.005
+      gradient_ascent For-Acc   0.0  MIA-NN gap -0.043 +- 0.019  U-LiRA 0.895 +- 0.069
+      salun           For-Acc   0.0  MIA-NN gap +0.002 +- 0.020  U-LiRA 0.988 +- 0.005
       famr            For-Acc  10.8  MIA-NN gap +0.023 +- 0.016  U-LiRA 1.000 +- 0.000
       delete          For-Acc   0.1  MIA-NN gap +0.037 +- 0.018  U-LiRA 0.998 +- 0.001
-      trw, beta 1     For-Acc   0.0  MIA-NN gap +0.039 +- 0.018  U-LiRA 0.997 +- 0.001
-      trw, beta 3     For-Acc   0.0  MIA-NN gap +0.042 +- 0.016  U-LiRA 0.996 +- 0.001
+      trw, beta 1     For-Acc   0.0  MIA-NN gap +0.039 +- 0.018  U-LiRA 0.997 +- 0.002
+      trw, beta 3     For-Acc   0.0  MIA-NN gap +0.042 +- 0.016  U-LiRA 0.996 +- 0.002
       trw, beta 10    For-Acc   0.0  MIA-NN gap +0.066 +- 0.017  U-LiRA 0.996 +- 0.002
     class:3  neighbour 4  oracles: MIA-NN 0.556, U-LiRA among themselves 0.51 +- 0.02
       nothing         For-Acc  56.4  MIA-NN gap +0.098 +- 0.013  U-LiRA 1.000 +- 0.000
       finetune        For-Acc   0.6  MIA-NN gap -0.010 +- 0.013  U-LiRA 1.000 +- 0.000
       random_labels   For-Acc   0.0  MIA-NN gap -0.002 +- 0.021  U-LiRA 0.997 +- 0.001
-      gradient_ascent For-Acc   0.0  MIA-NN gap -0.038 +- 0.016  U-LiRA 0.791 +- 0.034
-      salun           For-Acc   0.0  MIA-NN gap -0.028 +- 0.016  U-LiRA 0.995 +- 0.001
+      gradient_ascent For-Acc   0.0  MIA-NN gap -0.038 +- 0.016  U-LiRA 0.791 +- 0.051
+      salun           For-Acc   0.0  MIA-NN gap -0.028 +- 0.016  U-LiRA 0.995 +- 0.002
       famr            For-Acc   8.8  MIA-NN gap +0.006 +- 0.015  U-LiRA 1.000 +- 0.000
       delete          For-Acc   0.0  MIA-NN gap -0.025 +- 0.014  U-LiRA 1.000 +- 0.000
-      trw, beta 1     For-Acc   0.0  MIA-NN gap -0.071 +- 0.014  U-LiRA 0.999 +- 0.000
+      trw, beta 1     For-Acc   0.0  MIA-NN gap -0.071 +- 0.014  U-LiRA 0.999 +- 0.001
       trw, beta 3     For-Acc   0.0  MIA-NN gap -0.082 +- 0.017  U-LiRA 1.000 +- 0.000
       trw, beta 10    For-Acc   0.0  MIA-NN gap -0.017 +- 0.014  U-LiRA 1.000 +- 0.000
     class:8  neighbour 5  oracles: MIA-NN 0.725, U-LiRA among themselves 0.49 +- 0.02
       nothing         For-Acc  58.7  MIA-NN gap +0.058 +- 0.007  U-LiRA 1.000 +- 0.000
       finetune        For-Acc   3.6  MIA-NN gap +0.018 +- 0.010  U-LiRA 1.000 +- 0.000
-      random_labels   For-Acc   0.0  MIA-NN gap +0.022 +- 0.009  U-LiRA 0.998 +- 0.001
-      gradient_ascent For-Acc   0.0  MIA-NN gap -0.102 +- 0.019  U-LiRA 0.741 +- 0.018
-      salun           For-Acc   0.0  MIA-NN gap +0.015 +- 0.010  U-LiRA 0.998 +- 0.001
+      random_labels   For-Acc   0.0  MIA-NN gap +0.022 +- 0.009  U-LiRA 0.998 +- 0.002
+      gradient_ascent For-Acc   0.0  MIA-NN gap -0.102 +- 0.019  U-LiRA 0.741 +- 0.024
+      salun           For-Acc   0.0  MIA-NN gap +0.015 +- 0.010  U-LiRA 0.998 +- 0.002
       famr            For-Acc  11.5  MIA-NN gap -0.006 +- 0.007  U-LiRA 1.000 +- 0.000
-      delete          For-Acc   0.0  MIA-NN gap +0.009 +- 0.010  U-LiRA 1.000 +- 0.000
-      trw, beta 1     For-Acc   0.0  MIA-NN gap -0.003 +- 0.012  U-LiRA 0.999 +- 0.000
-      trw, beta 3     For-Acc   0.0  MIA-NN gap -0.029 +- 0.017  U-LiRA 0.999 +- 0.000
-      trw, beta 10    For-Acc   0.0  MIA-NN gap -0.147 +- 0.020  U-LiRA 0.999 +- 0.000
+      delete          For-Acc   0.0  MIA-NN gap +0.009 +- 0.010  U-LiRA 1.000 +- 0.001
+      trw, beta 1     For-Acc   0.0  MIA-NN gap -0.003 +- 0.012  U-LiRA 0.999 +- 0.001
+      trw, beta 3     For-Acc   0.0  MIA-NN gap -0.029 +- 0.017  U-LiRA 0.999 +- 0.001
+      trw, beta 10    For-Acc   0.0  MIA-NN gap -0.147 +- 0.020  U-LiRA 0.999 +- 0.001
 
 So on these small models tilting does not mend the leak. At beta 10 it sends two classes to their
 neighbours two and three times as often as retrained models do, and the third elsewhere; plain
 reweighting is nearer. U-LiRA tells every method from retraining almost surely, but for gradient
-ascent, which pays with half of the accuracy on the other classes.
+ascent, which at the smallest step of the grid has lost half of the accuracy on the other classes.
 """
 
 from collections.abc import Callable, Sequence

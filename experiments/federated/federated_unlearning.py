@@ -14,8 +14,9 @@ number of rounds, and the mean oracle):
     digits dirichlet:0.3  original 96.8 Special 71.2 94.0 (5.5) natural 96.3 96.2 (1) oracles 93.4
     digits dirichlet:0.1  original 95.2 Special 42.7 81.2 (7.5) natural 94.3 93.8 (3.5) oracles 75.6
     digits backdoor  original 96.0 Special 61.9 69.5 (4.5) natural 95.0 94.2 (1) oracles 52.5
-    cifar100 iid  original 66.6 Special 22.8 40.4 (5) natural 64.7 63.7 (1) oracles 41.6
-    cifar100 dirichlet:0.1  original 52.6 Special 4.1 18.7 (15) natural 43.7 38.3 (1.5) oracles 20.0
+    cifar100 iid  original 66.4 Special 22.6 39.8 (5) natural 64.4 63.3 (1) oracles 41.8
+    cifar100 dirichlet:0.3  original 62.7 Special 8.4 28.3 (6.5) natural 55.8 54.3 (1) oracles 32.3
+    cifar100 dirichlet:0.1  original 54.0 Special 3.8 18.9 (14) natural 44.4 40.7 (1) oracles 21.5
 """
 
 import dataclasses

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from famr_jax.attacks import arrays
+
 
 def unbiased_hsic(features: np.ndarray, other_features: np.ndarray) -> float:
     """Dependence of two models' features of the same examples, without the bias of a small sample.
@@ -18,11 +20,12 @@ def unbiased_hsic(features: np.ndarray, other_features: np.ndarray) -> float:
         other_features: Y, `[n, other dim]`, of the same examples in the same order.
 
     Raises:
-        ValueError: Fewer than four examples, other examples in the two, or other shapes.
+        ValueError: Fewer than four examples, other examples in the two, other shapes, or numbers
+            that are not finite.
 
     Source: Song et al., "Feature selection via dependence maximization", JMLR 13 (2012), eq. 5.
     """
-    x, y = (_centred(each) for each in (features, other_features))
+    x, y = _centred("features", features), _centred("other_features", other_features)
     if len(x) != len(y):
         raise ValueError(f"`other_features` must be of {len(x)} examples, got {len(y)}.")
     n = len(x)
@@ -54,17 +57,22 @@ def cka(features: np.ndarray, other_features: np.ndarray) -> float:
     Source: Kornblith et al., "Similarity of neural network representations revisited" (ICML 2019),
         debiased as in Nguyen, Raghu, Kornblith (ICLR 2021), eq. 3.
     """
+    both = unbiased_hsic(features, other_features)
     own = [unbiased_hsic(each, each) for each in (features, other_features)]
     for name, value in zip(("features", "other_features"), own, strict=True):
         if not value > 0:
             rule = "must vary, with a positive `unbiased_hsic` of its own"
             raise ValueError(f"`{name}` {rule}, got {value:g}.")
-    return unbiased_hsic(features, other_features) / float(np.sqrt(own[0] * own[1]))
+    return both / float(np.sqrt(own[0] * own[1]))
 
 
-def _centred(features):
+def _centred(name, features):
     """In float64, less its mean, which leaves the unbiased estimator as it is."""
-    x = np.asarray(features, np.float64)
-    if x.ndim != 2 or len(x) < 4:
-        raise ValueError(f"`features` must be [n, dim] with n >= 4, got {list(x.shape)}.")
-    return x - x.mean(axis=0)
+    x = arrays.numbers(name, features, ndim=2)
+    if len(x) < 4:
+        raise ValueError(f"`{name}` must be of at least 4 examples, got {len(x)}.")
+    if not np.isfinite(x).all():
+        raise ValueError(f"`{name}` must be finite, got {x[~np.isfinite(x)][0]}.")
+    centred = x - x.mean(axis=0)
+    # What differs by rounding alone does not vary.
+    return np.where(np.abs(centred) > len(x) * np.finfo(float).eps * np.abs(x), centred, 0)

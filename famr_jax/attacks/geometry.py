@@ -39,8 +39,8 @@ def class_geometry(features: np.ndarray, labels: np.ndarray) -> Geometry:
         labels: y, `[n]`; classes without an example are not seen, and C counts the others, sorted.
 
     Raises:
-        ValueError: Other shapes, fewer than two classes, means that coincide, or classes in which
-            no image differs from another.
+        ValueError: Other shapes, fewer than two classes, means that coincide or lie at the centre
+            of all, or classes in which no image differs from another.
 
     Source: Papyan, Han, Donoho, "Prevalence of neural collapse" (PNAS 2020), NC1 and NC2; `apart`
         is ours.
@@ -58,9 +58,14 @@ def class_geometry(features: np.ndarray, labels: np.ndarray) -> Geometry:
     squares = np.sum(inner**2, axis=1)
     within = np.array([squares[index == c].mean() for c in range(count)])
     lengths = np.linalg.norm(centred, axis=1)
-    if not lengths.min() > 0 or not within.max() > 0:
+    distance = np.linalg.norm(means[:, None] - means, axis=-1)
+    least = distance[~np.eye(count, dtype=bool)].min()
+    if not least > 0 or not within.max() > 0:
         rule = "must differ between the means of classes and within a class"
-        raise ValueError(f"`features` {rule}, got {lengths.min():g} and {within.max():g}.")
+        raise ValueError(f"`features` {rule}, got {least:g} and {within.max():g}.")
+    if not lengths.min() > 0:
+        where = classes[lengths.argmin()]
+        raise ValueError(f"`features` must have no class mean at their centre, got {where}'s.")
     # S_B has rank C - 1 at most; beyond it the singular values of the means are rounding.
     _, values, axes = np.linalg.svd(centred, full_matrices=False)
     kept = values[: count - 1] > max(h.shape[1], count) * np.finfo(float).eps * values[0]
@@ -68,7 +73,6 @@ def class_geometry(features: np.ndarray, labels: np.ndarray) -> Geometry:
     collapse = np.sum(np.mean((inner @ axes.T) ** 2, axis=0) / values**2)
     pairs = np.triu_indices(count, 1)
     cosines = (centred @ centred.T / np.outer(lengths, lengths))[pairs]
-    distance = np.linalg.norm(means[:, None] - means, axis=-1)
     with np.errstate(divide="ignore"):
         ratio = distance / np.sqrt((within[:, None] + within) / 2)
     np.fill_diagonal(ratio, np.inf)

@@ -9,7 +9,7 @@ import optax
 
 from famr_jax import metrics
 from famr_jax.train import Supervised
-from famr_jax.types import ApplyFn, Batch, Params, check_count, check_labels_of
+from famr_jax.types import ApplyFn, Batch, Params, check_count, check_labels_of, check_number
 
 
 class Relearned(NamedTuple):
@@ -56,9 +56,12 @@ def relearn(
         ValueError: A number out of range, an empty set, or a label that is none of the classes.
     """
     check_count("num_steps", num_steps)
+    check_number("level", level)
     if not 0 < level <= 1:
         raise ValueError(f"`level` must be in (0, 1], got {level!r}.")
     for name, batch in (("examples", examples), ("held_out", held_out)):
+        if not isinstance(batch, Batch):
+            raise ValueError(f"`{name}` must be a Batch, got {type(batch).__name__}.")
         if not len(batch):
             raise ValueError(f"`{name}` must hold at least 1 example, got 0.")
         check_labels_of(apply_fn, params, batch)

@@ -28,7 +28,11 @@ class Augmented:
     def _seen(self, key: Array, batch: Batch | None) -> Batch | None:
         if batch is None:
             return None
-        return Batch(self.augment(key, batch.x), batch.labels, batch.x)
+        x = self.augment(key, batch.x)
+        if x.shape != batch.x.shape:
+            got = f"{list(x.shape)} of {list(batch.x.shape)}"
+            raise ValueError(f"`augment` must keep the shape of a batch, got {got}.")
+        return Batch(x, batch.labels, batch.x if batch.raw is None else batch.raw)
 
 
 def augmented(method: Unlearner, augment: Callable[[Array, Array], Array]) -> Augmented:
@@ -45,6 +49,14 @@ def augmented(method: Unlearner, augment: Callable[[Array, Array], Array]) -> Au
         augment: `augment(key, x) -> x` on a batch of images, as `train.Recipe` takes it; that of
             the training, for a comparison with models retrained by it.
 
+    Raises:
+        ValueError: What is no unlearner or no function; at the first step, an augmentation that
+            changes the shape.
+
     Source: the protocol of SalUn's public code and of arXiv 2508.18502.
     """
+    if not (hasattr(method, "step") and hasattr(method, "epoch_over")):
+        raise ValueError(f"`method` must be an unlearner, got {type(method).__name__}.")
+    if not callable(augment):
+        raise ValueError(f"`augment` must be a function (key, x), got {type(augment).__name__}.")
     return Augmented(method, augment, method.epoch_over)
