@@ -156,7 +156,8 @@ def page(content: dict[str, Any]) -> Page:
     results, flags = content["results"], content["config"]["flags"]
     lead = (
         f"{setting(results)}: {flags['originals']} originals unlearned by each method, eight "
-        f"trials each, of at most {results['budget']:.0%} of a retraining, but for removals from a store."
+        f"trials each, of at most {results['budget']:.0%} of a retraining, but for removals from "
+        "a store."
     )
     sections = [_ranks(results["cells"])]
     for cell in results["cells"]:
