@@ -78,11 +78,9 @@ def vit():
     return models.create("vit_mu/4", num_classes=10, image_shape=(8, 8, 1))
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("name", [name for name, each in SEARCHES.items() if each.optimizer])
 def test_the_table_counts_all_that_a_step_puts_through_the_network(name, vit):
     search = SEARCHES[name]
-    if search.optimizer is None:
-        pytest.skip("no steps")
     apply_fn, traces = counting(vit.apply)
     batch = Batch(jnp.zeros((4, 8, 8, 1)), jnp.arange(4))
     key, params = jax.random.key(0), jax.eval_shape(vit.init, jax.random.key(0))

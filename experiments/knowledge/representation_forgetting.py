@@ -30,7 +30,8 @@ brought it back):
 
 What unlearning hides is there still: from five images the class is back in a third of the oracles'
 steps or fewer, and in all 48 comparisons sooner than in any oracle. Probes resolve nothing here:
-eight oracles scatter so widely that the original itself lies in their band. CKA tells SalUn, whose
+eight oracles scatter so widely that the original lies above their band in one of twelve places
+only. CKA tells SalUn, whose
 features are less like an oracle's than the original's are; the others leave the first block nearly
 as it was. Few steps alone are no proof: fresh weights, which know nothing, may begin by naming one
 class for all images.
