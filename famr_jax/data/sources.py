@@ -78,11 +78,11 @@ def from_arrays(
         from_arrays(train.data, train.targets, test=(test.data, test.targets))  # torchvision
         from_arrays(train["image"], train["label"], test=(test["image"], test["label"]))
 
-    The latter of Hugging Face's `datasets`, after `train, test = (d[s].with_format("numpy")[:]
-    for s in ("train", "test"))`; names of columns differ from set to set.
+    The latter of Hugging Face's `datasets`, whose names of columns differ from set to set.
 
     Args:
-        x: Training images, uint8 `[n, height, width, channels]`, or `[n, height, width]` for grey.
+        x: Training images, uint8 `[n, height, width, channels]`, or `[n, height, width]` for grey;
+            or pictures of Pillow, all of one size.
         labels: Their classes, `[n]`, of any integer dtype.
         test: Test images and their classes, likewise.
         class_names: Readable names, the position is the label; the numbers up to the largest label
@@ -109,7 +109,13 @@ _MOST_CLASSES = 2**16
 
 
 def _split(x: np.ndarray, labels: np.ndarray, num_classes: int, *, names: tuple[str, str]) -> Split:
-    x, labels = np.asarray(x), np.asarray(labels)
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        cure = "resize or convert them first, or `load` a folder with an `image_size`"
+        rule = "must be images of one size and as many channels"
+        raise ValueError(f"`{names[0]}` {rule}, got several: {cure}.") from error
+    labels = np.asarray(labels)
     if x.dtype != np.uint8:
         cure = "np.rint(255 * x).astype(np.uint8) makes bytes of values in [0, 1]"
         raise ValueError(f"`{names[0]}` must be uint8 in 0..255, got {x.dtype}: {cure}.")
