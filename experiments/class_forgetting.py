@@ -8,7 +8,8 @@ door to `famr_jax.cli.forget`, with the claims of `experiments.famr.main_job`.
     python -m experiments.class_forgetting
 
 Three minutes on two CPU cores; CIFAR-100 and Tiny-ImageNet, by the commands in CLAIMS.md, took 72
-minutes on a busy machine and 20 on a quiet one. Expect (training images, %; original, FAMR, mean oracle):
+minutes on a busy machine and 20 on a quiet one. Expect (%, of training images; original, FAMR, mean
+oracle):
 
     digits  class:3  For-Acc 95.9 8.9 0.0  Ret-Acc 98.5 80.2 98.5
     digits  random:0.05  For-Acc 95.8 83.3 94.4  Ret-Acc 98.4 91.6 98.1
