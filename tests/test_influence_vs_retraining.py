@@ -88,7 +88,7 @@ def results_of(points, *, convex=True, left=1e-9, converged=True):
     for train, l2, rank, slope in points:
         place = {"model": "m", "train": train, "l2": l2}
         norms = {"gradient_norm": 1e-9 * l2, "gradient_norm_retrained": left and left * l2}
-        solves.append(place | norms | {"converged": converged})
+        solves.append(place | norms | {"converged": converged, "test_loss": 1 + l2})
         for removed, name in product((*curves.KINDS, "own"), ("first order", "newton")):
             means = {"rank": rank, "slope": slope if name == "first order" else 1.0}
             scores = {score: {"mean": value} for score, value in means.items()}
@@ -121,8 +121,8 @@ def test_words_say_from_which_ridge_times_n_on_the_size_is_right():
     assert curve.good_from == 20
     assert curves.told(curve) == (
         "m single: slope 3.20, 2.10, 1.05, 1.00 at l2 N = 0.02, 0.04, 20, 40, rank 0.93 to 1.00, "
-        "good (slope 0.8 to 1.25, rank 0.9) from l2 N = 20 on; beside it newton slope 1.00, own "
-        "rank 0.93 to 1.00"
+        "good (slope 0.8 to 1.25, rank 0.9) from l2 N = 20 on, at a test loss of 2.00; beside it "
+        "newton slope 1.00, own rank 0.93 to 1.00"
     )
     (curve, _) = curves.curves(results_of([(20, 1.0, 1, 1), (40, 1.0, 0.8, 1)]))
     assert curve.good_from is None

@@ -23,6 +23,7 @@ class Point(NamedTuple):
         newton: Slope of truth on one Newton step for each removal.
         null: Rank of another start's truth; None where there is one start.
         own: Rank for the removed example's own loss.
+        test_loss: Of the original, that of chance where the ridge leaves nothing to predict with.
     """
 
     train: int
@@ -32,6 +33,7 @@ class Point(NamedTuple):
     newton: float
     null: float | None
     own: float
+    test_loss: float
 
     @property
     def l2_n(self) -> float:
@@ -95,12 +97,12 @@ def curves(results: Mapping[str, Any], *, convex: bool | None = None) -> list[Cu
         exact = all(_is_exact(solve, model["convex"]) for solve in solves)
         for kind in KINDS:
             places = dict.fromkeys((row["train"], row["l2"]) for row in rows)
-            points = tuple(_point(rows, train, l2, kind) for train, l2 in places)
+            points = tuple(_point(rows, solves, train, l2, kind) for train, l2 in places)
             found.append(Curve(model["model"], kind, points, exact))
     return found
 
 
-def _point(rows, train, l2, kind):
+def _point(rows, solves, train, l2, kind):
     def mean(removed, prediction, score):
         for row in rows:
             place = (row["train"], row["l2"], row["removed"], row["prediction"])
@@ -110,7 +112,9 @@ def _point(rows, train, l2, kind):
 
     rank, slope = (mean(kind, "first order", score) for score in ("rank", "slope"))
     newton, null = mean(kind, "newton", "slope"), mean(kind, "null", "rank")
-    return Point(train, l2, rank, slope, newton, null, mean("own", "first order", "rank"))
+    own = mean("own", "first order", "rank")
+    here = [each["test_loss"] for each in solves if (each["train"], each["l2"]) == (train, l2)]
+    return Point(train, l2, rank, slope, newton, null, own, sum(map(measured, here)) / len(here))
 
 
 def _is_exact(solve, convex):
@@ -135,7 +139,10 @@ def told(curve: Curve) -> str:
     points = sorted(curve.points, key=lambda point: point.l2_n)
     slopes = ", ".join(f"{point.slope:.2f}" for point in points)
     places = ", ".join(f"{point.l2_n:g}" for point in points)
-    where = "nowhere" if curve.good_from is None else f"from l2 N = {curve.good_from:g} on"
+    where = "nowhere"
+    if curve.good_from is not None:
+        losses = _range(point.test_loss for point in points if point.l2_n >= curve.good_from)
+        where = f"from l2 N = {curve.good_from:g} on, at a test loss of {losses}"
     return (
         f"{curve.model} {curve.removed}: slope {slopes} at l2 N = {places}, rank "
         f"{_range(point.rank for point in points)}, good (slope {SLOPES[0]} to {SLOPES[1]}, rank "

@@ -20,26 +20,35 @@ rising ridge; the ranges, over all N and ridges, of what stands beside it):
 
 So the slope goes to 1 as ridge times N grows, from l2 N = 10 on within a fifth. With
 
-    --models linearised:mlp_8 --train 200 --l2 0.001 --removals 100 --starts 3
-    --models mlp_16 --train 200 --l2 0.001 --removals 100 --starts 3
-    --models vit_mu/4 --train 200 --l2 0.001 --removals 40 --steps 300
+    --models linearised:mlp_8 --removals 25
+    --models mlp_16 --removals 25
+    --models vit_mu/4 --train 100 200 --l2 1e-3 1e-2 1e-1 --removals 12 --at-once 12 --steps 300
 
-(one, two and 27 minutes) it prints
+(four, eight and 36 minutes) it prints
 
-    linearised:mlp_8  single  N 200  slope 1.78  rank 0.99
-    linearised:mlp_8  single  newton slope 1.06  own rank 0.99  null 0.20
-    linearised:mlp_8  group  N 200  slope 1.71  rank 0.97
-    linearised:mlp_8  group  newton slope 1.07  null 0.42
+    linearised:mlp_8  single  N 200  slope 3.80 1.89 1.15 1.03 1.00  rank 0.96 0.98 1.00 1.00 1.00
+    linearised:mlp_8  single  N 1000  slope 1.43 1.11 1.03 1.01 1.00  rank 0.99 1.00 1.00 1.00 1.00
+    linearised:mlp_8  single  newton slope 1.00 to 1.07  own rank 0.98 to 1.00  null 0.10 to 0.43
+    linearised:mlp_8  group  N 200  slope 3.10 1.72 1.14 1.03 1.00  rank 0.87 0.96 0.99 1.00 1.00
+    linearised:mlp_8  group  N 1000  slope 1.44 1.09 1.02 1.01 1.00  rank 0.96 0.99 1.00 1.00 1.00
+    linearised:mlp_8  group  newton slope 1.00 to 1.12  null 0.25 to 0.94
 
-    mlp_16  single  N 200  slope 2.52  rank 0.29
-    mlp_16  single  newton slope 0.68  own rank 0.95  null 0.11
-    mlp_16  group  N 200  slope 2.15  rank 0.54
-    mlp_16  group  newton slope 0.65  null 0.44
+    mlp_16  single  N 200  slope 1.96 2.00 2.89 1.15 1.00  rank 0.15 0.22 0.28 0.44 0.99
+    mlp_16  single  N 1000  slope 3.65 0.88 1.18 0.98 1.00  rank 0.16 0.21 0.32 0.27 0.98
+    mlp_16  single  newton slope 0.47 to 1.00  own rank 0.71 to 0.98  null 0.02 to 1.00
+    mlp_16  group  N 200  slope 1.80 2.16 1.97 1.15 1.00  rank 0.36 0.51 0.68 0.87 0.99
+    mlp_16  group  N 1000  slope 1.74 2.07 1.27 1.10 1.00  rank 0.34 0.49 0.61 0.81 0.99
+    mlp_16  group  newton slope 0.52 to 1.08  null 0.10 to 1.00
 
-    vit_mu/4  single  N 200  slope 2.49  rank 0.27
-    vit_mu/4  single  newton slope 0.32  own rank 0.90  null 0.05
-    vit_mu/4  group  N 200  slope 1.60  rank 0.38
-    vit_mu/4  group  newton slope 0.31  null 0.19
+    vit_mu/4  single  N 100  slope 2.20 1.97 0.47  rank 0.26 0.19 0.11
+    vit_mu/4  single  N 200  slope 2.28 3.02 1.31  rank 0.27 0.13 0.11
+    vit_mu/4  single  newton slope 0.09 to 0.48  own rank 0.60 to 0.96  null 0.01 to 0.07
+    vit_mu/4  group  N 100  slope 2.12 1.38 0.53  rank 0.39 0.31 0.21
+    vit_mu/4  group  N 200  slope 1.95 1.06 0.61  rank 0.36 0.28 0.23
+    vit_mu/4  group  newton slope 0.13 to 0.36  null 0.14 to 0.22
+
+At a ridge of 1 the MLP predicts nothing any more (test loss 2.30, that of chance): there, and only
+there, influence tells its single removals.
 
 Rank is Spearman's correlation over the removals, mean over the queries; slope that of truth on
 prediction, through zero, 1 if the size is right too. Newton is one exact step for each removal. All
