@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import CLASSES
 
 from experiments.harness import ledger
 from experiments.harness.results import read_results
 from experiments.harness.run import run
 from experiments.knowledge import representation_forgetting as features
-from experiments.knowledge import representation_measures as measures
 from experiments.knowledge import representation_picture as picture
 from experiments.knowledge import representation_verdicts as verdicts
-from famr_jax import attacks
+from famr_jax import evaluation
+from famr_jax.evaluation.knowledge import EVERY, OF_CLASS
 
 RESULTS = {k: r for k, r in read_results().items() if k.startswith("representation_forgetting")}
 LAYERS = ("block_0", "pre_logits")
@@ -31,7 +30,7 @@ def test_every_model_is_measured_in_every_layer(tmp_path):
     (case,) = content["results"]["cases"]
     models = [row["model"] for row in case["models"]]
     assert models == ["untrained", "original", "oracle", "oracle", "trw"]
-    table = measures.measures(case["layers"])
+    table = evaluation.of_layers(case["layers"])
     assert len(table) == 6 * 3 + 2
     for row in case["models"]:
         assert all(math.isfinite(row[measure.name]) for measure in table)
@@ -74,36 +73,6 @@ def test_few_are_as_many_of_each_class_and_another_draw_is_another():
     np.testing.assert_array_equal(rows, features.few(labels, 4, [0, 4]))
 
 
-def seen(seed=0, shift=0.0):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(60) % CLASSES
-    layer = rng.normal(size=(60, 4)) + 3 * np.eye(CLASSES, 4)[labels]
-    layer[labels == 1] += shift
-    lens = {"block_0": np.eye(CLASSES)[[1, 1, 1, 2]]}
-    return measures.Seen({"block_0": layer, "pre_logits": layer}, lens, labels, 1, {
-        "block_0": 2 * layer, "pre_logits": rng.normal(size=(60, 4))
-    })  # fmt: skip
-
-
-def test_measures_are_those_of_the_library():
-    mine, others = seen(), [seen(1), seen(2)]
-    row = measures.row(measures.measures(LAYERS), mine, others)
-    layer = mine.layers["block_0"]
-    assert row["knows_block_0"] == attacks.linear_probe(layer, mine.labels == 1)
-    assert row["classes_block_0"] == attacks.linear_probe(layer, mine.labels)
-    alike = [attacks.cka(layer, other.layers["block_0"]) for other in others]
-    assert row["like_oracles_block_0"] == pytest.approx(np.mean(alike))
-    assert row["like_before_block_0"] == pytest.approx(1)
-    assert abs(row["like_before_pre_logits"]) < 0.3
-    geometry = attacks.class_geometry(layer, mine.labels)
-    assert row["apart_block_0"] == geometry.apart[1]
-    assert row["collapse_block_0"] == geometry.collapse
-    assert row["reads_block_0"] == 0.75
-    assert "reads_pre_logits" not in row
-    far = measures.row(measures.measures(LAYERS), seen(shift=5.0), others)
-    assert far["apart_block_0"] > row["apart_block_0"]
-
-
 def test_pictures_of_equal_features_are_equal_and_of_turned_ones_in_components():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 6)) * [9, 5, 1, 1, 1, 1]
@@ -134,7 +103,7 @@ def test_never_is_more_than_any_number_of_steps():
 
 def made_up(knows=0.5, like=0.5, *, original=0.9, steps=30, oracles=8, seeds=2, delete=None):
     """A case in which the oracles scatter by 0.01 about 0.5 and relearn in 20 to 27 steps."""
-    table = measures.measures(LAYERS)
+    table = evaluation.of_layers(LAYERS)
     more = ("knows", "reads", "apart")
 
     def model(named, value, alike):
@@ -158,7 +127,7 @@ def made_up(knows=0.5, like=0.5, *, original=0.9, steps=30, oracles=8, seeds=2, 
         {"model": n, "seed": s, "shots": 1, "steps": [steps] * 2} for n in names for s in kept
     ]
     case = {"forget": "class:3", "class": 3, "layers": list(LAYERS), "models": rows}
-    case |= {"sizes": {measures.EVERY: 360, measures.OF_CLASS: 36}, "relearning": again}
+    case |= {"sizes": {EVERY: 360, OF_CLASS: 36}, "relearning": again}
     dataset = {"name": "digits", "num_classes": 10}
     return {"dataset": dataset, "model": {"name": "vit"}, "oracles": oracles, "cases": [case]}
 

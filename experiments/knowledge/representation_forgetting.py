@@ -44,13 +44,14 @@ from typing import Annotated, Any
 import numpy as np
 
 from experiments.harness.run import Experiment, main
-from experiments.knowledge.representation_measures import EVERY, OF_CLASS, Seen, measures, row
 from experiments.knowledge.representation_page import page
 from experiments.knowledge.representation_picture import projections
 from experiments.knowledge.representation_verdicts import claims, headline
 from famr_jax import attacks, evaluation
 from famr_jax.cli.bench import Bench
 from famr_jax.cli.flags import Ascending, BenchFlags, Count, Positive, Share, make_optimizer
+from famr_jax.evaluation import Part, View
+from famr_jax.evaluation.knowledge import EVERY, OF_CLASS
 from famr_jax.methods import BY_NAME, trw
 from famr_jax.types import Params, Unlearner
 
@@ -131,43 +132,34 @@ def _case(flags, bench, benches, gone, originals):
     accuracy = bench.evaluator(gone, measures=evaluation.named(*ACCURACIES))
     test, forgotten = bench.test, gone.classes[0]
     labels = np.asarray(test.labels)
-    of_class = test.x[labels == forgotten]
-
-    def layers(params):
-        return attacks.layer_features(bench.model.features, params, test.x)
-
-    before = [layers(params) for params in originals]
-    seen = [
-        Seen(
-            layers(params),
-            attacks.logit_lens(bench.model, params, of_class),
-            labels,
-            forgotten,
-            before[named.get("seed", named.get("member", 0)) % len(before)],
-        )
-        for named, params in models
-    ]
-    table = measures(list(before[0]))
+    sets = evaluation.parts(bench.train, test, gone) | {EVERY: Part(test)}
+    seen = []
+    for named, params in models:
+        own = originals[named.get("seed", named.get("member", 0)) % len(originals)]
+        seen.append(View(bench.model, params, sets, own))
+    layers = list(seen[0].layers(EVERY))
+    table = evaluation.of_layers(layers)
     oracles = [each for (named, _), each in zip(models, seen, strict=True) if _is_oracle(named)]
     rows = []
     for (named, params), mine in zip(models, seen, strict=True):
         found = accuracy(params)
         found = {name: found[name] for name in ACCURACIES}
         others = [each for each in oracles if each is not mine]
-        rows.append(named | found | row(table, mine, others))
+        rows.append(named | found | {row.name: row.function(mine, others) for row in table})
+    before = seen[0].before.layers(EVERY)
     again = [each for model in models for each in _relearned(flags, bench, gone, *model)]
     shuffled = np.random.default_rng(bench.flags.seed).permutation(labels == forgotten)
-    last, first = list(before[0])[-1], {}
+    first: dict[str, np.ndarray] = {}
     for (named, _), mine in zip(models, seen, strict=True):
-        first.setdefault(named["model"], mine.layers[last])
+        first.setdefault(named["model"], mine.layers(EVERY)[layers[-1]])
     pictured = {name: first[name] for name in ("original", *flags.methods, "oracle")}
     return {
         "forget": gone.spec,
         "class": forgotten,
-        "layers": list(before[0]),
-        "sizes": {EVERY: len(labels), OF_CLASS: len(of_class)},
+        "layers": layers,
+        "sizes": {name: len(sets[name]) for name in (EVERY, OF_CLASS)},
         "models": rows,
-        "shuffled": {n: attacks.linear_probe(leaf, shuffled) for n, leaf in before[0].items()},
+        "shuffled": {n: attacks.linear_probe(leaf, shuffled) for n, leaf in before.items()},
         "relearning": again,
         "labels": labels.tolist(),
         "pictures": projections(pictured, seed=bench.flags.seed),

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from experiments.harness.results import Page, setting
-from experiments.knowledge.representation_measures import EVERY, QUANTITIES
 from experiments.knowledge.representation_picture import panel
 from experiments.knowledge.representation_verdicts import (
     MORE,
@@ -15,6 +14,7 @@ from experiments.knowledge.representation_verdicts import (
     median_steps,
     steps_in_words,
 )
+from famr_jax.evaluation.knowledge import EVERY, QUANTITIES
 from famr_jax.report import Badge, Cell, Column, Grid, Section, Table, Text, dots, number
 
 

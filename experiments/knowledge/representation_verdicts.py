@@ -9,8 +9,8 @@ import scipy.stats
 
 from experiments.harness.results import setting
 from experiments.knowledge import FEATURES
-from experiments.knowledge.representation_measures import QUANTITIES, measures
 from famr_jax import evaluation, statistics
+from famr_jax.evaluation.knowledge import QUANTITIES
 from famr_jax.report import number
 
 MORE = {"knows": 1, "reads": 1, "apart": 1, "like_oracles": -1}
@@ -27,7 +27,7 @@ def judged(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     `side` is 1 or -1 where the value lies above or below the oracles' band, else 0; `original_side`
     says it of the original that the model was made from, beside which it is judged.
     """
-    table = measures(case["layers"])
+    table = evaluation.of_layers(case["layers"])
     sizes = {m.name: case["sizes"][m.set] for m in table}
     rows = [row | {"n": sizes} for row in case["models"] if row["model"] != "untrained"]
     for seed in _seeds(case):

@@ -6,6 +6,7 @@ A measure is a row of `MEASURES`; an `Evaluator` takes all of them, `verdicts` j
 from famr_jax.evaluation.attacked import ATTACKS, ENSEMBLE_MEASURES
 from famr_jax.evaluation.evaluator import Evaluator, of_ensemble
 from famr_jax.evaluation.judging import average_gap, verdicts
+from famr_jax.evaluation.knowledge import of_layers
 from famr_jax.evaluation.measures import (
     DISTANCE,
     MEASURES,
@@ -31,6 +32,7 @@ __all__ = [
     "average_gap",
     "named",
     "of_ensemble",
+    "of_layers",
     "parts",
     "sampled_parts",
     "verdicts",

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from famr_jax import metrics
+from famr_jax import attacks, metrics
 from famr_jax.forget import ForgetSet
-from famr_jax.types import ApplyFn, Batch, Params, Source
+from famr_jax.models.vit import ViT
+from famr_jax.types import ApplyFn, Batch, Params, Source, images_of
 
 
 class Absent(Exception):
@@ -54,6 +56,7 @@ class View:
     ):
         self.params, self.parts, self.original = params, parts, original
         self._model, self._logits, self._values, self._features = model, {}, {}, {}
+        self._layers, self._lens = {}, {}
 
     def part(self, name: str) -> Part:
         """One of the sets.
@@ -111,7 +114,7 @@ class View:
             raise Absent("the model has no `features`")
         part, at = self.part(name), (layer, id(self.part(name).images))
         if at not in self._features:
-            images = part.images if isinstance(part.images, Source) else part.images.x
+            images = images_of(part.images)
             first = images[:1].batch().x if isinstance(images, Source) else images[:1]
             if layer not in jax.eval_shape(self._model.features, self.params, first):
                 raise Absent(f"the model has no layer {layer!r}")
@@ -119,11 +122,50 @@ class View:
             self._features[at] = np.asarray(metrics.predict(of_layer, self.params, images))
         return part.take(self._features[at])
 
+    def layers(self, name: str) -> dict[str, np.ndarray]:
+        """Activations of every layer on a set, `[n, dim]`, averaged over tokens or pixels.
+
+        Raises:
+            Absent: The model names no features.
+        """
+        if not hasattr(self._model, "features"):
+            raise Absent("the model has no `features`")
+        part = self.part(name)
+        if id(part.images) not in self._layers:
+            self._layers[id(part.images)] = attacks.layer_features(
+                self._model.features, self.params, images_of(part.images)
+            )
+        return {layer: part.take(each) for layer, each in self._layers[id(part.images)].items()}
+
+    def lens(self, name: str) -> dict[str, np.ndarray]:
+        """Logits that the head reads in every block on a set, `[n, num_classes]`.
+
+        Raises:
+            Absent: The model is no Vision Transformer.
+        """
+        part, module = self.part(name), getattr(self._model, "module", None)
+        if not isinstance(module, ViT):
+            raise Absent("the model is no Vision Transformer")
+        if name not in self._lens:
+            images = part.images[part.take(np.arange(len(part.images.labels)))]
+            self._lens[name] = attacks.logit_lens(self._model, self.params, images_of(images))
+        return self._lens[name]
+
+    @cached_property
+    def before(self) -> "View":
+        """The original on the same sets.
+
+        Raises:
+            Absent: The trained weights are not given.
+        """
+        if self.original is None:
+            raise Absent("the trained weights are not given")
+        return View(self._model, self.original, self.parts, self.original)
+
     def _of_split(self, name):
         images = self.part(name).images
         if id(images) not in self._logits:
-            x = images if isinstance(images, Source) else images.x
-            logits = metrics.predict(apply_of(self._model), self.params, x)
+            logits = metrics.predict(apply_of(self._model), self.params, images_of(images))
             self._logits[id(images)] = np.asarray(logits)
         return self._logits[id(images)]
 
