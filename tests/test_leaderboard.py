@@ -6,7 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.comparison import board_cells, board_models, leaderboard, leaderboard_page, trials
+from experiments.comparison import (
+    board_cells,
+    leaderboard,
+    leaderboard_page,
+    leaderboard_tables,
+    trials,
+)
 from experiments.comparison.board_measures import (
     ATTACKS,
     KLOM,
@@ -186,9 +192,7 @@ SIZES = (Sizes(146, 1291, 32, 50, 0.1, 1.0), Sizes(144, 1293, 32, 50, 0.1, 1.0))
 @pytest.mark.parametrize("name", [n for n, s in KNOWN.items() if s.sees != "store"])
 def test_every_method_spends_at_most_a_tenth_of_a_retraining(name):
     for sizes in SIZES:
-        spent = [
-            trials.examples(KNOWN[name], s, sizes) for s in affordable(KNOWN[name], sizes)
-        ]
+        spent = [trials.examples(KNOWN[name], s, sizes) for s in affordable(KNOWN[name], sizes)]
         assert spent
         assert 0 < max(spent) <= 0.1 * sizes.retraining
         epochs = trials.epochs_of(KNOWN[name], affordable(KNOWN[name], sizes)[0], sizes)
@@ -247,7 +251,7 @@ def test_models_that_do_not_differ_lie_within_the_nulls_and_others_do_not(lost):
             assert len(each["samples"]) == SAMPLES, name
         row = {name: each["value"] for name, each in found.items()}
         errors = {f"{name}_error": each["error"] for name, each in found.items()}
-        far = {name: 99.0 for name in row}
+        far = dict.fromkeys(row, 99.0)
         null, sizes = judges.null, {"for_acc": 10, "ret_acc": 20, "test_acc": 40}
         verdicts[shift] = judged(row | errors, far, judges.each, null, sizes, 16)
         assert judged(row | errors, row | errors, judges.each, null, sizes, 7)[
@@ -296,7 +300,12 @@ def test_what_broke_is_last_and_what_was_not_measured_has_no_rank():
         "broke": {"klom_forget": np.full(SAMPLES, np.nan), "tow": np.full(SAMPLES, 0.6)},
     }  # the others were recorded elsewhere
     lines = {line["model"]: line for line in ranked(rows, {}, samples)}
-    assert [lines[m].get("klom_forget") for m in ("near", "far", "broke", "half")] == [1, 2, 3, None]
+    assert [lines[m].get("klom_forget") for m in ("near", "far", "broke", "half")] == [
+        1,
+        2,
+        3,
+        None,
+    ]
     assert {m: line["rank"] for m, line in lines.items()} == {
         "half": 1.0, "near": 1.5, "far": 2.5, "broke": 3.5
     }  # fmt: skip
@@ -348,3 +357,19 @@ def test_numbers_in_the_docstring_are_those_of_the_results(name):
         assert line in leaderboard.__doc__
 
 
+def test_tables_have_a_row_for_each_model(small):
+    full, brief = leaderboard_tables.full(small), leaderboard_tables.brief(small)
+    for name in SMALL.methods:
+        assert full.count(f"| `{name}` |") == 2
+        assert brief.count(f"| `{name}` |") == 1
+    for name in (NOTHING, AGAIN):
+        assert full.count(f"| {name} |") == 2
+    for text in (brief, *full.split("###")[1:]):
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in rows}) == 1
+    cell = small["results"]["cells"][0]
+    row = leaderboard_page.rows_of(cell)["delete"]
+    row |= {"klom_forget": 1.234, "klom_forget_verdict": "outside band"}
+    changed = cell | {"rows": as_columns([*as_rows(cell["rows"])[:2], row])}
+    results = small["results"] | {"cells": [changed]}
+    assert "**1.23**" in leaderboard_tables.full(small | {"results": results})

@@ -70,7 +70,7 @@ LEADERBOARD = Paper(
             "A method that accuracies do not tell from retrained models is told from them by no "
             "attack either."
         ),
-        "better": "Every method is nearer to retrained models, by its mean rank, than doing nothing.",
+        "better": "By its mean rank every method is nearer to retrained models than doing nothing.",
     },
 )
 

@@ -123,9 +123,9 @@ def filled(
         models = count if search.sees == "store" else flags.members
         rows.append(_flat({"model": name, "sees": search.sees, **found[name]}, models))
     sets, null, oracles = ends["sizes"], ends["null"], ends["oracles"]
-    rows = [
-        row | judged(row, before, oracles, null, sets, flags.members) for row in rows
-    ] + [row for row in recorded if row["model"] not in found]
+    rows = [row | judged(row, before, oracles, null, sets, flags.members) for row in rows] + [
+        row for row in recorded if row["model"] not in found
+    ]
     samples = {NOTHING: ends[NOTHING], AGAIN: ends[AGAIN], **found}
     samples = {
         model: {name: each["samples"] for name, each in row["measures"].items()}

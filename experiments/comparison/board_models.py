@@ -1,4 +1,4 @@
-"""The models of the leaderboard: whose setting is chosen, who unlearns, and what is seen of them."""
+"""Models of the leaderboard: which setting is chosen, who unlearns, what is seen of them."""
 
 import inspect
 import math
@@ -138,9 +138,7 @@ class Cell:
     judges: Judges
 
 
-def outputs(
-    bench: Bench, gone: ForgetSet, test: np.ndarray, members: Sequence[Params]
-) -> Outputs:
+def outputs(bench: Bench, gone: ForgetSet, test: np.ndarray, members: Sequence[Params]) -> Outputs:
     """What is seen of several models, a class relearned where one is forgotten."""
     apply_fn, images = bench.model.apply, bench.test[test]
     shown = [
@@ -205,9 +203,12 @@ def measured(
     originals, kept = cell.originals[:members], [stores[i] for i in range(members) if stores]
     again = partial(run, originals=originals, stores=kept, key=second)
     done = clock.time("members", partial(again, forget=everyone, retain=~everyone))
-    told = {"setting": setting, "trials": tried, "seconds": clock.phases["members"]["run"] / members}
-    told |= {"training": cell.choosing.training()}
-    told |= {"examples": trials.examples(search, setting, sizes) / sizes.retraining}
+    seconds = clock.phases["members"]["run"] / members
+    told = {"setting": setting, "trials": tried, "seconds": seconds}
+    told |= {
+        "training": cell.choosing.training(),
+        "examples": trials.examples(search, setting, sizes) / sizes.retraining,
+    }
     seen = outputs(bench, cell.gone, cell.test, loop.members(done))
     if stores:  # too few models for measures of ensembles
         return told | {"measures": cell.judges.one_by_one(seen)}

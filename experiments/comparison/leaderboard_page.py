@@ -94,9 +94,7 @@ def _accuracy(cells):
         everywhere, only = inside(cell)
         good += [True] * len(everywhere) + [False] * len(only)
         names = f" ({', '.join(only)})" if only else ""
-        told.append(
-            f"{cell['forget']} {len(only)} of {len(everywhere) + len(only)}{names}"
-        )
+        told.append(f"{cell['forget']} {len(only)} of {len(everywhere) + len(only)}{names}")
     words = f"inside by accuracy, and told by an attack: {'; '.join(told)}."
     return "accuracy", _verdict(good), words
 
@@ -165,8 +163,9 @@ def _section(cell, results):
     left = ", ".join(f"{each['model']} {each['examples']:.1%}" for each in cell["left_out"])
     words = (
         f"{cell['num_forget']} images are forgotten, {cell['num_retain']} retained. Inside the "
-        f"oracles' spread under every attack: {', '.join(everywhere) or 'none'}; by accuracy alone: "
-        f"{', '.join(only) or 'none'}. {f'Left out, for what they spend: {left}.' if left else ''}"
+        f"oracles' spread under every attack: {', '.join(everywhere) or 'none'}; by accuracy "
+        f"alone: {', '.join(only) or 'none'}. "
+        f"{f'Left out, for what they spend: {left}.' if left else ''}"
     )
     names = [line["model"] for line in order]
     names += [name for name, row in rows.items() if row.get("sees") == "store"]

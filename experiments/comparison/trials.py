@@ -113,7 +113,9 @@ def epochs_of(search: Search, setting: Mapping[str, Any], sizes: Sizes) -> int:
     """The most epochs that a trial's part of the budget pays for, at least one."""
     if search.optimizer is None:
         return 1
-    left = sizes.budget * setting.get("part", sizes.part) * sizes.retraining - _prepared(search, sizes)
+    left = sizes.budget * setting.get("part", sizes.part) * sizes.retraining - _prepared(
+        search, sizes
+    )
     return max(1, math.floor(left / _epoch(search, sizes)))
 
 
