@@ -3,8 +3,10 @@
 import json
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
+from conftest import counting
 
 from experiments.comparison import (
     board_cells,
@@ -373,3 +375,27 @@ def test_tables_have_a_row_for_each_model(small):
     changed = cell | {"rows": as_columns([*as_rows(cell["rows"])[:2], row])}
     results = small["results"] | {"cells": [changed]}
     assert "**1.23**" in leaderboard_tables.full(small | {"results": results})
+
+
+def test_trials_and_members_of_a_method_share_one_program(bench):
+    apply_fn, traces = counting(bench.model.apply)
+    (gone,) = bench.forget_sets(("class:3",))
+    params = bench.model.init(jax.random.key(0))
+    before = []
+    for setting, count in zip(KNOWN["finetune"].settings[::4], (1, 3), strict=True):
+        masks = np.stack([gone.mask] * count)
+        trials.unlearned_each(
+            KNOWN["finetune"],
+            setting,
+            apply_fn,
+            [params] * count,
+            [],
+            bench.train,
+            masks,
+            ~masks,
+            epochs=1,
+            batch_size=128,
+            key=jax.random.key(1),
+        )
+        before.append(len(traces))
+    assert before[0] == before[1] > 0
