@@ -399,3 +399,17 @@ def test_trials_and_members_of_a_method_share_one_program(bench):
         )
         before.append(len(traces))
     assert before[0] == before[1] > 0
+
+
+def test_a_method_with_a_store_has_a_band_and_no_rank(small, root):
+    flags = placed(root, "store", methods=("gauss_newton_removal",), forget=("class:3",))
+    content = run(EXPERIMENT, replace(flags, rank=4))
+    (cell,) = content["results"]["cells"]
+    row = leaderboard_page.rows_of(cell)["gauss_newton_removal"]
+    assert row["sees"] == "store"
+    assert row["for_acc_verdict"] == "too few oracles"
+    assert not {*KLOM, "u_lira", "told_apart"} & set(row)
+    assert {each["model"] for each in as_rows(cell["ranks"])} == {NOTHING, AGAIN}
+    assert "| `gauss_newton_removal` | – |" in leaderboard_tables.full(content)
+    nothing = [leaderboard_page.rows_of(c)[NOTHING] for c in (cell, small["results"]["cells"][0])]
+    assert nothing[0] == nothing[1]
