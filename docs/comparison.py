@@ -1,4 +1,4 @@
-"""Writes the brief table of the comparison of methods where a page has a place for it.
+"""Writes the brief tables of the comparisons of methods where a page has a place for them.
 
 python docs/comparison.py
 """
@@ -10,19 +10,36 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from experiments.comparison.comparison_tables import brief  # noqa: E402
+from experiments.comparison import comparison_tables, leaderboard_tables  # noqa: E402
 from experiments.harness.results import read_results  # noqa: E402
 
-PAGES = (ROOT / "README.md", ROOT / "docs/pages/which_method.md")
-PLACE = re.compile(r"(<!-- comparison -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs/pages/which_method.md",
+    ROOT / "docs/pages/leaderboard.md",
+)
+TABLES = {
+    "method_comparison": ("comparison", comparison_tables.brief),
+    "leaderboard": ("leaderboard", leaderboard_tables.brief),
+}
+"""By the result: the name of its place, and what is written there."""
 
 
-def written(text, content):
-    """The text of a page with today's table in its place, if it has one."""
-    return PLACE.sub(lambda found: found[1] + f"{brief(content)}\n" + found[3], text)
+def place(name):
+    """Where a page has a table of this name."""
+    return re.compile(rf"(<!-- {name} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def written(text, results):
+    """The text of a page with today's tables in their places; one not recorded yet stays."""
+    for result, (name, brief) in TABLES.items():
+        if result in results:
+            table = brief(results[result])
+            text = place(name).sub(lambda found, t=table: f"{found[1]}{t}\n{found[3]}", text)
+    return text
 
 
 if __name__ == "__main__":
-    recorded = read_results()["method_comparison"]
+    recorded = read_results()
     for page in PAGES:
         page.write_text(written(page.read_text(), recorded))

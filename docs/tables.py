@@ -4,9 +4,9 @@ import importlib
 import sys
 from collections import Counter
 
-from experiments.comparison import comparison_tables, defaults
+from experiments.comparison import comparison_tables, defaults, leaderboard_tables
 from experiments.harness import ledger
-from experiments.harness.results import VERDICTS, read_results
+from experiments.harness.results import VERDICTS, read_results, setting
 from famr_jax.evaluation import DISTANCE, ENSEMBLE_MEASURES, MEASURES
 from famr_jax.methods import BY_NAME
 
@@ -58,6 +58,13 @@ def cost():
 def comparison():
     """Every method at one budget of search: a table for each forget set."""
     return comparison_tables.full(RESULTS["method_comparison"])
+
+
+def leaderboard():
+    """Every method beside a hundred retrained models: tables for each recorded data set."""
+    found = [result for name, result in RESULTS.items() if name.startswith("leaderboard")]
+    told = (f"{setting(each['results'])}:\n\n{leaderboard_tables.full(each)}" for each in found)
+    return "\n".join(told) or "Not recorded yet.\n"
 
 
 def measures():
@@ -113,6 +120,6 @@ def numbers():
 def write(folder):
     """Writes each table into a file that pages include."""
     folder.mkdir(exist_ok=True)
-    for make in (methods, cost, comparison, measures, verdicts, headlines):
+    for make in (methods, cost, comparison, leaderboard, measures, verdicts, headlines):
         (folder / f"{make.__name__}.md").write_text(make())
     (folder / "claims.md").write_text(ledger.ledger(RESULTS).partition("\n")[2])

@@ -145,7 +145,7 @@ class Store:
             sources: The modules that make them, as `sources_of` takes them.
         """
         path = self.directory(name, config, epochs=0, sources=sources) / "numbers.json"
-        if mesh.first(self.resume and path.exists()):
+        if self.remembers(name, config, sources=sources):
             kept = json.loads(path.read_text(encoding="utf-8"))
             self.clock.phases[name] = kept["seconds"]
             self.clock.tell(name, "kept from before")
@@ -153,6 +153,13 @@ class Store:
         numbers = _numbers(self.clock.show(name, function))
         write_text(path, json.dumps({"numbers": numbers, "seconds": self.clock.phases[name]}))
         return numbers
+
+    def remembers(
+        self, name: str, config: dict[str, Any], *, sources: Sequence[str | Path]
+    ) -> bool:
+        """Whether `remember` would give what is kept, so that nothing need be made ready."""
+        path = self.directory(name, config, epochs=0, sources=sources) / "numbers.json"
+        return mesh.first(self.resume and path.exists())
 
     def directory(
         self,

@@ -83,7 +83,7 @@ def test_bootstrap_samples_are_paired():
     generator = np.random.default_rng(0)
     oracles = generator.normal(size=(60, 80))
     before = generator.normal(2, 1, size=(60, 80))
-    drawn = [klom_points.resample(before - shift, oracles) for shift in (0, 0, 1.8)]
+    drawn = [attacks.klom_resampled(before - shift, oracles) for shift in (0, 0, 1.8)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (drawn[2] < drawn[0]).all()
     assert len(set(drawn[0])) > 1

@@ -321,9 +321,11 @@ def test_pages_hold_the_table_of_the_results():
         import comparison
     finally:
         sys.path.remove(str(DOCS))
-    recorded, places = RESULTS["method_comparison"], []
+    places = []
     for page in comparison.PAGES:
         text = page.read_text()
-        assert comparison.written(text, recorded) == text
-        places += [page.name] * len(comparison.PLACE.findall(text))
-    assert "which_method.md" in places
+        assert comparison.written(text, read_results()) == text
+        for name, _ in comparison.TABLES.values():
+            places += [(page.name, name)] * len(comparison.place(name).findall(text))
+    assert ("which_method.md", "comparison") in places
+    assert ("leaderboard.md", "leaderboard") in places

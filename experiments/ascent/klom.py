@@ -32,9 +32,7 @@ from experiments.ascent.klom_points import (
     grid,
     kloms,
     margins,
-    percentile,
     point,
-    resample,
 )
 from experiments.ascent.random_set import draw
 from experiments.harness.results import Page, measured, setting
@@ -45,8 +43,6 @@ from famr_jax.cli.bench import Bench
 from famr_jax.cli.flags import BenchFlags, Count, Positive, Share
 from famr_jax.report import Table, Text
 
-DEALS = 200
-"""Deals of the models to two sides, of which the null is made."""
 SOURCES = (Path(klom_points.__file__), "famr_jax.methods", "famr_jax.attacks")
 
 
@@ -104,7 +100,7 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
         retrained = ensembles.trained(bench, name, masks, key=keys.oracle_train)
         oracles = margins(bench, [each.params for each in retrained], gone.mask)
         before = margins(bench, originals, gone.mask)
-        resampled = {part: resample(before[part], oracles[part]) for part in SETS}
+        resampled = {part: attacks.klom_resampled(before[part], oracles[part]) for part in SETS}
         sets.append(
             {"share": share, "num_forget": int(gone.mask.sum())}
             | nulls(before["forget"], oracles["forget"])
@@ -129,13 +125,10 @@ def nulls(before: np.ndarray, oracles: np.ndarray) -> dict[str, float]:
 
     Margins of one example are far from Gaussian, so that the simulated null is too low for them.
     """
-    generator, pool, values = np.random.default_rng(0), np.concatenate([before, oracles]), []
-    for _ in range(DEALS):
-        dealt = generator.permutation(pool)
-        values.append(percentile(attacks.klom(dealt[: len(before)], dealt[len(before) :])))
+    values = attacks.klom_dealt(before, oracles)
     most, gaussian = np.quantile(values, 0.99), attacks.klom_null(len(before), len(oracles))
     dealt = {"null": float(np.mean(values)), "null_most": float(most)}
-    return dealt | {"null_gaussian": percentile(gaussian)}
+    return dealt | {"null_gaussian": attacks.percentile(gaussian)}
 
 
 def nearer(row: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from famr_jax.types import Unlearner
 
 SETS = ("forget", "retain", "test")
 CONTROL = "fine-tuning"
-BOOTSTRAPS, LEVEL = 200, 0.99
+LEVEL = 0.99
 
 
 def grid(
@@ -61,7 +61,7 @@ def point(
         originals: The trained weights of every member.
         gone: The forget set.
         oracles: Margins of the oracles on every set.
-        resampled: What `resample` gives of doing nothing.
+        resampled: What `attacks.klom_resampled` gives of doing nothing.
         epochs: Of unlearning.
         retains: Whether it is given retained images.
     """
@@ -82,7 +82,7 @@ def point(
     found = {"finite": True}
     for part in SETS:
         found |= {f"{part}_{key}": v for key, v in kloms(after[part], oracles[part]).items()}
-        change = resample(after[part], oracles[part]) - resampled[part]
+        change = attacks.klom_resampled(after[part], oracles[part]) - resampled[part]
         low, high = np.quantile(change, [1 - LEVEL, LEVEL])
         found |= {f"{part}_low": float(low), f"{part}_high": float(high)}
     return found
@@ -103,23 +103,7 @@ def margins(bench: Bench, members: list[Any], gone: np.ndarray) -> dict[str, np.
 def kloms(unlearned: np.ndarray, oracles: np.ndarray) -> dict[str, float]:
     """The 95th percentile of KLoM over examples: floored, without empty bins, and reversed."""
     return {
-        "klom": percentile(attacks.klom(unlearned, oracles)),
-        "dropped": percentile(attacks.klom(unlearned, oracles, floor=None)),
-        "reversed": percentile(attacks.klom_reversed(unlearned, oracles)),
+        "klom": attacks.percentile(attacks.klom(unlearned, oracles)),
+        "dropped": attacks.percentile(attacks.klom(unlearned, oracles, floor=None)),
+        "reversed": attacks.percentile(attacks.klom_reversed(unlearned, oracles)),
     }
-
-
-def resample(unlearned: np.ndarray, oracles: np.ndarray) -> np.ndarray:
-    """KLoM's percentile of bootstrap samples of the models, the same ones at every call."""
-    generator, found = np.random.default_rng(0), []
-    for _ in range(BOOTSTRAPS):
-        mine, theirs = (
-            generator.integers(0, len(each), len(each)) for each in (unlearned, oracles)
-        )
-        found.append(percentile(attacks.klom(unlearned[mine], oracles[theirs])))
-    return np.array(found)
-
-
-def percentile(values: np.ndarray) -> float:
-    """The 95th percentile, which KLoM is reported at."""
-    return float(np.percentile(values, 95))

@@ -49,15 +49,14 @@ from experiments.comparison.choosing import CHOSEN_BY, Choosing, validation_of
 from experiments.comparison.comparison_page import claims, headline, page
 from experiments.comparison.judging import COMPARED, as_columns, judged
 from experiments.comparison.searches import RANK, SEARCHES
+from experiments.comparison.stores import stored
 from experiments.comparison.trials import Search, Sizes
 from experiments.harness.run import Experiment, main
-from famr_jax import curvature
 from famr_jax.cli.bench import Bench
 from famr_jax.cli.flags import BenchFlags, Count
 from famr_jax.evaluation import Evaluator
 from famr_jax.forget import ForgetSet
 from famr_jax.methods import BY_NAME
-from famr_jax.methods.gauss_newton_removal import Model
 from famr_jax.progress import Clock, console
 from famr_jax.store import Fitted, fingerprint
 
@@ -109,7 +108,10 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
     originals = [each.params for each in fitted]
     stores = []
     if any(SEARCHES[name].sees == "store" for name in flags.methods or SEARCHES):
-        stores = [_stored(flags, bench, i, params) for i, params in enumerate(originals)]
+        stores = [
+            stored(bench, f"store {i}", params, rank=flags.rank)
+            for i, params in enumerate(originals)
+        ]
     cells = [_cell(flags, bench, gone, originals, stores) for gone in cases]
     made = [bench.clock.phases[f"store {i}"]["run"] for i in range(len(stores))]
     told = {"store": {"rank": flags.rank, "seconds": float(np.mean(made))}} if stores else {}
@@ -132,31 +134,6 @@ def sizes_of(bench: Bench, gone: ForgetSet) -> Sizes:
     count = int(gone.mask.sum())
     flags = bench.flags
     return Sizes(count, len(gone.mask) - count, flags.batch_size, flags.train_epochs)
-
-
-def _stored(flags, bench, i, original):
-    """The curvature store of an original, made once; its seconds are kept with it."""
-    config = {"data": bench.dataset.fingerprint, "weights": fingerprint(original), "k": flags.rank}
-    home = bench.store.directory("curvature", config, epochs=0, sources=("famr_jax.curvature",))
-    dim = sum(leaf.size for leaf in jax.tree.leaves(original))
-    make = partial(
-        curvature.keep,
-        Model(bench.model.apply).curvature(original, bench.train),
-        original,
-        k=min(flags.rank, dim),
-        size=len(bench.train),
-        key=bench.keys.probes,
-        path=home / "compared.npz",
-        made_by=config,
-        tol=1e-2,
-    )
-    bench.store.remember(
-        f"store {i}",
-        config,
-        lambda: {"products": make().num_products},
-        sources=("famr_jax.curvature",),
-    )
-    return make()
 
 
 def _cell(flags, bench, gone, originals, stores):

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from famr_jax import unlearn
+from famr_jax import loop, unlearn
+from famr_jax.cli import choosing
 from famr_jax.curvature import Eigenspace
-from famr_jax.methods import BY_NAME
 from famr_jax.types import ApplyFn, Batch, Params, Source, Unlearner, pytree, static
 
 BUDGET = 0.2
@@ -41,7 +41,7 @@ class Search(NamedTuple):
     Whatever is put through the network counts once each time, for a gradient or not.
 
     Attributes:
-        method: A name of `BY_NAME`.
+        method: A name of `BY_NAME`, or `FILE.py:FUNCTION`.
         grid: The numbers to try; all combinations are. `lr` is the step, `part` the part of the
             budget that is spent, else `PART`; every other is an argument of the method.
         optimizer: Its name in `OPTIMIZERS`; None for a one-shot method.
@@ -80,12 +80,23 @@ class Search(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """How many examples there are, and how a retraining passes over them."""
+    """How many examples there are, how a retraining passes over them, and what a trial may spend.
+
+    Attributes:
+        forget: Examples of the forget set.
+        retain: Of the retained set.
+        batch_size: Of a step.
+        epochs: Of a retraining.
+        budget: Most examples of a trial, as a share of those of a retraining.
+        part: Of the budget, what a trial spends whose length is not searched.
+    """
 
     forget: int
     retain: int
     batch_size: int
     epochs: int
+    budget: float = BUDGET
+    part: float = PART
 
     @property
     def retraining(self) -> int:
@@ -102,7 +113,9 @@ def epochs_of(search: Search, setting: Mapping[str, Any], sizes: Sizes) -> int:
     """The most epochs that a trial's part of the budget pays for, at least one."""
     if search.optimizer is None:
         return 1
-    left = BUDGET * setting.get("part", PART) * sizes.retraining - _prepared(search, sizes)
+    left = sizes.budget * setting.get("part", sizes.part) * sizes.retraining - _prepared(
+        search, sizes
+    )
     return max(1, math.floor(left / _epoch(search, sizes)))
 
 
@@ -163,7 +176,8 @@ def made(
 ) -> Unlearner:
     """The unlearner of a trial."""
     numbers = {name: value for name, value in setting.items() if name not in OWN}
-    build = partial(BY_NAME[search.method], apply_fn, **search.fixed, **numbers)
+    _, constructor, _ = choosing.found(search.method)
+    build = partial(constructor, apply_fn, **search.fixed, **numbers)
     if search.optimizer is None:
         method = build(store=store) if search.sees == "store" else build()
         return Edited(method, method.epoch_over)
@@ -184,29 +198,77 @@ def unlearned(
     key: jax.Array,
 ) -> list[Params]:
     """Every original after one trial, each under its own key."""
-    keys = jax.random.split(key, len(originals))
-    epochs, batch_size = epochs_of(search, setting, sizes), sizes.batch_size
-    if search.sees == "store":
-        done = []
-        for original, store, own in zip(originals, stores, keys, strict=True):
-            method = made(search, setting, apply_fn, store)
-            run = unlearn.run(
-                method, original, train[mask], epochs=epochs, batch_size=batch_size, key=own
-            )
-            done.append(run.params)
-        return done
     masks = np.stack([mask] * len(originals))
-    run = unlearn.run_each(
-        made(search, setting, apply_fn),
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *originals),
-        train,
-        masks,
-        None if search.sees == "forget" else ~masks,
-        epochs=epochs,
-        batch_size=batch_size,
-        key=keys,
+    return loop.members(
+        unlearned_each(
+            search,
+            setting,
+            apply_fn,
+            originals,
+            stores,
+            train,
+            masks,
+            ~masks,
+            epochs=epochs_of(search, setting, sizes),
+            batch_size=sizes.batch_size,
+            key=key,
+        )
     )
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], run.params) for i in range(len(originals))]
+
+
+def unlearned_each(
+    search: Search,
+    setting: Mapping[str, Any],
+    apply_fn: ApplyFn,
+    originals: Sequence[Params],
+    stores: Sequence[Eigenspace],
+    train: Batch | Source,
+    forget: np.ndarray,
+    retain: np.ndarray,
+    *,
+    epochs: int,
+    batch_size: int,
+    key: jax.Array,
+) -> Params:
+    """Models after each unlearned its own forget set by one setting, with a member axis.
+
+    Args:
+        search: The method.
+        setting: Its numbers.
+        apply_fn: The model.
+        originals: The trained weights of every member.
+        stores: Their curvature stores, for methods that work from one.
+        train: The training set.
+        forget: What each forgets, masks `[members, n]`.
+        retain: What each retains, which methods that see the forget set alone are not given.
+        epochs: Passes over what the method's epochs pass over.
+        batch_size: Examples a step.
+        key: PRNG key of all of them.
+    """
+    keys, stacked = jax.random.split(key, len(originals)), partial(jax.tree.map, _stacked)
+    if search.sees != "store":
+        return unlearn.run_each(
+            made(search, setting, apply_fn),
+            stacked(*originals),
+            train,
+            forget,
+            None if search.sees == "forget" else retain,
+            epochs=epochs,
+            batch_size=batch_size,
+            key=keys,
+        ).params
+    done = []
+    for original, store, mask, own in zip(originals, stores, forget, keys, strict=True):
+        method = made(search, setting, apply_fn, store)
+        run = unlearn.run(
+            method, original, train[mask], epochs=epochs, batch_size=batch_size, key=own
+        )
+        done.append(run.params)
+    return stacked(*done)
+
+
+def _stacked(*leaves):
+    return jnp.stack(leaves)
 
 
 def tug_of_war(row: Mapping[str, float], oracle: Mapping[str, float]) -> float:

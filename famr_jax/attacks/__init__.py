@@ -11,10 +11,14 @@ from famr_jax.attacks.epsilon import epsilons as epsilons
 from famr_jax.attacks.epsilon import forgetting_score as forgetting_score
 from famr_jax.attacks.geometry import Geometry as Geometry
 from famr_jax.attacks.geometry import class_geometry as class_geometry
+from famr_jax.attacks.histograms import bootstrap_pairs as bootstrap_pairs
 from famr_jax.attacks.histograms import klom as klom
 from famr_jax.attacks.histograms import klom_as_published as klom_as_published
+from famr_jax.attacks.histograms import klom_dealt as klom_dealt
 from famr_jax.attacks.histograms import klom_null as klom_null
+from famr_jax.attacks.histograms import klom_resampled as klom_resampled
 from famr_jax.attacks.histograms import klom_reversed as klom_reversed
+from famr_jax.attacks.histograms import percentile as percentile
 from famr_jax.attacks.layers import layer_features as layer_features
 from famr_jax.attacks.layers import logit_lens as logit_lens
 from famr_jax.attacks.layers import read_out as read_out

@@ -94,6 +94,59 @@ def klom_null(
     return klom(one, generator.normal(size=(num_oracles, num_examples)), floor=floor)
 
 
+def klom_dealt(
+    unlearned: np.ndarray, oracles: np.ndarray, *, deals: int = 200, seed: int = 0
+) -> np.ndarray:
+    """KLoM's 95th percentile where models do not differ: all of both sides dealt out at random.
+
+    Margins of one example are far from Gaussian, so that `klom_null` is too low for real models.
+
+    Args:
+        unlearned: Margins of N models, `[N, n]`.
+        oracles: Margins of M models, `[M, n]`; each deal has N and M of the pool.
+        deals: How many.
+        seed: Of the deals.
+
+    Returns:
+        A percentile of each deal, `[deals]`.
+    """
+    check_count("deals", deals)
+    generator, pool, found = np.random.default_rng(seed), np.concatenate([unlearned, oracles]), []
+    for _ in range(deals):
+        dealt = generator.permutation(pool)
+        found.append(percentile(klom(dealt[: len(unlearned)], dealt[len(unlearned) :])))
+    return np.array(found)
+
+
+def klom_resampled(
+    unlearned: np.ndarray, oracles: np.ndarray, *, samples: int = 200, seed: int = 0
+) -> np.ndarray:
+    """KLoM's 95th percentile of bootstrap samples of the models, `[samples]`.
+
+    Those of one seed are the same models at every call, so that methods are compared in pairs. Some
+    models come twice, so that all values lie above `klom`'s: compare them with one another.
+    """
+    pairs = bootstrap_pairs(len(unlearned), len(oracles), samples=samples, seed=seed)
+    return np.array([percentile(klom(unlearned[a], oracles[b])) for a, b in pairs])
+
+
+def bootstrap_pairs(
+    num_unlearned: int, num_oracles: int, *, samples: int = 200, seed: int = 0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Which models are in each bootstrap sample of two ensembles, those of `klom_resampled`."""
+    check_count("samples", samples)
+    generator, sizes = np.random.default_rng(seed), (num_unlearned, num_oracles)
+    first, second = zip(
+        *([generator.integers(0, n, n) for n in sizes] for _ in range(samples)), strict=True
+    )
+    return list(zip(first, second, strict=True))
+
+
+def percentile(values: np.ndarray) -> float:
+    """The 95th percentile over examples, which KLoM is reported at; NaN if one of them is."""
+    return float(np.percentile(values, 95)) if np.isfinite(values).all() else float("nan")
+
+
 def _divergence(p, q, floor):
     if floor is not None:
         q = np.maximum(q, floor)

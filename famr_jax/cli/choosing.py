@@ -104,7 +104,7 @@ def named(word: str, apply_fn: ApplyFn, *, lam: float, step: Step) -> Chosen:
     Raises:
         ValueError: Unknown, or not of the signature `method(apply_fn, *, optimizer, ...)`.
     """
-    name, constructor, source = _found(word)
+    name, constructor, source = found(word)
     parameters = inspect.signature(constructor).parameters
     needed = [
         known
@@ -161,8 +161,12 @@ def step_in_source(constructor: Callable) -> tuple[str, float | None]:
     return ast.unparse(call), None
 
 
-def _found(word: str) -> tuple[str, Callable, str | Path]:
-    """The name of a method, its constructor, and the module or file that makes it."""
+def found(word: str) -> tuple[str, Callable, str | Path]:
+    """The name of a method, its constructor, and the module or file that makes it.
+
+    Raises:
+        ValueError: No name of `BY_NAME`, and no `FILE.py:FUNCTION` that can be imported.
+    """
     path, colon, function = word.rpartition(":")
     if not colon:
         if word not in BY_NAME:

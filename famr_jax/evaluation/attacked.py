@@ -55,18 +55,18 @@ def entropy_attack(view: View, oracles: Sequence[View]) -> float:
 
 def klom(ensemble: Ensemble, *, name: str, floor: float | None = 1e-5) -> float:
     """95th percentile over a set of KLoM, KL(unlearned || oracles)."""
-    return _percentile(attacks.klom(*_both(ensemble, name), floor=floor))
+    return attacks.percentile(attacks.klom(*_both(ensemble, name), floor=floor))
 
 
 def klom_reversed(ensemble: Ensemble, *, name: str) -> float:
     """95th percentile over a set of KLoM the other way, KL(oracles || unlearned)."""
-    return _percentile(attacks.klom_reversed(*_both(ensemble, name)))
+    return attacks.percentile(attacks.klom_reversed(*_both(ensemble, name)))
 
 
 def klom_null(ensemble: Ensemble) -> float:
     """What `klom` would be of as many models that do not differ, by simulation."""
     sides = _both(ensemble, "forget")
-    return _percentile(attacks.klom_null(*map(len, sides)))
+    return attacks.percentile(attacks.klom_null(*map(len, sides)))
 
 
 def u_lira(ensemble: Ensemble) -> float:
@@ -137,10 +137,6 @@ def _shadows(ensemble, least=2):
 def _in_turn(ensemble):
     shadows, members = _shadows(ensemble, least=3)
     return attacks.in_turn(attacks.u_lira, shadows, shadows, members), members
-
-
-def _percentile(values):
-    return float(np.percentile(values, 95)) if np.isfinite(values).all() else float("nan")
 
 
 ATTACKS = (
