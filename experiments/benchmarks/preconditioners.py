@@ -11,6 +11,7 @@ among them; what preparing took stands apart. What the JSON has already is not m
 
 import dataclasses
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -140,13 +141,11 @@ class Prepared:
         self.sketch = functools.cache(self._sketch)
 
     def kinds(self) -> dict[str, Callable[[], tuple[int, Callable[[float], Any]]]]:
-        """By name, what gives its products and what makes it at a damping; the goals' first."""
+        """By name, what gives its products and what makes it at a damping; the dearest last."""
         ranks = sorted(self.flags.ranks, reverse=True)
         nystrom = {f"Nystrom {rank}": partial(self._nystrom, rank) for rank in ranks}
-        first, *others = nystrom.items()
         exact = {f"eigenvectors {self.flags.eigenvectors}": self._eigenvectors}
-        plain = {"none": lambda: (0, _none)}
-        return {**plain, **dict([first]), **exact, **dict(others), "diagonal": self._diagonal}
+        return {"none": lambda: (0, _none), **nystrom, "diagonal": self._diagonal, **exact}
 
     def _sketch(self, rank):
         return curvature.nystrom(self.case.matrix, self.case.params, rank=rank, key=self.key)
@@ -219,36 +218,41 @@ def by_trust(prepared: Prepared) -> dict[str, Any]:
 def rows_of(
     prepared: Prepared, trust: Mapping[str, Any], done: set[tuple]
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a preconditioner and damping, one a tolerance, of those that are not done."""
+    """The rows of a damping and preconditioner, one a tolerance, of those that are not done."""
     name, case, flags = prepared.name, prepared.case, prepared.flags
     dampings = {TRUST: trust["damping"]} | {f"{d:g}": d for d in flags.dampings}
     solve = partial(curvature.solve, case.matrix, case.b, max_steps=flags.max_steps)
-    for words in ([TRUST], list(dampings)[1:]):
-        for kind, prepare in prepared.kinds().items():
-            todo = [word for word in words if (name, kind, word) not in done]
-            if not todo:
-                continue
-            preparing, make = prepare()
-            solve(damping=1.0, tol=0.5, preconditioner=make(1.0))  # compiles
-            for word in todo:
-                made, rows = jax.block_until_ready(make(dampings[word])), []
-                for tol in TOLERANCES:
-                    begun = time.perf_counter()
-                    found = solve(damping=dampings[word], tol=tol, preconditioner=made)
-                    jax.block_until_ready(found)
-                    row = {
-                        "case": name,
-                        "preconditioner": kind,
-                        "preparing": preparing,
-                        "damping": word,
-                        "tol": tol,
-                        "products": int(found.num_steps),
-                        "seconds": time.perf_counter() - begun,
-                        "residual": float(found.residual),
-                        "converged": bool(found.converged),
-                    }
-                    rows.append(row)
-                yield rows
+    kinds = prepared.kinds()
+
+    @functools.cache
+    def ready(kind):
+        preparing, make = kinds[kind]()
+        solve(damping=1.0, tol=0.5, preconditioner=make(1.0))  # compiles
+        return preparing, make
+
+    cells = itertools.product(dampings, kinds)
+    for word, kind in sorted(cells, key=lambda cell: cell[1].startswith("eigenvectors")):
+        if (name, kind, word) in done:
+            continue
+        preparing, make = ready(kind)
+        made, rows = jax.block_until_ready(make(dampings[word])), []
+        for tol in TOLERANCES:
+            begun = time.perf_counter()
+            found = solve(damping=dampings[word], tol=tol, preconditioner=made)
+            jax.block_until_ready(found)
+            row = {
+                "case": name,
+                "preconditioner": kind,
+                "preparing": preparing,
+                "damping": word,
+                "tol": tol,
+                "products": int(found.num_steps),
+                "seconds": time.perf_counter() - begun,
+                "residual": float(found.residual),
+                "converged": bool(found.converged),
+            }
+            rows.append(row)
+        yield rows
 
 
 def run(flags: Flags) -> None:
