@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.benchmarks.kronecker import preconditioner
 from experiments.benchmarks.preconditioners_table import TRUST, headline
 from experiments.benchmarks.timing import write
 from famr_jax import anchors, curvature, data, models, train
@@ -142,10 +143,10 @@ class Prepared:
 
     def kinds(self) -> dict[str, Callable[[], tuple[int, Callable[[float], Any]]]]:
         """By name, what gives its products and what makes it at a damping; the dearest last."""
-        ranks = sorted(self.flags.ranks, reverse=True)
-        nystrom = {f"Nystrom {rank}": partial(self._nystrom, rank) for rank in ranks}
-        exact = {f"eigenvectors {self.flags.eigenvectors}": self._eigenvectors}
-        return {"none": lambda: (0, _none), **nystrom, "diagonal": self._diagonal, **exact}
+        kinds = {"none": lambda: (0, _none), "diagonal": self._diagonal}
+        kinds |= {name: partial(self._kronecker, name == "EK-FAC") for name in ("K-FAC", "EK-FAC")}
+        kinds |= {f"Nystrom {rank}": partial(self._nystrom, rank) for rank in self.flags.ranks}
+        return kinds | {f"eigenvectors {self.flags.eigenvectors}": self._eigenvectors}
 
     def _sketch(self, rank):
         return curvature.nystrom(self.case.matrix, self.case.params, rank=rank, key=self.key)
@@ -158,6 +159,10 @@ class Prepared:
         case = self.case
         take = jax.jit(partial(anchors.diagonal, _logits(case)))
         return 0, partial(Inverse, take(case.params, case.retain).fisher)
+
+    def _kronecker(self, rescaled):
+        case = self.case
+        return preconditioner(_logits(case), case.params, case.retain, rescaled=rescaled)
 
     def _eigenvectors(self):
         flags, case = self.flags, self.case
