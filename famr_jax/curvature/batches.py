@@ -15,10 +15,15 @@ import numpy as np
 from jax import Array
 
 from famr_jax.mesh import spread
+from famr_jax.progress import Pass
 from famr_jax.types import Batch, Source, check_count
 
 ON_DISK = 256
 """Micro-batch of a set on disk where none is given: all of it at once would not fit."""
+
+
+_passes: dict[Any, Pass] = {}
+"""How far the pass is that reads a set on disk, by set."""
 
 
 def _is_source(leaf: Any) -> bool:
@@ -100,7 +105,13 @@ def _read(source: Source, rows: Array) -> Batch:
     """The batch at some rows, read by the host when the compiled loop gets there."""
 
     def read(rows):
-        with contextlib.closing(source.stream([np.asarray(rows)])) as batches:
+        rows = np.asarray(rows)
+        shown = _passes.pop(source, None) if rows[0] else None
+        shown = shown or Pass(len(source))
+        shown.tell(int(rows[0]))
+        if rows[-1] + 1 < len(source):
+            _passes[source] = shown
+        with contextlib.closing(source.stream([rows])) as batches:
             batch = next(batches)
         array: Any = np.asarray  # of the host: a callback must not wait for JAX
         return Batch(array(batch.x, np.float32), array(batch.labels, np.int32))
