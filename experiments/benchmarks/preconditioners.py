@@ -33,7 +33,7 @@ from famr_jax.curvature.gradients import mean_gradient
 from famr_jax.loop import run_epochs
 from famr_jax.losses import cross_entropy
 from famr_jax.store import Clock, console
-from famr_jax.types import Batch, check_count, pytree
+from famr_jax.types import ApplyFn, Batch, check_count, pytree
 
 CASES = {
     "MLP 2k": ("digits", "mlp_32", None),
@@ -83,6 +83,7 @@ SMALL = Flags(("MLP 2k",), 60, 10, (1e-2,), (5, 10), 20, 5, 100)
 class Case(NamedTuple):
     """A trained network and its system."""
 
+    apply_fn: ApplyFn
     outputs: Callable
     params: Any
     retain: Batch
@@ -130,7 +131,8 @@ def trained(name: str, flags: Flags) -> Case:
     retain = whole[m:]
     gradient = jax.jit(partial(mean_gradient, losses))(params, whole[:m])
     b = jax.tree.map(lambda leaf: m / (flags.size - m) * leaf, gradient)
-    return Case(outputs, params, retain, curvature.fisher(outputs, params, retain), b)
+    matrix = curvature.fisher(outputs, params, retain)
+    return Case(model.apply, outputs, params, retain, matrix, b)
 
 
 class Prepared:
@@ -157,12 +159,12 @@ class Prepared:
 
     def _diagonal(self):
         case = self.case
-        take = jax.jit(partial(anchors.diagonal, _logits(case)))
+        take = jax.jit(partial(anchors.diagonal, case.apply_fn))
         return 0, partial(Inverse, take(case.params, case.retain).fisher)
 
     def _kronecker(self, rescaled):
         case = self.case
-        return preconditioner(_logits(case), case.params, case.retain, rescaled=rescaled)
+        return preconditioner(case.apply_fn, case.params, case.retain, rescaled=rescaled)
 
     def _eigenvectors(self):
         flags, case = self.flags, self.case
@@ -181,10 +183,6 @@ class Prepared:
 
 def _none(damping):
     del damping
-
-
-def _logits(case):
-    return lambda params, x: case.outputs(params, Batch(x, jnp.zeros(len(x), int)))
 
 
 @pytree

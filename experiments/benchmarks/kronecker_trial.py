@@ -1,0 +1,172 @@
+"""Do K-FAC or EK-FAC halve the time that Nystrom's sketch takes? What a step and preparing cost.
+
+    python -m experiments.benchmarks.kronecker_trial
+
+Times a step of preconditioned CG and the preparing of each preconditioner, in turns, in processor
+seconds, which other programs disturb less than seconds on the wall; and multiplies by the products
+that `benchmark-preconditioners.json` counted. Sketches of other ranks than the one timed are taken
+to cost as many times its preparing, and the same a step, which flatters the larger.
+"""
+
+import dataclasses
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import preconditioners
+from experiments.benchmarks.preconditioners import Case, Prepared, trained
+from experiments.benchmarks.timing import interleave, process_milliseconds, ready, write
+from famr_jax import curvature
+from famr_jax.cli.run import main
+from famr_jax.types import check_count
+
+KRONECKER = ("K-FAC", "EK-FAC")
+CLOCK = {"process_ms": process_milliseconds}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings of the trial."""
+
+    cases: tuple[str, ...] = ("MLP 2k", "ViT 40k")
+    """Which networks of the benchmark of preconditioners, by name."""
+    rank: int = 50
+    """Of the sketch that is timed."""
+    steps: int = 6
+    """Products of a solve that is timed."""
+    repeats: int = 3
+    """Rounds, of which the quickest counts."""
+    counted: Path = Path("experiments/results/benchmark-preconditioners.json")
+    """Where the products are."""
+    out: Path = Path("experiments/results/benchmark-kronecker_trial.json")
+    """The JSON to write."""
+
+
+def costs(name: str, case: Case, chosen: preconditioners.Flags, flags: Flags) -> dict[str, Any]:
+    """Processor milliseconds of a step of CG, and of preparing, by preconditioner."""
+    kinds = ("none", f"Nystrom {flags.rank}", *KRONECKER)
+
+    def made(kind):
+        _, make = Prepared(name, case, chosen).kinds()[kind]()  # afresh: it keeps its sketches
+        return make(1e-2)
+
+    def step(preconditioner):
+        found = curvature.solve(
+            case.matrix,
+            case.b,
+            damping=1e-2,
+            tol=1e-12,
+            max_steps=flags.steps,
+            preconditioner=preconditioner,
+        )
+        return int(found.num_steps)
+
+    preparing = {kind: partial(ready, partial(made, kind)) for kind in kinds[1:]}
+    steps = {kind: partial(step, made(kind)) for kind in kinds}
+    for run in steps.values():
+        run()  # compiles; `made` has compiled the rest
+    return {
+        "step": interleave(steps, flags.repeats, CLOCK),
+        "preparing": interleave(preparing, flags.repeats, CLOCK),
+    }
+
+
+def totals(
+    name: str, cost: Mapping[str, Any], rows: list[dict[str, Any]], rank: int
+) -> Iterator[dict[str, Any]]:
+    """Seconds of one solve, preparing among them, by damping and tolerance.
+
+    Of the sketches the quickest; "solve" alone leaves preparing out, as for many right-hand sides.
+    """
+
+    def best(part, kind):
+        return cost[part][kind]["process_ms"]["best"] / 1e3
+
+    timed = f"Nystrom {rank}"
+    cells = dict.fromkeys((row["damping"], row["tol"]) for row in rows if row["case"] == name)
+    for damping, tol in cells:
+        found = {}
+        for row in rows:
+            kind, sketch = row["preconditioner"], row["preconditioner"].startswith("Nystrom")
+            if (row["case"], row["damping"], row["tol"]) != (name, damping, tol):
+                continue
+            if not row["converged"] or not (sketch or kind in ("none", *KRONECKER)):
+                continue
+            solve = row["products"] * best("step", timed if sketch else kind)
+            before = row["preparing"] / rank * best("preparing", timed) if sketch else 0.0
+            before = best("preparing", kind) if kind in KRONECKER else before
+            found.setdefault("Nystrom" if sketch else kind, []).append((before + solve, solve))
+        if {"none", "Nystrom", *KRONECKER} <= set(found):
+            for kind, pairs in found.items():
+                whole, solve = (min(each) for each in zip(*pairs, strict=True))
+                about = {"case": name, "damping": damping, "tol": tol, "preconditioner": kind}
+                yield about | {"seconds": whole, "solve": solve}
+
+
+def run(flags: Flags) -> None:
+    """Times case after case and writes the JSON."""
+    for name in ("rank", "steps", "repeats"):
+        check_count(name, getattr(flags, name))
+    counted = json.loads(flags.counted.read_text())
+    settings, rows = counted["config"]["flags"], counted["results"]["rows"]
+    same = {name: settings[name] for name in ("size", "forget", "epochs", "seed")}
+    begun, results = time.perf_counter(), {"costs": {}, "totals": []}
+    chosen = dataclasses.replace(preconditioners.Flags(**same), ranks=(flags.rank,))
+    for name in flags.cases:
+        cost = costs(name, trained(name, chosen), chosen, flags)
+        results["costs"][name] = cost
+        results["totals"] += totals(name, cost, rows, flags.rank)
+    content = write(
+        "kronecker_trial",
+        flags,
+        results,
+        seconds={"run": time.perf_counter() - begun},
+        environment={},
+        versions={},
+        path=flags.out,
+    )
+    print("\n".join(headline(content)))
+
+
+def headline(content: Mapping[str, Any]) -> list[str]:
+    """The table in lines, and where a Kronecker inverse takes at most half of Nystrom's time."""
+    results, kinds = content["results"], ("none", "Nystrom", *KRONECKER)
+    lines, halved = [], {"seconds": [], "solve": []}
+    for name, cost in results["costs"].items():
+        step = (f"{kind} {of['process_ms']['best']:.3g}" for kind, of in cost["step"].items())
+        lines.append(f"{name}, ms a step: {', '.join(step)}")
+        before = (
+            f"{kind} {of['process_ms']['best']:.3g}" for kind, of in cost["preparing"].items()
+        )
+        lines.append(f"{name}, ms before: {', '.join(before)}")
+        lines.append(f"  {'d':<10}{'tol':>6}" + "".join(f"{kind:>18}" for kind in kinds))
+        mine = [row for row in results["totals"] if row["case"] == name]
+        for damping, tol in dict.fromkeys((row["damping"], row["tol"]) for row in mine):
+            cell = {
+                row["preconditioner"]: row
+                for row in mine
+                if (row["damping"], row["tol"]) == (damping, tol)
+            }
+            told = (f"{cell[kind]['seconds']:.3g} ({cell[kind]['solve']:.3g})" for kind in kinds)
+            lines.append(f"  {damping:<10}{tol:>6g}" + "".join(f"{words:>18}" for words in told))
+            for (part, where), kind in itertools.product(halved.items(), KRONECKER):
+                if cell[kind][part] <= cell["Nystrom"][part] / 2:
+                    where.append((kind, cell[kind][part] < cell["none"][part]))
+    count = len({(row["case"], row["damping"], row["tol"]) for row in results["totals"]})
+    for part, words in (("seconds", "preparing and solve"), ("solve", "solve alone")):
+        for kind in KRONECKER:
+            won = [than for name, than in halved[part] if name == kind]
+            lines.append(
+                f"{kind} halves Nystrom's {words} in {len(won)} of {count} cells, "
+                f"and is quicker than plain CG in {sum(won)} of them"
+            )
+    return lines
+
+
+if __name__ == "__main__":
+    main(Flags, run, description=__doc__)
