@@ -220,8 +220,8 @@ def by_trust(prepared: Prepared) -> dict[str, Any]:
 
 def rows_of(
     prepared: Prepared, trust: Mapping[str, Any], done: set[tuple]
-) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a damping and preconditioner, one a tolerance, of those that are not done."""
+) -> Iterator[dict[str, Any]]:
+    """The rows that are not done, one of a damping, preconditioner and tolerance."""
     name, case, flags = prepared.name, prepared.case, prepared.flags
     dampings = {TRUST: trust["damping"]} | {f"{d:g}": d for d in flags.dampings}
     solve = partial(curvature.solve, case.matrix, case.b, max_steps=flags.max_steps)
@@ -233,29 +233,26 @@ def rows_of(
         solve(damping=1.0, tol=0.5, preconditioner=make(1.0))  # compiles
         return preparing, make
 
-    cells = itertools.product(dampings, kinds)
-    for word, kind in sorted(cells, key=lambda cell: cell[1].startswith("eigenvectors")):
-        if (name, kind, word) in done:
+    cells = itertools.product(dampings, kinds, TOLERANCES)
+    for word, kind, tol in sorted(cells, key=lambda cell: cell[1].startswith("eigenvectors")):
+        if (name, kind, word, tol) in done:
             continue
         preparing, make = ready(kind)
-        made, rows = jax.block_until_ready(make(dampings[word])), []
-        for tol in TOLERANCES:
-            begun = time.perf_counter()
-            found = solve(damping=dampings[word], tol=tol, preconditioner=made)
-            jax.block_until_ready(found)
-            row = {
-                "case": name,
-                "preconditioner": kind,
-                "preparing": preparing,
-                "damping": word,
-                "tol": tol,
-                "products": int(found.num_steps),
-                "seconds": time.perf_counter() - begun,
-                "residual": float(found.residual),
-                "converged": bool(found.converged),
-            }
-            rows.append(row)
-        yield rows
+        made = jax.block_until_ready(make(dampings[word]))
+        begun = time.perf_counter()
+        found = solve(damping=dampings[word], tol=tol, preconditioner=made)
+        jax.block_until_ready(found)
+        yield {
+            "case": name,
+            "preconditioner": kind,
+            "preparing": preparing,
+            "damping": word,
+            "tol": tol,
+            "products": int(found.num_steps),
+            "seconds": time.perf_counter() - begun,
+            "residual": float(found.residual),
+            "converged": bool(found.converged),
+        }
 
 
 def run(flags: Flags) -> None:
@@ -275,9 +272,10 @@ def run(flags: Flags) -> None:
             results["cases"][name] = {"num_params": size, "trust": by_trust(prepared)}
         trust = results["cases"][name]["trust"]
         console.print(f"{name}: {trust['why']}", markup=False)
-        done = {(row["case"], row["preconditioner"], row["damping"]) for row in results["rows"]}
-        for rows in rows_of(prepared, trust, done):
-            results["rows"] += rows
+        names = ("case", "preconditioner", "damping", "tol")
+        done = {tuple(row[name] for name in names) for row in results["rows"]}
+        for row in rows_of(prepared, trust, done):
+            results["rows"].append(row)
             content = write(
                 "preconditioners",
                 dataclasses.replace(flags, cache=Path("cache"), data_dir=None),
