@@ -1,7 +1,8 @@
-"""A product over images on disk says how far it is; one over images in memory says nothing."""
+"""A product over images on disk reads ahead and says how far it is; in memory it says nothing."""
 
 import os
 import re
+import threading
 import time
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 import rich.console
 
 from famr_jax import curvature, progress
+from famr_jax.curvature import batches
 from famr_jax.data.stream import OnDisk
 
 PARAMS = {"kernel": jnp.ones((16, 3))}
@@ -26,9 +28,20 @@ def product(matrix, v):
     return matrix(v)
 
 
-def source(seconds=0.0):
+@pytest.fixture(autouse=True)
+def _no_pass_is_left():
+    yield
+    assert not batches._reading
+    assert not [thread for thread in threading.enumerate() if "read-ahead" in thread.name]
+
+
+def source(seconds=0.0, reads=None, broken=None):
     def read(row):
         time.sleep(seconds)
+        if row == broken:
+            raise ValueError("row is broken")
+        if reads is not None:
+            reads.append((row, threading.current_thread().name))
         return np.full((4, 4, 1), 9 * row, np.uint8)
 
     labels, digests = np.zeros(13, np.int32), np.zeros((13, 16), np.uint8)
@@ -85,7 +98,7 @@ def test_a_phase_that_is_shown_says_it_itself(said, monkeypatch):
         jax.block_until_ready(found)
     assert found.converged
     lines = [line for line in said() if "images" in line]
-    assert {5, 10} <= set(numbers(lines))
+    assert {5, 10} & set(numbers(lines))
     assert all(line.startswith("solve  ") for line in said())
 
 
@@ -101,3 +114,53 @@ def test_a_terminal_shows_it_in_its_bar_or_spinner(monkeypatch, total):
     assert "solve [x]" in text
     assert re.search(WORDS, text)
     assert progress._shown == []
+
+
+# Reading ahead
+
+
+def test_a_product_reads_every_row_once_and_those_behind_a_batch_while_it_works():
+    reads, seen = [], []
+
+    def slow(params, batch):
+        def look(x):
+            time.sleep(0.1)
+            seen.append({row for row, _ in reads})
+            return x
+
+        x = jax.pure_callback(look, batch.x, batch.x, vmap_method="sequential")
+        return outputs(params, type(batch)(x, batch.labels))
+
+    disk = source(reads=reads)
+    rows = batches.rows_of(lambda batch: slow(PARAMS, batch), disk, 5)
+    wanted = outputs(PARAMS, disk.batch())
+    np.testing.assert_allclose(rows, wanted, rtol=1e-6)
+    assert set(range(10)) <= seen[0]  # the second batch is there while the first one is computed
+    assert sorted({row for row, _ in reads[:15]}) == list(range(13))
+    assert len(reads) == 15 + 13  # the last batch is filled up with its last row; then `batch()`
+
+
+@pytest.mark.parametrize("size", [5, 3])
+def test_a_pass_that_was_interrupted_leaves_the_next_one_right(size):
+    disk = source()
+    batches._next(disk, np.arange(5))  # and no more: its loop was interrupted
+    assert disk in batches._reading
+    again = curvature.fisher(outputs, PARAMS, disk, batch_size=size)
+    wanted = matrix(disk.batch())
+    np.testing.assert_allclose(
+        product(again, PARAMS)["kernel"], product(wanted, PARAMS)["kernel"], rtol=1e-5
+    )
+
+
+def test_rows_of_another_size_are_those_that_were_asked_for():
+    disk = source()
+    batches._next(disk, np.arange(5))
+    x = batches._next(disk, np.arange(5, 8)).x
+    np.testing.assert_array_equal(x, disk.batch().x[5:8])
+    for first in (8, 11):
+        batches._next(disk, np.arange(first, first + 3).clip(max=12))
+
+
+def test_an_image_that_cannot_be_read_ends_the_pass_and_its_threads():
+    with pytest.raises(Exception, match="row is broken"):
+        jax.block_until_ready(product(matrix(source(broken=7)), PARAMS))
