@@ -5,7 +5,8 @@
 Times a step of preconditioned CG and the preparing of each preconditioner, in turns, in processor
 seconds, which other programs disturb less than seconds on the wall; and multiplies by the products
 that `benchmark-preconditioners.json` counted. Sketches of other ranks than the one timed are taken
-to cost as many times its preparing, and the same a step, which flatters the larger.
+to cost as many times its preparing, and the same a step, which flatters the larger. What the JSON has
+is not timed anew.
 """
 
 import dataclasses
@@ -109,16 +110,17 @@ def totals(
 
 
 def run(flags: Flags) -> None:
-    """Times case after case and writes the JSON."""
+    """Times the cases that the JSON has not, and writes it."""
     for name in ("rank", "steps", "repeats"):
         check_count(name, getattr(flags, name))
     counted = json.loads(flags.counted.read_text())
     settings, rows = counted["config"]["flags"], counted["results"]["rows"]
     same = {name: settings[name] for name in ("size", "forget", "epochs", "seed")}
+    known = json.loads(flags.out.read_text())["results"]["costs"] if flags.out.exists() else {}
     begun, results = time.perf_counter(), {"costs": {}, "totals": []}
     chosen = dataclasses.replace(preconditioners.Flags(**same), ranks=(flags.rank,))
     for name in flags.cases:
-        cost = costs(name, trained(name, chosen), chosen, flags)
+        cost = known.get(name) or costs(name, trained(name, chosen), chosen, flags)
         results["costs"][name] = cost
         results["totals"] += totals(name, cost, rows, flags.rank)
     content = write(
