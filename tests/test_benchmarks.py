@@ -184,10 +184,12 @@ def test_the_trial_of_kronecker_inverses_adds_preparing_to_products_times_a_step
     np.testing.assert_allclose(by_kind["Nystrom"], (2.4, 0.4))  # 1 + 9 * .2 or 2 + 2 * .2
     np.testing.assert_allclose(by_kind["K-FAC"], (1.1, 0.6))
     np.testing.assert_allclose(by_kind["EK-FAC"], (1.5, 0.8))
-    content = {"results": {"costs": {"a": costs}, "totals": found}}
-    won, *_, last = kronecker_trial.headline(content)[-4:]
-    assert won == (
-        "K-FAC halves Nystrom's preparing and solve in 1 of 1 cells, "
-        "and is quicker than plain CG in 1 of them"
+    [counted] = kronecker_trial.counts(rows)
+    assert counted["products"] == {"none": 40, "Nystrom": 12, "K-FAC": 2, "EK-FAC": 2}
+    content = {"results": {"costs": {"a": costs}, "totals": found, "counts": [counted]}}
+    first, _, _, *of_counts = kronecker_trial.headline(content)[-5:]
+    assert first == (
+        "a, K-FAC: half of Nystrom's time in 1 of 1 cells; less than both others in 1, "
+        "half of the quicker in 1"
     )
-    assert last.startswith("EK-FAC halves Nystrom's solve alone in 0 of 1")
+    assert of_counts[-1] == "a, EK-FAC: half of Nystrom's in 1 of 1 cells, fewer than plain CG in 1"

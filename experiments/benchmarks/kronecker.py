@@ -67,7 +67,7 @@ class Kronecker:
 
 
 def captured(apply_fn: ApplyFn, params: Params, x: Array) -> dict[tuple, tuple[Array, Array]]:
-    """Inputs and output gradients of the dense layers of a Linen model, by path.
+    """Inputs and output gradients of the dense layers of a Linen model, each called once, by path.
 
     The gradients are those in a zero that is added to the output. Their outer products, summed
     over the labels, give the Gauss-Newton matrix: label c's are sqrt(p_c) d log p_c.
