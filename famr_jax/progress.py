@@ -1,6 +1,7 @@
 """What a run says while it works: bars on a terminal, else a line in ten seconds; and a clock."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import jax.monitoring
 import rich.console
+import rich.markup
 import rich.progress
 
 console = rich.console.Console(stderr=True)
@@ -18,6 +20,9 @@ SECONDS_BETWEEN_LINES = 10.0
 
 Tell = Callable[[int, str], None]
 """`tell(done, words)`: how many of the epochs are done, and the newest numbers."""
+
+_shown: list[Callable[[str], None]] = []
+"""What shows further words, by phase that works; the innermost last."""
 
 
 @contextlib.contextmanager
@@ -35,27 +40,36 @@ def working(name: str, total: int | None = None, done: int = 0) -> Iterator[Tell
         shown = _lines(name, total, done)
     else:
         shown = _spinner(name) if total is None else _bar(name, total, done)
-    with shown as tell:
-        yield tell
+    with shown as (tell, show):
+        _shown.append(show)
+        try:
+            yield tell
+        finally:
+            _shown.remove(show)
 
 
 @contextlib.contextmanager
 def _lines(name, total, done):
-    said, begun, over = [done, "compiling" if total else ""], time.monotonic(), threading.Event()
+    said, more = [done, "compiling" if total else ""], [""]
+    begun, over = time.monotonic(), threading.Event()
 
     def tell(done, words):
         said[:] = done, words
 
+    def show(words):
+        more[:] = [words]
+
     def speak():
         while not over.wait(SECONDS_BETWEEN_LINES):
-            epoch = f"epoch {said[0]}/{total}  " if total else ""
-            seconds = f"{time.monotonic() - begun:.0f} s  "
-            console.print(f"{name}  {epoch}{seconds}{said[1]}".rstrip(), **_AS_IT_IS)
+            epoch = f"epoch {said[0]}/{total}" if total else ""
+            seconds = f"{time.monotonic() - begun:.0f} s"
+            words = filter(None, (name, epoch, seconds, said[1], *more))
+            console.print("  ".join(words), **_AS_IT_IS)
 
     thread = threading.Thread(target=speak, daemon=True)
     thread.start()
     try:
-        yield tell
+        yield tell, show
     finally:
         over.set()
         thread.join()
@@ -66,8 +80,8 @@ def _spinner(name):
     def tell(*_):
         pass
 
-    with console.status(name):
-        yield tell
+    with console.status(rich.markup.escape(name)) as status:
+        yield tell, lambda words: status.update(rich.markup.escape(f"{name}  {words}"))
 
 
 @contextlib.contextmanager
@@ -82,7 +96,39 @@ def _bar(name, total, done):
     )
     with rich.progress.Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(name, total=total, completed=done, numbers="compiling")
-        yield lambda done, words: bar.update(task, completed=done, numbers=words)
+
+        def tell(done, words):
+            bar.update(task, completed=done, numbers=words)
+
+        def show(words):
+            bar.update(task, numbers=words)
+
+        yield tell, show
+
+
+class Pass:
+    """A pass over images on disk, which says how far it is while it works.
+
+    To the phase that `working` shows, if there is one; else in a line every ten seconds, whether
+    one pass takes longer or many follow one another.
+    """
+
+    _said = _heard = -math.inf
+
+    def __init__(self, total: int):
+        self.total, self.begun = total, time.monotonic()
+        if self.begun - Pass._heard > SECONDS_BETWEEN_LINES:
+            Pass._said = self.begun
+
+    def tell(self, done: int) -> None:
+        """Says how many images are done."""
+        now = Pass._heard = time.monotonic()
+        words = f"{done}/{self.total} images of a pass, {now - self.begun:.0f} s"
+        if _shown:
+            _shown[-1](words)
+        elif now - Pass._said >= SECONDS_BETWEEN_LINES:
+            Pass._said = now
+            console.print(words, **_AS_IT_IS)
 
 
 _AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.benchmarks import (
@@ -11,6 +12,7 @@ from experiments.benchmarks import (
     curvature,
     curvature_peers,
     influence,
+    kronecker_trial,
     preconditioners,
     shadows,
     step,
@@ -108,6 +110,7 @@ BENCHMARKS = {
     "compile_cache": lambda result: result,
     "curvature": lambda result: result,
     "influence": lambda result: result["results"],
+    "kronecker_trial": lambda result: result,
     "preconditioners": lambda result: result,
     "shadows": lambda result: result,
 }
@@ -121,6 +124,7 @@ def test_docstring_is_the_result(name):
         "compile_cache": compile_cache,
         "curvature": curvature,
         "influence": influence,
+        "kronecker_trial": kronecker_trial,
         "preconditioners": table,
         "shadows": shadows,
     }
@@ -136,7 +140,8 @@ def test_preconditioners_solve_in_fewer_products_and_a_second_run_measures_nothi
     preconditioners.run(flags)
     result = json.loads(flags.out.read_text())
     rows = result["results"]["rows"]
-    kinds = ["none", "Nystrom 10", "eigenvectors 20", "Nystrom 5", "diagonal"]
+    sketches = ["Nystrom 5", "Nystrom 10"]
+    kinds = ["none", "diagonal", "K-FAC", "EK-FAC", *sketches, "eigenvectors 20"]
     assert len(rows) == len(kinds) * len(preconditioners.TOLERANCES) * 2
     products = {
         kind: [row["products"] for row in rows if row["preconditioner"] == kind] for kind in kinds
@@ -146,3 +151,46 @@ def test_preconditioners_solve_in_fewer_products_and_a_second_run_measures_nothi
     assert "by trust d = " in preconditioners.headline(result)[0]
     preconditioners.run(flags)
     assert json.loads(flags.out.read_text()) == result
+    out = tmp_path / "k.json"
+    kronecker_trial.run(
+        kronecker_trial.Flags(("MLP 2k",), rank=5, repeats=1, counted=flags.out, out=out)
+    )
+    trial = json.loads(out.read_text())["results"]
+    assert {row["preconditioner"] for row in trial["totals"]} == {
+        "none", "Nystrom", "K-FAC", "EK-FAC",
+    }  # fmt: skip
+    assert all(row["seconds"] >= row["solve"] > 0 for row in trial["totals"])
+
+
+def test_the_trial_of_kronecker_inverses_adds_preparing_to_products_times_a_step():
+    def cost(**milliseconds):
+        return {kind: {"process_ms": {"best": each}} for kind, each in milliseconds.items()}
+
+    costs = {
+        "step": {**cost(none=100, **{"Nystrom 5": 200}), **cost(**{"K-FAC": 300, "EK-FAC": 400})},
+        "preparing": cost(**{"Nystrom 5": 1000, "K-FAC": 500, "EK-FAC": 700}),
+    }
+    common = {"case": "a", "damping": "0.1", "tol": 0.1, "converged": True}
+    rows = [
+        common | {"preconditioner": kind, "preparing": preparing, "products": products}
+        for kind, preparing, products in (
+            ("none", 0, 40), ("Nystrom 5", 5, 9), ("Nystrom 10", 10, 2), ("K-FAC", 20, 2),
+            ("EK-FAC", 30, 2), ("diagonal", 0, 3),
+        )
+    ]  # fmt: skip
+    rows.append(rows[0] | {"damping": "0.01"})  # where the others are not measured
+    found = list(kronecker_trial.totals("a", costs, rows, 5))
+    by_kind = {row["preconditioner"]: (row["seconds"], row["solve"]) for row in found}
+    assert len(found) == 4
+    np.testing.assert_allclose(by_kind["none"], (4, 4))
+    np.testing.assert_allclose(by_kind["Nystrom"], (2.4, 0.4))  # 1 + 9 * .2 or 2 + 2 * .2
+    np.testing.assert_allclose(by_kind["K-FAC"], (1.1, 0.6))
+    np.testing.assert_allclose(by_kind["EK-FAC"], (1.5, 0.8))
+    [counted] = kronecker_trial.counts(rows)
+    assert counted["products"] == {"none": 40, "Nystrom": 12, "K-FAC": 2, "EK-FAC": 2}
+    content = {"results": {"costs": {"a": costs}, "totals": found, "counts": [counted]}}
+    first, _, _, *of_counts = kronecker_trial.headline(content)[-5:]
+    assert first == (
+        "a, K-FAC: half of Nystrom's time in 1 of 1 cells; the quickest in 1, twice so in 1"
+    )
+    assert of_counts[-1] == "a, EK-FAC: half of Nystrom's in 1 of 1 cells, fewer than plain CG in 1"

@@ -11,6 +11,7 @@ among them; what preparing took stands apart. What the JSON has already is not m
 
 import dataclasses
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.benchmarks.kronecker import preconditioner
 from experiments.benchmarks.preconditioners_table import TRUST, headline
 from experiments.benchmarks.timing import write
 from famr_jax import anchors, curvature, data, models, train
@@ -31,7 +33,7 @@ from famr_jax.curvature.gradients import mean_gradient
 from famr_jax.loop import run_epochs
 from famr_jax.losses import cross_entropy
 from famr_jax.store import Clock, console
-from famr_jax.types import Batch, check_count, pytree
+from famr_jax.types import ApplyFn, Batch, check_count, pytree
 
 CASES = {
     "MLP 2k": ("digits", "mlp_32", None),
@@ -81,6 +83,7 @@ SMALL = Flags(("MLP 2k",), 60, 10, (1e-2,), (5, 10), 20, 5, 100)
 class Case(NamedTuple):
     """A trained network and its system."""
 
+    apply_fn: ApplyFn
     outputs: Callable
     params: Any
     retain: Batch
@@ -128,7 +131,8 @@ def trained(name: str, flags: Flags) -> Case:
     retain = whole[m:]
     gradient = jax.jit(partial(mean_gradient, losses))(params, whole[:m])
     b = jax.tree.map(lambda leaf: m / (flags.size - m) * leaf, gradient)
-    return Case(outputs, params, retain, curvature.fisher(outputs, params, retain), b)
+    matrix = curvature.fisher(outputs, params, retain)
+    return Case(model.apply, outputs, params, retain, matrix, b)
 
 
 class Prepared:
@@ -140,13 +144,11 @@ class Prepared:
         self.sketch = functools.cache(self._sketch)
 
     def kinds(self) -> dict[str, Callable[[], tuple[int, Callable[[float], Any]]]]:
-        """By name, what gives its products and what makes it at a damping; the goals' first."""
-        ranks = sorted(self.flags.ranks, reverse=True)
-        nystrom = {f"Nystrom {rank}": partial(self._nystrom, rank) for rank in ranks}
-        first, *others = nystrom.items()
-        exact = {f"eigenvectors {self.flags.eigenvectors}": self._eigenvectors}
-        plain = {"none": lambda: (0, _none)}
-        return {**plain, **dict([first]), **exact, **dict(others), "diagonal": self._diagonal}
+        """By name, what gives its products and what makes it at a damping; the dearest last."""
+        kinds = {"none": lambda: (0, _none), "diagonal": self._diagonal}
+        kinds |= {name: partial(self._kronecker, name == "EK-FAC") for name in ("K-FAC", "EK-FAC")}
+        kinds |= {f"Nystrom {rank}": partial(self._nystrom, rank) for rank in self.flags.ranks}
+        return kinds | {f"eigenvectors {self.flags.eigenvectors}": self._eigenvectors}
 
     def _sketch(self, rank):
         return curvature.nystrom(self.case.matrix, self.case.params, rank=rank, key=self.key)
@@ -157,8 +159,12 @@ class Prepared:
 
     def _diagonal(self):
         case = self.case
-        take = jax.jit(partial(anchors.diagonal, _logits(case)))
+        take = jax.jit(partial(anchors.diagonal, case.apply_fn))
         return 0, partial(Inverse, take(case.params, case.retain).fisher)
+
+    def _kronecker(self, rescaled):
+        case = self.case
+        return preconditioner(case.apply_fn, case.params, case.retain, rescaled=rescaled)
 
     def _eigenvectors(self):
         flags, case = self.flags, self.case
@@ -177,10 +183,6 @@ class Prepared:
 
 def _none(damping):
     del damping
-
-
-def _logits(case):
-    return lambda params, x: case.outputs(params, Batch(x, jnp.zeros(len(x), int)))
 
 
 @pytree
@@ -218,37 +220,39 @@ def by_trust(prepared: Prepared) -> dict[str, Any]:
 
 def rows_of(
     prepared: Prepared, trust: Mapping[str, Any], done: set[tuple]
-) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a preconditioner and damping, one a tolerance, of those that are not done."""
+) -> Iterator[dict[str, Any]]:
+    """The rows that are not done, one of a damping, preconditioner and tolerance."""
     name, case, flags = prepared.name, prepared.case, prepared.flags
     dampings = {TRUST: trust["damping"]} | {f"{d:g}": d for d in flags.dampings}
     solve = partial(curvature.solve, case.matrix, case.b, max_steps=flags.max_steps)
-    for words in ([TRUST], list(dampings)[1:]):
-        for kind, prepare in prepared.kinds().items():
-            todo = [word for word in words if (name, kind, word) not in done]
-            if not todo:
-                continue
-            preparing, make = prepare()
-            solve(damping=1.0, tol=0.5, preconditioner=make(1.0))  # compiles
-            for word in todo:
-                made, rows = jax.block_until_ready(make(dampings[word])), []
-                for tol in TOLERANCES:
-                    begun = time.perf_counter()
-                    found = solve(damping=dampings[word], tol=tol, preconditioner=made)
-                    jax.block_until_ready(found)
-                    row = {
-                        "case": name,
-                        "preconditioner": kind,
-                        "preparing": preparing,
-                        "damping": word,
-                        "tol": tol,
-                        "products": int(found.num_steps),
-                        "seconds": time.perf_counter() - begun,
-                        "residual": float(found.residual),
-                        "converged": bool(found.converged),
-                    }
-                    rows.append(row)
-                yield rows
+    kinds = prepared.kinds()
+
+    @functools.cache
+    def ready(kind):
+        preparing, make = kinds[kind]()
+        solve(damping=1.0, tol=0.5, preconditioner=make(1.0))  # compiles
+        return preparing, make
+
+    cells = itertools.product(dampings, kinds, TOLERANCES)
+    for word, kind, tol in sorted(cells, key=lambda cell: cell[1].startswith("eigenvectors")):
+        if (name, kind, word, tol) in done:
+            continue
+        preparing, make = ready(kind)
+        made = jax.block_until_ready(make(dampings[word]))
+        begun = time.perf_counter()
+        found = solve(damping=dampings[word], tol=tol, preconditioner=made)
+        jax.block_until_ready(found)
+        yield {
+            "case": name,
+            "preconditioner": kind,
+            "preparing": preparing,
+            "damping": word,
+            "tol": tol,
+            "products": int(found.num_steps),
+            "seconds": time.perf_counter() - begun,
+            "residual": float(found.residual),
+            "converged": bool(found.converged),
+        }
 
 
 def run(flags: Flags) -> None:
@@ -268,9 +272,10 @@ def run(flags: Flags) -> None:
             results["cases"][name] = {"num_params": size, "trust": by_trust(prepared)}
         trust = results["cases"][name]["trust"]
         console.print(f"{name}: {trust['why']}", markup=False)
-        done = {(row["case"], row["preconditioner"], row["damping"]) for row in results["rows"]}
-        for rows in rows_of(prepared, trust, done):
-            results["rows"] += rows
+        names = ("case", "preconditioner", "damping", "tol")
+        done = {tuple(row[name] for name in names) for row in results["rows"]}
+        for row in rows_of(prepared, trust, done):
+            results["rows"].append(row)
             content = write(
                 "preconditioners",
                 dataclasses.replace(flags, cache=Path("cache"), data_dir=None),

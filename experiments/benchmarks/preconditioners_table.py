@@ -6,21 +6,30 @@ solve gave up, - where nothing was measured. Two busy CPU cores, whose seconds a
     MLP 2k, 2,410 weights; by trust d = 0.0025, KL 0.029, 447 products
       d                before        trust          0.1         0.01        0.001       0.0001
       none                  0     25/40/57      6/10/13     14/22/30     35/62/87   93/168/255
+      diagonal              0     25/50/77      6/10/13     14/24/37    38/74/116   92/208/332
+      K-FAC                10     14/30/49       4/8/11      9/18/28     16/42/64    34/86/140
+      EK-FAC               20     13/31/47       4/8/11      9/18/29     16/41/64    31/81/135
+      Nystrom 50           50     10/18/24        3/5/6      6/10/13     14/25/36    41/73/105
+      Nystrom 200         200       5/7/11        2/3/4        3/5/7      7/11/16     16/29/43
       Nystrom 400         400        3/5/7        2/3/3        2/3/4        3/7/9      8/16/23
       eigenvectors 800   1600        2/3/4        2/2/2        2/2/3        3/4/5       5/8/11
-      Nystrom 200         200       5/7/11        2/3/4        3/5/7      7/11/16     16/29/43
-      Nystrom 50           50     10/18/24        3/5/6      6/10/13     14/25/36    41/73/105
-      diagonal              0     25/50/77      6/10/13     14/24/37    38/74/116   92/208/332
     ViT 40k, 39,178 weights; by trust d = 0.31, KL 0.025, 447 products
-      d                before        trust         0.01
-      none                  0     12/21/27    51/96/131
-      Nystrom 400         400        2/3/4            -
+      d                before        trust          0.1         0.01
+      none                  0     12/21/27     21/32/43    51/96/131
+      diagonal              0     13/28/45     22/58/97            -
+      K-FAC                20     16/34/52    24/62/105       66/223
+      EK-FAC               30     14/27/44     22/53/83       60/181
+      Nystrom 50           50       6/9/12      8/14/19        22/37
+      Nystrom 200         200        3/4/6        3/6/8            -
+      Nystrom 400         400        2/3/4            -            -
     ViT 40k at trust's d to 1e-2, none: 21 (goal 130)
     ViT 40k at trust's d to 1e-2, Nystrom 400: 3 (goal 40)
 
 Trust's damping is large on this ViT, which makes its system easy there: it was trained for 60
-epochs, on wrong labels too. Not measured: on it the eigenvectors and what else is not here, the ViT
-of 200k weights, CIFAR-100 and the ResNet. The same command goes on.
+epochs, on wrong labels too. A cell of two numbers stops at 1e-2. K-FAC and EK-FAC take more
+products there than CG alone (`kronecker_trial`). What they took before counts passes backwards, one
+a label, each about a product. Not measured: on this ViT the eigenvectors and what else is not
+here, the ViT of 200k weights, CIFAR-100 and the ResNet. The same command goes on.
 """
 
 from collections.abc import Mapping

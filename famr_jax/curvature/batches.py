@@ -4,10 +4,9 @@ A data set is any pytree of arrays with a common leading axis, or a `Source` in 
 its images are read a micro-batch at a time, inside the compiled loop, by a call of the host.
 """
 
-import contextlib
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,23 @@ import numpy as np
 from jax import Array
 
 from famr_jax.mesh import spread
+from famr_jax.progress import Pass
 from famr_jax.types import Batch, Source, check_count
 
 ON_DISK = 256
 """Micro-batch of a set on disk where none is given: all of it at once would not fit."""
+
+
+_reading: dict[Any, "_Reading"] = {}
+"""The passes that are under way over sets on disk, by set."""
+
+
+class _Reading(NamedTuple):
+    """A pass over a set on disk: the batches read ahead, the next one's first row and size."""
+
+    batches: Generator[Batch]
+    next: tuple[int, int]
+    shown: Pass
 
 
 def _is_source(leaf: Any) -> bool:
@@ -97,17 +109,42 @@ def _take(data: Any, rows: Array) -> Any:
 
 
 def _read(source: Source, rows: Array) -> Batch:
-    """The batch at some rows, read by the host when the compiled loop gets there."""
+    """The batch at some rows, when the compiled loop gets there; those behind it are read ahead."""
 
     def read(rows):
-        with contextlib.closing(source.stream([np.asarray(rows)])) as batches:
-            batch = next(batches)
+        batch = _next(source, np.asarray(rows))
         array: Any = np.asarray  # of the host: a callback must not wait for JAX
         return Batch(array(batch.x, np.float32), array(batch.labels, np.int32))
 
     shape: Any = jax.ShapeDtypeStruct
     like = Batch(shape((rows.size, *source.image_shape), np.float32), shape((rows.size,), np.int32))
     return jax.pure_callback(read, like, rows, vmap_method="sequential")
+
+
+def _next(source: Source, rows: np.ndarray) -> Batch:
+    """The batch at rows that follow one another, of the pass that has come to them or of a new one.
+
+    Of who asks nothing else is known. What comes after an interrupted loop, or from another one,
+    asks for other rows or sizes.
+    """
+    n, first, size = len(source), int(rows[0]), len(rows)
+    reading = _reading.pop(source, None)
+    if reading is None or reading.next != (first, size):
+        if reading is not None:
+            reading.batches.close()
+        ahead = (np.arange(i, i + size).clip(max=n - 1) for i in range(first, n, size))
+        reading = _Reading(source.stream(ahead), (first, size), Pass(n))
+    reading.shown.tell(first)
+    try:
+        batch = next(reading.batches)
+    except BaseException:
+        reading.batches.close()
+        raise
+    if first + size < n:
+        _reading[source] = reading._replace(next=(first + size, size))
+    else:
+        reading.batches.close()
+    return batch
 
 
 def rows_of(product: Callable, data: Any, batch_size: int | None) -> Array:
