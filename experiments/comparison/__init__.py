@@ -1,4 +1,4 @@
-"""Methods side by side: tilted reweighting, attacks by neighbours, augmentation."""
+"""Methods side by side: tilted reweighting, attacks by neighbours, augmentation, SalUn."""
 
 from experiments.harness.results import Paper
 
@@ -59,5 +59,15 @@ COMPARISON = Paper(
     },
 )
 
-PAPERS = (TRW, AUGMENTATION, OWN, COMPARISON)
+SALUN = Paper(
+    "SalUn (arXiv 2310.12508)",
+    {
+        "smallest": (
+            "Of the methods of its table SalUn has the smallest average gap to retraining, of "
+            "random samples and of a class."
+        ),
+    },
+)
+
+PAPERS = (TRW, AUGMENTATION, OWN, COMPARISON, SALUN)
 """The papers that this folder tests, and what the project itself asks."""
