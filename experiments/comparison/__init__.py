@@ -69,5 +69,16 @@ SALUN = Paper(
     },
 )
 
-PAPERS = (TRW, AUGMENTATION, OWN, COMPARISON, SALUN)
+STEP = Paper(
+    "A step from the curvature (this project)",
+    {
+        "step": (
+            "A step of one over the largest eigenvalue of a Hessian at the trained weights keeps "
+            "retained accuracy within ten points and comes within .05 of the best of four tried "
+            "steps in Tug of War, for every method that descends an objective."
+        ),
+    },
+)
+
+PAPERS = (TRW, AUGMENTATION, OWN, COMPARISON, SALUN, STEP)
 """The papers that this folder tests, and what the project itself asks."""
