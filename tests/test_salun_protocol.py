@@ -10,9 +10,12 @@ import pytest
 
 from experiments.comparison import salun_page, salun_protocol, salun_training
 from experiments.harness import ledger
+from experiments.harness.results import read_results
 from experiments.harness.run import run
 from famr_jax.methods import BY_NAME
 from famr_jax.types import Batch, Pair
+
+RESULTS = {k: r for k, r in read_results().items() if k.startswith("salun_protocol")}
 
 
 def test_small_runs_and_has_every_column(tmp_path):
@@ -119,3 +122,9 @@ def test_the_smallest_gap_must_be_so_on_every_original():
 def test_refusals(flags, words):
     with pytest.raises(ValueError, match=words):
         run(salun_protocol.EXPERIMENT, flags)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_numbers_in_the_docstring_are_those_of_the_results(name):
+    for line in salun_page.headline(RESULTS[name]):
+        assert line in salun_protocol.__doc__

@@ -11,10 +11,13 @@ import pytest
 from experiments.comparison import step_from_curvature as step
 from experiments.comparison import step_page
 from experiments.harness import ledger
+from experiments.harness.results import read_results
 from experiments.harness.run import run
 from famr_jax.losses import cross_entropy
 from famr_jax.methods import gradient_ascent
 from famr_jax.types import Batch, Pair
+
+RESULTS = {k: r for k, r in read_results().items() if k.startswith("step_from_curvature")}
 
 
 def apply_fn(params, x):
@@ -83,3 +86,9 @@ def test_a_proposal_must_keep_the_accuracy_and_reach_the_grid():
 def test_refuses_a_method_that_descends_nothing():
     with pytest.raises(ValueError, match="`methods` must descend an objective, got 'ssd'"):
         run(step.EXPERIMENT, replace(step.SMALL, methods=("ssd",)))
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_numbers_in_the_docstring_are_those_of_the_results(name):
+    for line in step_page.headline(RESULTS[name]):
+        assert line in step.__doc__

@@ -10,13 +10,12 @@ Writes metrics.json and report.html.
 
     python -m experiments.comparison.salun_protocol --data-dir DIR
     python -m experiments.comparison.salun_protocol --dataset cifar100 --data-dir DIR --classes 10
-        --stream --model resnet18_batchnorm_8 --side 16 --train-epochs 15 --batch-size 64
-        --epochs 2 --forget random:0.1
+        --stream --model resnet18_batchnorm_8 --side 16 --train-epochs 10 --batch-size 64
+        --epochs 2 --forget random:0.1 class:0
 
-The first is the protocol itself, on CIFAR-10 (TFDS); it was not run. The second is the reduced size
-that was, resumable by model: TIME. Expect:
-
-EXPECT
+The first is the protocol itself, on CIFAR-10 (TFDS), a table each for a tenth, a half and a class;
+it was not run. The second is the same at a reduced size: ten classes, a ResNet-18 of an eighth of
+the channels that sees 16 pixels, 10 epochs. Resumable by model. No run is recorded yet.
 
 MIA is what the authors report under this name, `SVC_MIA_forget_efficacy["confidence"]`, of five
 numbers that their code prints: the share of the forget set that a support vector classifier calls
