@@ -22,27 +22,26 @@ def test_small_runs_and_has_every_column(tmp_path):
     bench = replace(salun_protocol.SMALL.bench, out=tmp_path / "out", cache=tmp_path / "cache")
     content = run(salun_protocol.EXPERIMENT, replace(salun_protocol.SMALL, bench=bench))
     results = content["results"]
-    samples, whole = results["cells"]
-    for cell in (samples, whole):
-        assert salun_page.models(cell) == ["nothing", "GA", "SalUn"]
-        assert (len(cell["oracles"]), len(cell["rows"]), len(cell["tried"])) == (2, 6, 4)
-        mean = {name: np.mean([o[name] for o in cell["oracles"]]) for name in salun_page.COLUMNS}
-        for row in cell["rows"]:
-            gap = np.mean([abs(row[name] - mean[name]) for name in mean])
-            np.testing.assert_allclose(row["average_gap"], gap, atol=1e-5)
-        for name in ("GA", "SalUn"):
-            tried = [row for row in cell["tried"] if row["model"] == name]
-            best = min(tried, key=lambda row: row["gap"])["scale"]
-            assert {r["scale"] for r in cell["rows"] if r["model"] == name} == {best}
+    (cell,) = results["cells"]
+    assert salun_page.models(cell) == ["nothing", "GA", "SalUn"]
+    assert (len(cell["oracles"]), len(cell["rows"]), len(cell["tried"])) == (2, 6, 4)
+    mean = {name: np.mean([o[name] for o in cell["oracles"]]) for name in salun_page.COLUMNS}
+    for row in cell["rows"]:
+        gap = np.mean([abs(row[name] - mean[name]) for name in mean])
+        np.testing.assert_allclose(row["average_gap"], gap, atol=1e-5)
+    for name in ("GA", "SalUn"):
+        tried = [row for row in cell["tried"] if row["model"] == name]
+        best = min(tried, key=lambda row: row["gap"])["scale"]
+        assert {r["scale"] for r in cell["rows"] if r["model"] == name} == {best}
     # A tenth of each class is held out, and neither forgotten nor retained.
     rest = results["dataset"]["num_train"]
-    assert samples["num_forget"] + samples["num_retain"] == rest
+    assert cell["num_forget"] + cell["num_retain"] == rest
     assert abs(results["num_held_out"] / (results["num_held_out"] + rest) - 0.1) < 0.01
     # A retrained model knows nothing of a class: all of it is missed.
-    assert all(oracle["ua"] == 1 for oracle in whole["oracles"])
+    assert all(oracle["ua"] == 1 for oracle in cell["oracles"])
     assert ledger.ledger({"salun_protocol": content})
     assert "MIA" in (tmp_path / "out" / "report.html").read_text()
-    assert len(salun_page.headline(content)) == 2 * 5
+    assert len(salun_page.headline(content)) == 5
     assert str(tmp_path) not in json.dumps(content)
 
 
@@ -93,8 +92,12 @@ def judged(gaps, oracles=8, seeds=3):
         }
         for i, cell in enumerate(gaps)
     ]
+    return salun_page.claims(judged_results(cells), {})[0]
+
+
+def judged_results(cells):
     data = {"dataset": {"name": "cifar10", "num_classes": 10}, "model": {"name": "resnet18"}}
-    return salun_page.claims(data | {"cells": cells}, {})[0]
+    return data | {"cells": cells}
 
 
 def test_the_smallest_gap_must_be_so_on_every_original():
@@ -107,6 +110,21 @@ def test_the_smallest_gap_must_be_so_on_every_original():
     assert judged([{"FT": 0.3, "GA": 0.1, "SalUn": 0.1}])["verdict"] == "not resolved"
     assert judged([best], oracles=7)["verdict"] == "not resolved"
     assert judged([best], seeds=2)["verdict"] == "not resolved"
+
+
+def test_what_was_reported_stands_beside_its_own_forget_set():
+    cell = {"forget": "random:0.1", "num_forget": 9, "null": None, "retraining": 2.0}
+    row = dict.fromkeys(salun_page.COLUMNS, 0.5)
+    cell |= {"oracles": [row], "rows": [row | {"model": "nothing", "average_gap": 0.1}]}
+    shown = (
+        salun_page.page({"results": judged_results([cell]) | {"settings": {"GA": {"lr": 1e-4}}}})
+        .blocks[0]
+        .blocks[1]
+        .rows
+    )
+    assert [each["model"] for each in shown][-1] == "SalUn on CIFAR-10, reported"
+    assert shown[-1]["MIA"] == "16.36"
+    assert shown[0]["seconds"] == 2.0
 
 
 @pytest.mark.parametrize(
