@@ -144,15 +144,17 @@ class Store:
             function: Gives numbers, lists and dicts of them.
             sources: The modules that make them, as `sources_of` takes them.
         """
-        path = self.directory(name, config, epochs=0, sources=sources) / "numbers.json"
-        if self.remembers(name, config, sources=sources):
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            self.clock.phases[name] = kept["seconds"]
-            self.clock.tell(name, "kept from before")
-            return kept["numbers"]
-        numbers = _numbers(self.clock.show(name, function))
-        write_text(path, json.dumps({"numbers": numbers, "seconds": self.clock.phases[name]}))
-        return numbers
+        home = self.directory(name, config, epochs=0, sources=sources)
+        path = home / "numbers.json"
+        with self._lock(home):
+            if mesh.first(self.resume and path.exists()):
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                self.clock.phases[name] = kept["seconds"]
+                self.clock.tell(name, "kept from before")
+                return kept["numbers"]
+            numbers = _numbers(self.clock.show(name, function))
+            write_text(path, json.dumps({"numbers": numbers, "seconds": self.clock.phases[name]}))
+            return numbers
 
     def remembers(
         self, name: str, config: dict[str, Any], *, sources: Sequence[str | Path]

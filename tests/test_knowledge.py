@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from experiments.harness.run import run
 from experiments.knowledge import shallow_forgetting as shallow
 from experiments.knowledge import shallow_page
 from famr_jax.cli.measured import at_chance
+from famr_jax.types import Batch
 
 RESULTS = {k: r for k, r in read_results().items() if k.startswith("shallow_forgetting")}
 TREE = {
@@ -65,6 +67,27 @@ def test_every_part_is_measured_by_outputs_and_by_probes_of_every_block(tmp_path
     assert ledger.ledger({"shallow_forgetting": content})
     assert "Probe of block_0" in (tmp_path / "out" / "report.html").read_text()
     assert str(tmp_path) not in json.dumps(content)
+
+
+def test_probes_come_in_the_order_of_the_model():
+    """Of eleven blocks, where block_10 is sorted before block_2."""
+    names = [f"block_{i}" for i in range(11)]
+    seen = []
+
+    def features(params, x):
+        return dict.fromkeys(names, x[:, 0, 0])
+
+    def evaluator(*args, measures, **more):
+        seen.extend(measure.name for measure in measures)
+        raise KeyboardInterrupt
+
+    model = SimpleNamespace(features=features)
+    test = Batch(jnp.zeros((2, 1, 1, 1)), jnp.zeros(2, int))
+    bench = SimpleNamespace(model=model, test=test, evaluator=evaluator, oracles=lambda gone: [])
+    bench.dataset = SimpleNamespace(image_shape=(1, 1, 1))
+    with pytest.raises(KeyboardInterrupt):
+        shallow._case(shallow.SMALL, bench, SimpleNamespace(classes=(3,)), {})
+    assert [name for name in seen if name.startswith("probe_")] == [f"probe_{n}" for n in names]
 
 
 def test_chance_is_what_guessing_gives():

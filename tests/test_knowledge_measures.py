@@ -197,6 +197,12 @@ def test_layers_are_the_features_averaged_over_tokens(vit):
         np.testing.assert_allclose(found[name], pooled, rtol=1e-5, atol=1e-6)
 
 
+def test_layers_of_no_image_are_refused_in_words(vit):
+    model, params = vit
+    with pytest.raises(ValueError, match="`x` must hold at least 1 image, got 0"):
+        attacks.layer_features(model.features, params, images(0))
+
+
 def test_layers_come_in_forward_order_by_one_program():
     """A depth of eleven, where block_10 is sorted before block_2; channels beside tokens."""
 
@@ -308,6 +314,9 @@ def test_relearning_refuses_what_it_cannot_count(model, params):
         ((batch[:0], batch), {}, "`examples` must hold at least 1"),
         ((batch, batch[:0]), {}, "`held_out` must hold at least 1"),
         ((batch, Batch(batch.x, batch.labels + CLASSES)), {}, "`labels` must be classes of 3"),
+        ((Batch(batch.x[:3], batch.labels), batch), {}, "`examples` must have a label for each "),
+        ((batch, Batch(batch.x, batch.labels[:1])), {}, "`held_out` .* image, got 4 and 1"),
+        ((batch, batch), {"optimizer": None}, "`optimizer` must be an optax .*, got NoneType"),
     ):
         settings = good | changes
         with pytest.raises(ValueError, match=words):

@@ -292,6 +292,10 @@ def test_verdicts_follow_from_the_rows():
     assert verdicts(good, wide)[::3] == ["holds", "holds"]
     assert verdicts(wide)[::3] == ["not resolved", "not resolved"]
     assert verdicts(good, oracles=7) == ["not resolved"] * 4
+    broken = made_up(math.nan, math.nan)  # what is not finite is None in a JSON
+    broken["rows"] = {k: [None if v != v else v for v in c] for k, c in broken["rows"].items()}
+    assert verdicts(broken)[2] == "not resolved"
+    assert verdicts(good, broken)[2] == "holds"
     assert ranking.always_inside(good) == ["near"]
     assert ranking.ranks(good, "tow") == {"near": [1, 1, 1], "far": [2, 2, 2]}
     assert [point["front"] for point in ranking.front(good, "for_acc", "ret_acc")] == [True, False]

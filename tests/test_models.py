@@ -228,6 +228,20 @@ def test_resnet18_has_the_size_of_the_literature(side, num_classes, size):
     assert last.shape == (2, (side // (32 if side > 64 else 8)) ** 2, 512)
 
 
+def test_a_narrow_resnet18_has_a_quarter_of_the_channels_and_trains_by_batches():
+    model = create("resnet18_batchnorm_16", num_classes=10, image_shape=(16, 16, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    kernels = [leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
+    assert set(kernels) == {16, 32, 64, 128}
+    assert model.batch_norm is not None
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    assert 11_173_962 / 17 < size < 11_173_962 / 15
+    group = create("resnet18_32", num_classes=10, image_shape=(16, 16, 3))
+    assert jax.eval_shape(group.init, jax.random.key(0))["head"]["kernel"].shape == (256, 10)
+    with pytest.raises(ValueError, match="`width` must be a multiple of the 32 groups, got 16"):
+        create("resnet18_16", num_classes=10, image_shape=(16, 16, 3))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 70])
 def test_resnet18_and_its_gradient_agree_with_pytorch(side):

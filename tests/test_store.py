@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -392,3 +394,24 @@ def test_weights_of_a_mesh_are_those_of_the_mesh_and_load_in_it(tmp_path):
     assert len(again.params["w"].devices()) == 2
     _, ran = fit(tmp_path)
     assert ran
+
+
+def test_numbers_that_two_runs_ask_for_at_once_are_computed_once(tmp_path):
+    started, calls = threading.Event(), []
+
+    def numbers():
+        calls.append(1)
+        started.set()
+        time.sleep(0.3)  # the other asks meanwhile
+        return {"share": 0.5}
+
+    def ask():
+        keep = Store(tmp_path, resume=True, clock=Clock())
+        return keep.remember("numbers", {"a": 1}, numbers, sources=TRAINING)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(ask)
+        assert started.wait(20)
+        second = pool.submit(ask)
+        assert first.result() == second.result() == {"share": 0.5}
+    assert len(calls) == 1

@@ -19,12 +19,12 @@ TIMED = 3
 """Epochs of training that are timed beside each method's trials."""
 
 
-def validation_of(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Which test images are for choosing, a third of each class, `[n]`."""
+def validation_of(labels: np.ndarray, seed: int, *, every: int = 3) -> np.ndarray:
+    """Which images are for choosing, every third of each class or another share of it, `[n]`."""
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     chosen = np.zeros(len(labels), bool)
-    chosen[order[::3]] = True
+    chosen[order[::every]] = True
     return chosen
 
 

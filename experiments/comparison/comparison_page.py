@@ -94,12 +94,16 @@ def _alone(cells):
     for cell in cells:
         pairs = [[mean_of(rows_of(cell, m, by), "tow") for by in BY] for m in names_of(cell)]
         lost = [a - b for a, b in pairs if None not in (a, b)]
-        good.append(bool(lost) and np.mean(lost) <= LOSS)
+        if not lost:
+            told.append(f"{cell['forget']} no method that stayed finite")
+            continue
+        good.append(np.mean(lost) <= LOSS)
         told.append(
             f"{cell['forget']} {np.mean(lost):.4f} in the mean over {len(lost)} methods, at most "
             f"{np.max(lost):.3f}"
         )
-    return "alone", _verdict(good), f"Tug of War lost without an oracle: {'; '.join(told)}."
+    verdict = _verdict(good) if good else "not resolved"
+    return "alone", verdict, f"Tug of War lost without an oracle: {'; '.join(told)}."
 
 
 def _data(cells):
@@ -112,7 +116,10 @@ def _data(cells):
             told.append(f"{cell['forget']} not resolved, doing nothing is in the band")
             continue
         names = [names[0] for names in pair]
-        rows = [[row["kl_forget"] for row in rows_of(cell, m, "by_oracle")] for m in names]
+        rows = [[row.get("kl_forget") for row in rows_of(cell, m, "by_oracle")] for m in names]
+        if any(None in each for each in rows):
+            told.append(f"{cell['forget']} not resolved, the best did not stay finite")
+            continue
         good.append(max(rows[0]) < min(rows[1]))
         told.append(
             f"{cell['forget']} {names[0]} {np.mean(rows[0]):.3f} ({_range(rows[0])}), without "

@@ -68,6 +68,8 @@ def in_order(cells: Sequence[Mapping[str, Any]], sees: str | None = None) -> dic
 def agreement(cell: Mapping[str, Any], name: str) -> float | None:
     """Mean rank correlation (Spearman) of the orders that pairs of originals give."""
     columns = np.array(list(ranks(cell, name).values())).T
+    if any(np.ptp(column) == 0 for column in columns):  # all broke alike: there is no order
+        return None
     pairs = [scipy.stats.spearmanr(a, b)[0] for a, b in itertools.combinations(columns, 2)]
     return float(np.mean(pairs)) if pairs and np.isfinite(pairs).all() else None
 

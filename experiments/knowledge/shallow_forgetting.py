@@ -55,6 +55,7 @@ from experiments.harness.run import Experiment, main
 from experiments.knowledge.shallow_page import PARTS, claims, headline, page
 from famr_jax import evaluation
 from famr_jax.attacks import linear_probe
+from famr_jax.attacks.layers import layer_shapes
 from famr_jax.cli.bench import Bench
 from famr_jax.cli.flags import (
     Ascending,
@@ -148,8 +149,7 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
 def _case(flags, bench, gone, original):
     """Every step of every part, and all measures of those that were chosen."""
     oracles = bench.oracles(gone)
-    x = jax.ShapeDtypeStruct((1, *bench.dataset.image_shape), np.float32)
-    layers = list(jax.eval_shape(bench.model.features, original, x))
+    layers = layer_shapes(bench.model.features, original, bench.test.x)
     probes = [
         Measure(f"probe_{name}", "share", PROBED,
                 partial(probe, layer=name, classes=gone.classes), f"Probe of {name}")

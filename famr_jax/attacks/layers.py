@@ -33,16 +33,26 @@ def layer_features(
 
     Returns:
         An array `[n, dim]` for each layer, in forward order.
+
+    Raises:
+        ValueError: No image.
     """
-    shapes = _shapes(features, params, x)
+    if not len(x):
+        raise ValueError("`x` must hold at least 1 image, got 0.")
+    shapes = layer_shapes(features, params, x)
     joined = metrics.predict(_Pooled(features, tuple(shapes)), params, x, batch_size=batch_size)
     ends = np.cumsum([shape[-1] for shape in shapes.values()])
     parts = np.split(np.asarray(joined), ends[:-1], axis=1)
     return dict(zip(shapes, parts, strict=True))
 
 
-def _shapes(features, params, x):
-    """The shape of each layer's activations of one image; `jit` alone would sort their names."""
+def layer_shapes(
+    features: Callable[[Params, Array], dict[str, Array]], params: Params, x: Array | Source
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each layer's activations of one image, in forward order.
+
+    `jax.eval_shape` alone would sort their names, as `jit` does.
+    """
     order: list[str] = []
 
     def noted(params, x):
@@ -119,7 +129,7 @@ def logit_lens(
     module = getattr(model, "module", None)
     if not isinstance(module, ViT):
         raise ValueError(f"`model` must be a Vision Transformer, got {type(module).__name__}.")
-    shapes = _shapes(model.features, params, x)
+    shapes = layer_shapes(model.features, params, x)
     names = tuple(name for name in shapes if name.startswith("block_"))
     lens = _Lens(model.features, module, names)
     stacked = np.asarray(metrics.predict(lens, params, x, batch_size=batch_size))

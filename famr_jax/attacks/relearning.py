@@ -53,17 +53,24 @@ def relearn(
         num_steps: Steps that are taken, whether or not it is reached before.
 
     Raises:
-        ValueError: A number out of range, an empty set, or a label that is none of the classes.
+        ValueError: A number out of range, an empty set, images and labels of different number, a
+            label that is none of the classes, or what is no optimizer.
     """
     check_count("num_steps", num_steps)
     check_number("level", level)
     if not 0 < level <= 1:
         raise ValueError(f"`level` must be in (0, 1], got {level!r}.")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        got = type(optimizer).__name__
+        raise ValueError(f"`optimizer` must be an optax transformation, got {got}.")
     for name, batch in (("examples", examples), ("held_out", held_out)):
         if not isinstance(batch, Batch):
             raise ValueError(f"`{name}` must be a Batch, got {type(batch).__name__}.")
         if not len(batch):
             raise ValueError(f"`{name}` must hold at least 1 example, got 0.")
+        if len(batch.x) != len(batch):
+            both = f"{len(batch.x)} and {len(batch)}"
+            raise ValueError(f"`{name}` must have a label for each image, got {both}.")
         check_labels_of(apply_fn, params, batch)
     learner = Supervised(apply_fn, optimizer)
     accuracy = np.asarray(_run(learner, params, examples, held_out, num_steps=num_steps))

@@ -18,7 +18,7 @@ from famr_jax.models.batchnorm import neutral as neutral
 from famr_jax.models.checking import check as check
 from famr_jax.models.mlp import MLP
 from famr_jax.models.precision import computing_in as computing_in
-from famr_jax.models.resnet import ResNet18
+from famr_jax.models.resnet import GROUPS, WIDTH, ResNet18
 from famr_jax.types import Params, check_count, check_kept, check_key
 
 
@@ -115,8 +115,8 @@ def create(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) ->
             behind either `_tanh` or `_exact`, and `_eps1e-12` for another epsilon of the layer
             normalisations than 1e-6.
             `resnet18` with group normalisation; `resnet18_batchnorm` with that of batches, which
-            its params have folded (see `BatchNorm`); `mlp_64x32` with hidden layers of 64 and 32;
-            `logistic` regression.
+            its params have folded (see `BatchNorm`); either with _16 behind for 16 channels in
+            place of 64; `mlp_64x32` with hidden layers of 64 and 32; `logistic` regression.
         num_classes: Width of the logits, at least 2.
         image_shape: `(height, width, channels)`.
 
@@ -144,11 +144,15 @@ def _create(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> M
         for size in hidden:
             check_count("hidden size", size)
         return Model(name, num_classes, image_shape, MLP(num_classes, hidden))
-    if name == "resnet18":
-        return Model(name, num_classes, image_shape, ResNet18(num_classes))
-    if name == "resnet18_batchnorm":
-        folded, trained = (ResNet18(num_classes, norm) for norm in ("affine", "batch"))
-        return Model(name, num_classes, image_shape, folded, trained=trained)
+    if match := re.fullmatch(r"resnet18(_batchnorm)?(?:_(\d+))?", name):
+        width = int(match[2] or WIDTH)
+        check_count("width", width)
+        if match[1]:
+            folded, trained = (ResNet18(num_classes, norm, width) for norm in ("affine", "batch"))
+            return Model(name, num_classes, image_shape, folded, trained=trained)
+        if width % GROUPS:
+            raise ValueError(f"`width` must be a multiple of the {GROUPS} groups, got {width}.")
+        return Model(name, num_classes, image_shape, ResNet18(num_classes, width=width))
     if module := vit.module(name, num_classes):
         if module.patch < 1 or math.gcd(*image_shape[:2]) % module.patch:
             raise ValueError(

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 from famr_jax.models.batchnorm import EPSILON
 
-STAGES = (64, 128, 256, 512)
+WIDTH = 64
+"""Channels of the first of four stages; each further one has twice as many."""
+GROUPS = 32
 Norm = Literal["group", "batch", "affine"]
 HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -40,13 +42,14 @@ class ResNet18(nn.Module):
 
     num_classes: int
     norm: Norm = "group"
+    width: int = WIDTH
 
     @nn.compact
     def __call__(self, x):
         """Logits `[n, num_classes]` and the named activations of images `[n, h, w, c]`."""
         features = {}
         large = max(x.shape[1:3]) > 64
-        stem = conv(64, 7, 2, "conv") if large else conv(64, 3, 1, "conv")
+        stem = conv(self.width, *((7, 2) if large else (3, 1)), "conv")
         x = nn.relu(norm(self.norm, "norm")(stem(x)))
         if large:
             sides: Any = ((1, 1), (1, 1))  # Flax takes them, and says only `str`
@@ -54,7 +57,7 @@ class ResNet18(nn.Module):
         for i in range(8):
             stage, second = divmod(i, 2)
             stride = 2 if stage and not second else 1
-            x = Block(STAGES[stage], stride, self.norm, name=f"block_{i}")(x)
+            x = Block(self.width * 2**stage, stride, self.norm, name=f"block_{i}")(x)
             features[f"block_{i}"] = x.reshape(x.shape[0], -1, x.shape[-1])
         x = features["pre_logits"] = jnp.mean(x, axis=(1, 2))
         head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
@@ -74,7 +77,7 @@ def norm(kind: Norm, name: str) -> nn.Module:
     if kind == "affine":
         return Affine(name=name)
     if kind == "group":
-        return nn.GroupNorm(32, epsilon=EPSILON, use_fast_variance=False, name=name)
+        return nn.GroupNorm(GROUPS, epsilon=EPSILON, use_fast_variance=False, name=name)
     return nn.BatchNorm(
         use_running_average=False,
         momentum=0.9,
