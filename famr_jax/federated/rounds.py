@@ -19,7 +19,15 @@ from jax import Array
 from famr_jax import unlearn
 from famr_jax.federated.clients import Clients
 from famr_jax.mesh import gather, spread
-from famr_jax.types import Batch, Params, Unlearner, check_count, check_key, check_number
+from famr_jax.types import (
+    Batch,
+    Params,
+    Unlearner,
+    check_count,
+    check_key,
+    check_labels,
+    check_number,
+)
 
 ATTEMPTS = 3 / math.log(2**32 - 1)
 """`jax.random.permutation` of n sorts by random bits ceil(ATTEMPTS log n) times."""
@@ -212,7 +220,13 @@ def run_round(
     `info` has the means of each client's steps, `[clients]`, the Euclidean norm of each array of
     each client's update in the order of the leaves, "norms" `[clients, leaves]`, and "finite":
     whether the weights are.
+
+    Raises:
+        ValueError: A label that is none of the learner's classes.
     """
+    if (apply_fn := getattr(learner, "apply_fn", None)) is not None:
+        x = jax.ShapeDtypeStruct((2, *clients.data.x.shape[2:]), clients.data.x.dtype)
+        check_labels(clients.data.labels, jax.eval_shape(apply_fn, params, x).shape[-1])
     updates, info = local_updates(
         learner, params, clients, keys, server_round, epochs=epochs, batch_size=batch_size
     )
