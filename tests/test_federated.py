@@ -407,6 +407,16 @@ def test_a_label_that_is_no_class_is_refused_by_a_round(learner, start, keys):
         one_round(learner, start, wrong, federated.fedavg(SIZES), keys)
 
 
+def test_a_model_that_mixes_its_images_is_refused(logistic, start, clients, keys):
+    def mixing(params, x):
+        logits = logistic.apply(params, x)
+        return logits - logits.mean(0)
+
+    learner = train.Supervised(mixing, SGD)
+    with pytest.raises(ValueError, match="batch normalisation must use its running statistics"):
+        next(federated.run_rounds(learner, start, clients, np.ones(4), keys, rounds=1))
+
+
 def test_lists_of_rows_are_a_partition():
     parts = federated.given([[3, 1], [2]], 5)
     assert [rows.tolist() for rows in parts] == [[3, 1], [2]]

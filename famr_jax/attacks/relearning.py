@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from famr_jax import metrics
+from famr_jax.models.checking import check
 from famr_jax.train import Supervised
 from famr_jax.types import ApplyFn, Batch, Params, check_count, check_labels_of, check_number
 
@@ -53,7 +54,8 @@ def relearn(
         num_steps: Steps that are taken, whether or not it is reached before.
 
     Raises:
-        ValueError: A number out of range, an empty set, or a label that is none of the classes.
+        ValueError: A number out of range, an empty set, a label that is none of the classes, or a
+            model that `models.check` refuses.
     """
     check_count("num_steps", num_steps)
     check_number("level", level)
@@ -65,6 +67,7 @@ def relearn(
         if not len(batch):
             raise ValueError(f"`{name}` must hold at least 1 example, got 0.")
         check_labels_of(apply_fn, params, batch)
+    check(apply_fn, params, examples.x)
     learner = Supervised(apply_fn, optimizer)
     accuracy = np.asarray(_run(learner, params, examples, held_out, num_steps=num_steps))
     reached = np.flatnonzero(accuracy >= level - 1e-6)

@@ -19,6 +19,7 @@ from jax import Array
 from famr_jax import unlearn
 from famr_jax.federated.clients import Clients
 from famr_jax.mesh import gather, spread
+from famr_jax.models.checking import check
 from famr_jax.types import (
     Batch,
     Params,
@@ -265,9 +266,12 @@ def run_rounds(
     round that is not finite. Other arguments as in `local_updates` and `aggregate`.
 
     Raises:
-        ValueError: Not one weight and one key for each client.
+        ValueError: Not one weight and one key for each client, a model that `models.check` refuses,
+            or a label that is none of its classes.
     """
     check_key(keys, members=True)
+    if (apply_fn := getattr(learner, "apply_fn", None)) is not None:
+        check(apply_fn, params, clients.data.x[0])
     for name, given in (("weights", weights), ("keys", keys)):
         if len(given) != len(clients):
             raise ValueError(f"`{name}` must be one for each of {len(clients)}, got {len(given)}.")
