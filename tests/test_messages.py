@@ -8,14 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import CLASSES, SHAPE, drawn
+from jax.tree_util import Partial
 from PIL import Image
 
-from famr_jax import attacks, curvature, data, federated, filters, influence, mesh, models, types
+from famr_jax import (
+    attacks,
+    curvature,
+    data,
+    federated,
+    filters,
+    influence,
+    mesh,
+    minimise,
+    models,
+    types,
+)
 from famr_jax.attacks import arrays
 from famr_jax.certify import logistic, statements
 from famr_jax.curvature.block import solve_block
 from famr_jax.curvature.trust import trust_damping
-from famr_jax.types import Batch
+from famr_jax.types import Batch, Context, Pair
 
 KEY = jax.random.key(0)
 ONES = {"w": jnp.ones(3)}
@@ -245,6 +257,25 @@ def test_each_refusal_says_name_rule_and_value(call, sentence):
 def test_each_refusal_of_a_certificate(x64, call, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         call(jnp.ones((2, 3)), jnp.ones((2, 1)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_minimiser_refuses_half_precision(dtype):
+    """By an error of JAX's own loop it did, or of LAPACK's."""
+    params, pair = {"w": jnp.ones(3, dtype)}, Pair(None, FOUR)
+
+    def objective(params, context, pair, key):
+        return jnp.sum(params["w"] ** 2), {}
+
+    for call in (
+        lambda: minimise.minimise(objective, params, Context(params), pair, key=KEY),
+        lambda: minimise.newton(Partial(objective), params, Context(params), pair),
+        lambda: minimise.derivatives(Partial(objective), params, Context(params), pair),
+    ):
+        with pytest.raises(
+            ValueError, match=r"`params` must be of float32 or float64, got .*float"
+        ):
+            call()
 
 
 def folder(root, *classes):
