@@ -18,10 +18,14 @@ def at_label(values: Array, labels: Array) -> Array:
     gradient: the indexing of arrays takes -1 for the last entry, and gives none of the others any.
 
     Raises:
-        ValueError: Outside jit, a label that is no class.
+        ValueError: Another shape of labels; outside jit, a label that is no class.
     """
     num_classes = values.shape[-1]
     check_labels(labels, num_classes)
+    labels = jnp.asarray(labels)
+    if labels.shape != values.shape[:-1]:
+        rule = f"must be a class for each row, {list(values.shape[:-1])}"
+        raise ValueError(f"`labels` {rule}, got {list(labels.shape)}.")
     known = (labels >= 0) & (labels < num_classes)
     picked = jnp.take_along_axis(values, labels[..., None], axis=-1, mode="clip")[..., 0]
     return picked * jnp.where(known, 1, jnp.nan).astype(values.dtype)

@@ -54,11 +54,14 @@ def _predict(apply_fn, params, x, *, batch_size):
 def votes(logits: Array) -> Array:
     """The predicted class as a distribution, `[n, num_classes]`: tied maxima share one vote.
 
-    Logits with a NaN vote for nothing, which is NaN and not 0: they are no wrong prediction.
+    Logits with a NaN vote for nothing, which is NaN and not 0: they are no wrong prediction. Nor
+    are those of which several are inf, or all -inf, one for each class in equal parts.
     """
     top = jnp.max(logits, axis=-1, keepdims=True)
     tied = logits == top
-    return jnp.where(jnp.isnan(top), jnp.nan, tied / jnp.sum(tied, axis=-1, keepdims=True))
+    count = jnp.sum(tied, axis=-1, keepdims=True)
+    lost = jnp.isnan(top) | (jnp.isinf(top) & (count > 1))
+    return jnp.where(lost, jnp.nan, tied / count)
 
 
 def hits(logits: Array, labels: Array) -> Array:

@@ -148,6 +148,7 @@ def minimise(
     """
     check_key(key)
     check_number("tol", tol, above=0)
+    _check_precision(params)
     return _minimise(as_pytree(objective), params, context, pair, key, tol, max_steps)
 
 
@@ -316,6 +317,15 @@ def _value_fn(objective, context, pair, key):
 
 def _flat_value_fn(objective, params, context, pair):
     """The objective as a function of flat weights, the flat `params`, and what shapes them back."""
+    _check_precision(params)
     flat, unravel = ravel_pytree(params)
     value = _value_fn(objective, context, pair, None)
     return lambda flat: value(unravel(flat)), flat, unravel
+
+
+def _check_precision(params):
+    """Raises a `ValueError` for weights in half precision: their factors have no routine."""
+    for leaf in jax.tree.leaves(params):
+        if jnp.finfo(leaf.dtype).bits < 32:
+            rule = "must be of float32 or float64"
+            raise ValueError(f"`params` {rule}, got {leaf.dtype}: cast the params first.")

@@ -309,9 +309,9 @@ def begin(
     apply_fn, each = _apply_fn_of(unlearner), isinstance(forget, loop.Subsets)
     like = jax.eval_shape(loop.members, params)[0] if each else params
     if apply_fn is not None:
-        check(apply_fn, like, images_of(loop.images_held(forget)))
         for data in (forget, retain):
             if data is not None:
+                check(apply_fn, like, images_of(loop.images_held(data)))
                 check_labels_of(apply_fn, like, loop.images_held(data))
     if swept:
         loop.check_swept(unlearner, key)

@@ -165,6 +165,19 @@ def test_probe_refuses(labels, folds, message):
         linear_probe(np.zeros((10, 2)), labels, folds=folds)
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_probes_refuse_features_that_are_not_finite(lost):
+    labels, features = [0, 1] * 5, np.zeros((10, 2))
+    broken = features.copy()
+    broken[3, 1] = lost
+    with pytest.raises(ValueError, match=f"`features` must be finite, got {lost}"):
+        linear_probe(broken, labels, folds=2)
+    with pytest.raises(ValueError, match=f"`features` must be finite, got {lost}"):
+        held_out_probe(broken, labels, features, labels)
+    with pytest.raises(ValueError, match=f"`test_features` must be finite, got {lost}"):
+        held_out_probe(features, labels, broken, labels)
+
+
 def probed(signal):
     """Features of two classes, of which one coordinate in a thousand's scale tells."""
     rng = np.random.default_rng(0)

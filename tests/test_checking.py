@@ -12,7 +12,8 @@ from flax import nnx
 
 from famr_jax import evaluation, forget, models, train, unlearn
 from famr_jax.data.stream import OnDisk
-from famr_jax.methods import famr
+from famr_jax.forget import ForgetSet
+from famr_jax.methods import famr, finetune
 from famr_jax.types import Batch
 
 KEY = jax.random.key(5)
@@ -174,6 +175,18 @@ def test_training_refuses_what_it_cannot_train_before_it_looks_at_labels(logisti
     raw = Batch(np.zeros((10, *SHAPE), np.uint8), data.labels)
     with pytest.raises(ValueError, match="got uint8"):
         train.run(logistic, raw, RECIPE, key=KEY)
+
+
+@pytest.mark.parametrize("raw", [np.full((14, *SHAPE), 9, np.uint8), 200 * np.ones((14, *SHAPE))])
+def test_images_that_were_not_scaled_are_refused_in_every_set(model, params, forget, retain, raw):
+    """Retained and test images were not looked at."""
+    wrong = Batch(raw.astype(raw.dtype.name.replace("64", "32")), retain.labels)
+    method = finetune(model.apply, optimizer=optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"`x` must be images scaled to \[-1, 1\], got "):
+        unlearn.run(method, params, forget, wrong, epochs=1, batch_size=5, key=KEY)
+    gone = ForgetSet("index:rows", np.arange(10) < 3)
+    with pytest.raises(ValueError, match=r"`x` must be images scaled to \[-1, 1\], got "):
+        evaluation.Evaluator(model, forget, wrong, gone, params)
 
 
 def test_one_program_serves_all_weights_and_images(model, params, forget, retain):

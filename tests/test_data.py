@@ -174,6 +174,9 @@ def test_arrays_make_a_data_set(dtype):
         ({"test": (X / 255, LABELS)}, r"`test\[0\]` must be uint8"),
         ({"test": (X, LABELS[:2])}, r"`test\[1\]` must have the shape \[4\], got \[2\]"),
         ({"test": (X[:, :1], LABELS)}, "`train` and `test` must have one image shape"),
+        ({"x": [Image.new("P", (2, 2))] * 4}, "`x` must be pictures in L, RGB or RGBA, got P: pic"),
+        ({"x": [Image.new("CMYK", (2, 2))] * 4}, "`x` must be pictures in .*, got CMYK"),
+        ({"x": np.zeros((4, 3, 32, 32), np.uint8)}, r"channels\], got \[4, 3, 32, 32\]: np.mov"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(changes, message):
@@ -437,7 +440,10 @@ def test_tfds_refuses_one_class_and_kept_classes_without_images(tmp_path):
 @pytest.mark.parametrize("on", [False, True])
 @pytest.mark.parametrize(
     ("broken", "why"),
-    [(io.BytesIO(b"no image"), "cannot identify"), (png(np.zeros((2, 2), np.uint16)), "not 8-bit")],
+    [
+        (io.BytesIO(b"no image"), "none by its bytes"),
+        (png(np.zeros((2, 2), np.uint16)), "not 8-bit"),
+    ],
 )
 def test_tfds_names_a_record_that_is_no_image(tmp_path, on, broken, why):
     broken.seek(0)

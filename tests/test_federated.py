@@ -364,6 +364,9 @@ def test_padding_is_never_trained_on(learner, start, clients, keys):
     [
         (lambda: federated.stack(DATA, []), "`parts` must give each client"),
         (lambda: federated.stack(DATA, [np.arange(3), np.arange(0)]), "sizes \\[3, 0\\]"),
+        (lambda: federated.stack(DATA, [np.arange(58, 61)]), "rows of 60, got 58 to 60"),
+        (lambda: federated.stack(DATA, [np.array([-1])]), "rows of 60, got -1 to -1"),
+        (lambda: federated.stack(Batch(DATA.x, DATA.labels - 1), PARTS), "`labels` must be >= 0"),
         (lambda: federated.iid(3, 4, seed=0), "`num_clients`"),
         (lambda: federated.iid(3, 0, seed=0), "`num_clients`"),
         (lambda: federated.dirichlet(np.zeros(9), 2, alpha=0, seed=0), "`alpha`"),
@@ -395,6 +398,23 @@ def test_as_many_weights_and_keys_as_clients(learner, start, clients, keys):
     for weights, some in ((np.ones(3), keys), (np.ones(4), keys[:3])):
         with pytest.raises(ValueError, match="one for each of 4"):
             next(federated.run_rounds(learner, start, clients, weights, some, rounds=1))
+
+
+def test_a_label_that_is_no_class_is_refused_by_a_round(learner, start, keys):
+    """The weights of all were NaN after it."""
+    wrong = federated.stack(Batch(DATA.x, DATA.labels + 1), PARTS)
+    with pytest.raises(ValueError, match="`labels` must be classes of 3, 0 to 2, got 1 to 3"):
+        one_round(learner, start, wrong, federated.fedavg(SIZES), keys)
+
+
+def test_a_model_that_mixes_its_images_is_refused(logistic, start, clients, keys):
+    def mixing(params, x):
+        logits = logistic.apply(params, x)
+        return logits - logits.mean(0)
+
+    learner = train.Supervised(mixing, SGD)
+    with pytest.raises(ValueError, match="batch normalisation must use its running statistics"):
+        next(federated.run_rounds(learner, start, clients, np.ones(4), keys, rounds=1))
 
 
 def test_lists_of_rows_are_a_partition():

@@ -5,6 +5,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from dense import columns, hessian, jacobian, problem
 from jax.flatten_util import ravel_pytree
@@ -293,6 +294,19 @@ def test_new_numbers_do_not_retrace():
     both(jax.tree.map(lambda leaf: 2 * leaf, params), 2e-2, 3.0)
     # One abstract evaluation asks for the shape of the queries' outputs.
     assert len(TRACES) <= seen + 1
+
+
+def test_influence_refuses_labels_that_are_no_integers_before_a_loss_of_ones_own(linear):
+    params, rows = {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}, jnp.arange(4)
+
+    def loss(params, batch):
+        logits = batch.x @ params["w"] + params["b"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+
+    wrong = linear[rows]
+    wrong = type(wrong)(wrong.x, wrong.labels.astype(float))
+    with pytest.raises(ValueError, match="`labels` must be integers, a class each"):
+        influence(loss, params, wrong, linear[:3], l2=L2, normaliser="n", key=KEY)
 
 
 @pytest.mark.parametrize("wrong", ["sum", "by class"])

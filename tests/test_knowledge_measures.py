@@ -328,3 +328,13 @@ def test_relearning_refuses_what_it_cannot_count(model, params):
                 level=settings["level"],
                 num_steps=settings["num_steps"],
             )
+
+
+def test_relearning_refuses_a_model_that_mixes_its_images(model, params):
+    def mixing(params, x):
+        logits = model.apply(params, x)
+        return logits - logits.mean(0)
+
+    batch = random_batch(4, 0)
+    with pytest.raises(ValueError, match="batch normalisation must use its running statistics"):
+        attacks.relearn(mixing, params, batch, batch, optimizer=ADAM, level=0.5, num_steps=3)

@@ -79,6 +79,15 @@ def test_a_label_that_is_no_class_has_no_loss(label):
     assert np.isnan(grad[1]).all()
 
 
+@pytest.mark.parametrize("labels", [[1], [[1], [2]], [0, 1, 2]])
+def test_labels_of_another_shape_are_refused(labels):
+    """One label was every example's."""
+    for function in (cross_entropy, jax.jit(cross_entropy)):
+        with pytest.raises(ValueError, match=r"`labels` must be a class for each row, \[2\], got "):
+            function(jnp.zeros((2, 3)), jnp.array(labels))
+    np.testing.assert_allclose(cross_entropy(jnp.zeros((2, 3)), [1, 2]), [LOG3] * 2, rtol=1e-6)
+
+
 def test_l2_anchor_worked():
     params = {"a": jnp.array([[1.0, 2.0]]), "b": jnp.array(5.0)}
     anchor = {"a": jnp.array([[0.0, 4.0]]), "b": jnp.array(3.0)}

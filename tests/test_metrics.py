@@ -70,6 +70,8 @@ def test_a_model_that_gives_nan_has_no_accuracy(bad):
     assert np.isnan(JITTED["entropy"](logits)[0])
     infinite = rows([np.inf, 0, 0], [-np.inf, 0, 0])
     np.testing.assert_allclose(metrics.hits(infinite, jnp.array([0, 0])), [1, 0])
+    overflown = rows([np.inf] * 3, [np.inf, np.inf, 0], [-np.inf] * 3)
+    np.testing.assert_array_equal(metrics.hits(overflown, jnp.array([0, 2, 0])), [np.nan] * 3)
 
 
 def test_worked_numbers():

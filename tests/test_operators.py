@@ -152,7 +152,8 @@ def test_bad_data_is_refused():
 
 
 WRONG = {"sum": jnp.sum, "mean": jnp.mean, "column": lambda losses: losses[:, None],
-         "by class": lambda losses: jnp.tile(losses[:, None], 3)}  # fmt: skip
+         "by class": lambda losses: jnp.tile(losses[:, None], 3),
+         "pair": lambda losses: (losses, losses)}  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -275,6 +275,8 @@ def test_one_vs_rest():
     for label in (-1, 3):
         with pytest.raises(ValueError, match="0 to 2"):
             logistic.one_vs_rest(jnp.array([label, 0]), 3)
+    with pytest.raises(ValueError, match="`labels` must be integers"):
+        logistic.one_vs_rest(jnp.array([0.5, 0]), 3)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ def class_geometry(features: np.ndarray, labels: np.ndarray) -> Geometry:
     if h.ndim != 2 or labels.shape != h.shape[:1]:
         got = f"{list(h.shape)} and {list(labels.shape)}"
         raise ValueError(f"`features` and `labels` must be [n, dim] and [n], got {got}.")
+    if not np.isfinite(h).all():
+        raise ValueError(f"`features` must be finite, got {h[~np.isfinite(h)][0]}.")
     classes, index = np.unique(labels, return_inverse=True)
     count = len(classes)
     if count < 2:

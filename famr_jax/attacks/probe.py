@@ -21,8 +21,8 @@ def linear_probe(
         seed: Draws the parts.
 
     Raises:
-        ValueError: `folds` below 2, fewer than two classes, or a class with fewer examples than
-            folds.
+        ValueError: `folds` below 2, fewer than two classes, a class with fewer examples than folds,
+            or features that are not finite.
     """
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -33,6 +33,7 @@ def linear_probe(
     fewest = _fewest(labels)
     if fewest < folds:
         raise ValueError(f"`labels` must hold each class {folds} times, got {fewest}.")
+    _check_finite("features", features)
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
     predicted = cross_val_predict(_classifier(), np.asarray(features), labels, cv=splits)
     return float(balanced_accuracy_score(labels, predicted))
@@ -53,11 +54,14 @@ def held_out_probe(
         test_labels: Their classes, `[m]`.
 
     Raises:
-        ValueError: Fewer than two classes to fit, or nothing to score.
+        ValueError: Fewer than two classes to fit, nothing to score, or features that are not
+            finite.
     """
     _fewest(labels)
     if len(test_labels) < 1:
         raise ValueError("`test_labels` must hold at least 1 label, got 0.")
+    _check_finite("features", features)
+    _check_finite("test_features", test_features)
     probe = _classifier().fit(np.asarray(features, np.float64), labels)
     return float(probe.score(np.asarray(test_features, np.float64), test_labels))
 
@@ -70,6 +74,12 @@ def _classifier() -> Any:
     return make_pipeline(
         StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000)
     )
+
+
+def _check_finite(name: str, features: np.ndarray) -> None:
+    lost = ~np.isfinite(features)
+    if lost.any():
+        raise ValueError(f"`{name}` must be finite, got {np.asarray(features)[lost][0]}.")
 
 
 def _fewest(labels: np.ndarray) -> int:

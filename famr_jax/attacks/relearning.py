@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from famr_jax import metrics
+from famr_jax.models.checking import check
 from famr_jax.train import Supervised
 from famr_jax.types import ApplyFn, Batch, Params, check_count, check_labels_of, check_number
 
@@ -54,7 +55,8 @@ def relearn(
 
     Raises:
         ValueError: A number out of range, an empty set, images and labels of different number, a
-            label that is none of the classes, or what is no optimizer.
+            label that is none of the classes, what is no optimizer, or a model that `models.check`
+            refuses.
     """
     check_count("num_steps", num_steps)
     check_number("level", level)
@@ -72,6 +74,7 @@ def relearn(
             both = f"{len(batch.x)} and {len(batch)}"
             raise ValueError(f"`{name}` must have a label for each image, got {both}.")
         check_labels_of(apply_fn, params, batch)
+    check(apply_fn, params, examples.x)
     learner = Supervised(apply_fn, optimizer)
     accuracy = np.asarray(_run(learner, params, examples, held_out, num_steps=num_steps))
     reached = np.flatnonzero(accuracy >= level - 1e-6)

@@ -48,7 +48,7 @@ import scipy.stats
 from jax import Array
 
 from famr_jax.minimise import repeat
-from famr_jax.types import check_key, check_number, pytree, static
+from famr_jax.types import check_key, check_labels, check_number, pytree, static
 
 CURVE = 1 / (6 * math.sqrt(3))
 """Largest slope of sigma', the curvature of the logistic loss; reached at +-log(2 + sqrt 3)."""
@@ -257,9 +257,7 @@ def one_vs_rest(labels: Array, num_classes: int) -> Array:
     Raises:
         ValueError: A label that is no class.
     """
-    if jnp.any((labels < 0) | (labels >= num_classes)):
-        got = f"{jnp.min(labels)} to {jnp.max(labels)}"
-        raise ValueError(f"`labels` must be in 0 to {num_classes - 1}, got {got}.")
+    check_labels(labels, num_classes)
     return jnp.where(labels[:, None] == jnp.arange(num_classes), 1.0, -1.0)
 
 
@@ -380,7 +378,9 @@ def _privacy_losses(fitted, x, signs, removals):
 def _mask(name, rows, n):
     rows = jnp.asarray(rows)
     if rows.dtype != bool or rows.shape != (n,) or not jnp.any(rows):
-        raise ValueError(f"`{name}` must be a boolean mask of shape [{n}] with an example in it.")
+        rule = f"must be a boolean mask of shape [{n}] with an example in it"
+        got = f"{jnp.sum(rows)} of {rows.dtype}{list(rows.shape)}"
+        raise ValueError(f"`{name}` {rule}, got {got}.")
     return rows
 
 

@@ -134,7 +134,8 @@ def linear_rate(
     _check_sizes({"lam": lam, "error": error})
     away = np.asarray(distances, np.float64)
     if away.size < 2 or not np.all(np.isfinite(away)) or np.any(away < 0):
-        raise ValueError("`distances` must be two or more finite numbers >= 0.")
+        got = f"got {away.tolist()}"
+        raise ValueError(f"`distances` must be two or more finite numbers >= 0, {got}.")
     for name, value in {"lowest": lowest, "highest": highest}.items():
         _check(name, value)
     _check("step", step, above=0)

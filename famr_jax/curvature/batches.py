@@ -65,22 +65,26 @@ def one_each(losses: Any, data: Any) -> Any:
     Raises:
         ValueError: Another shape than `[n]`.
     """
-    shape, n = np.shape(losses), size_of(data)
-    if shape != (n,):
+    n = size_of(data)
+    if getattr(losses, "shape", None) != (n,):
         raise ValueError(
-            f"`loss_fn` must give one value per example, [n], got {list(shape)} of {n} examples."
+            f"`loss_fn` must give one value per example, [n], got {_told(losses)} of {n} examples."
         )
     return losses
 
 
 def some_each(outputs: Any, data: Any, *, name: str = "outputs_fn") -> Any:
     """The outputs as they are, if there is a row for each example; see `one_each`."""
-    shape, n = np.shape(outputs), size_of(data)
-    if shape[:1] != (n,):
-        raise ValueError(
-            f"`{name}` must give a row per example, [n, ...], got {list(shape)} of {n} examples."
-        )
+    n = size_of(data)
+    if getattr(outputs, "shape", ())[:1] != (n,):
+        got = f"{_told(outputs)} of {n} examples"
+        raise ValueError(f"`{name}` must give a row per example, [n, ...], got {got}.")
     return outputs
+
+
+def _told(found: Any) -> str:
+    """The shape of an array, or what else it is."""
+    return str(list(found.shape)) if hasattr(found, "shape") else f"a {type(found).__name__}"
 
 
 def in_batches(data: Any, batch_size: int | None) -> bool:

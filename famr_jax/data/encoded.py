@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from famr_jax.data.dataset import Split
 from famr_jax.data.stream import OnDisk, pieces, read_ahead
@@ -222,6 +222,10 @@ def _opened(where: str, image: bytes | Path, look: Callable[[Image.Image, bytes]
 def _named(where: str) -> Iterator[None]:
     try:
         yield
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{where} must be a readable 8-bit image, got none by its bytes."
+        ) from error
     # Pillow's decoders raise whatever they stumble on: OSError, SyntaxError, ValueError, ...
     except Exception as error:
         raise ValueError(f"{where} must be a readable 8-bit image, got {error}.") from error

@@ -109,6 +109,13 @@ _MOST_CLASSES = 2**16
 
 
 def _split(x: np.ndarray, labels: np.ndarray, num_classes: int, *, names: tuple[str, str]) -> Split:
+    if hasattr(x, "__len__") and not hasattr(x, "dtype"):
+        x = list(x)
+        for mode in {getattr(picture, "mode", "RGB") for picture in x} - {"L", "RGB", "RGBA"}:
+            cure = 'picture.convert("RGB")'
+            raise ValueError(
+                f"`{names[0]}` must be pictures in L, RGB or RGBA, got {mode}: {cure}."
+            )
     try:
         x = np.asarray(x)
     except ValueError as error:
@@ -122,6 +129,11 @@ def _split(x: np.ndarray, labels: np.ndarray, num_classes: int, *, names: tuple[
     if x.ndim not in (3, 4) or not x.size:
         rule = "must have the shape [n, height, width] or [n, height, width, channels]"
         raise ValueError(f"`{names[0]}` {rule} and a pixel, got {list(x.shape)}.")
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+        cure = "np.moveaxis(x, 1, -1) moves channels to the end"
+        raise ValueError(
+            f"`{names[0]}` must be [n, height, width, channels], got {list(x.shape)}: {cure}."
+        )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"`{names[1]}` must be integers, got {labels.dtype}.")
     if labels.shape != x.shape[:1]:

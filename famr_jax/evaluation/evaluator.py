@@ -66,7 +66,7 @@ class Evaluator:
         self.model, self.original, self.measures = model, original, tuple(measures)
         self.sets = dict(parts(train, test, gone) if sets is None else sets)
         # Until a model was checked on them.
-        self._images: Array | Source | None = images_of(train)
+        self._images: list[Array | Source] = [images_of(train), images_of(test)]
         self.trained = None if original is None else self.view(original)
         self.oracles = [self.view(params) for params in oracles]
 
@@ -76,9 +76,9 @@ class Evaluator:
         Raises:
             ValueError: A model that `models.check` refuses.
         """
-        if self._images is not None:
-            check(apply_of(self.model), params, self._images)
-            self._images = None
+        while self._images:
+            check(apply_of(self.model), params, self._images[0])
+            self._images.pop(0)
         return View(self.model, params, self.sets, self.original)
 
     def __call__(self, params: Params) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from famr_jax.types import Batch, check_count, check_number, pytree
+from famr_jax.types import Batch, check_count, check_labels, check_number, pytree
 
 DRAWS = 1000
 """Draws of a Dirichlet partition before it is given up."""
@@ -36,12 +36,16 @@ def stack(train: Batch, parts: Sequence[np.ndarray]) -> Clients:
     """The clients that hold these rows of a training set, as one pytree for a `vmap`.
 
     Raises:
-        ValueError: No client, or one without an example.
+        ValueError: No client, or one without an example; a row that is not there; a label that can
+            be no class.
     """
+    check_labels(train.labels)
     sizes = np.array([len(rows) for rows in parts])
     if not sizes.size or not sizes.min():
         raise ValueError(f"`parts` must give each client an example, got sizes {sizes.tolist()}.")
     rows = np.stack([np.pad(each, (0, sizes.max() - len(each)), mode="wrap") for each in parts])
+    if rows.min() < 0 or rows.max() >= len(train):
+        raise ValueError(f"`parts` must be rows of {len(train)}, got {rows.min()} to {rows.max()}.")
     return Clients(train[jnp.asarray(rows)], jnp.asarray(sizes, jnp.int32))
 
 

@@ -19,7 +19,16 @@ from jax import Array
 from famr_jax import unlearn
 from famr_jax.federated.clients import Clients
 from famr_jax.mesh import gather, spread
-from famr_jax.types import Batch, Params, Unlearner, check_count, check_key, check_number
+from famr_jax.models.checking import check
+from famr_jax.types import (
+    Batch,
+    Params,
+    Unlearner,
+    check_count,
+    check_key,
+    check_labels,
+    check_number,
+)
 
 ATTEMPTS = 3 / math.log(2**32 - 1)
 """`jax.random.permutation` of n sorts by random bits ceil(ATTEMPTS log n) times."""
@@ -212,7 +221,13 @@ def run_round(
     `info` has the means of each client's steps, `[clients]`, the Euclidean norm of each array of
     each client's update in the order of the leaves, "norms" `[clients, leaves]`, and "finite":
     whether the weights are.
+
+    Raises:
+        ValueError: A label that is none of the learner's classes.
     """
+    if (apply_fn := getattr(learner, "apply_fn", None)) is not None:
+        x = jax.ShapeDtypeStruct((2, *clients.data.x.shape[2:]), clients.data.x.dtype)
+        check_labels(clients.data.labels, jax.eval_shape(apply_fn, params, x).shape[-1])
     updates, info = local_updates(
         learner, params, clients, keys, server_round, epochs=epochs, batch_size=batch_size
     )
@@ -251,9 +266,12 @@ def run_rounds(
     round that is not finite. Other arguments as in `local_updates` and `aggregate`.
 
     Raises:
-        ValueError: Not one weight and one key for each client.
+        ValueError: Not one weight and one key for each client, a model that `models.check` refuses,
+            or a label that is none of its classes.
     """
     check_key(keys, members=True)
+    if (apply_fn := getattr(learner, "apply_fn", None)) is not None:
+        check(apply_fn, params, clients.data.x[0])
     for name, given in (("weights", weights), ("keys", keys)):
         if len(given) != len(clients):
             raise ValueError(f"`{name}` must be one for each of {len(clients)}, got {len(given)}.")

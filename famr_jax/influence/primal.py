@@ -355,9 +355,9 @@ def _check(l2, damping, normaliser):
 
 def _check_losses(name, loss_fn, params, data, batch_size):
     """Raises unless every example has one finite loss: the slopes of others may well be 0."""
+    check_labels(getattr(data, "labels", np.zeros(0, int)))
     if not isinstance(data, Source):
         one_each(jax.eval_shape(loss_fn, params, data), data)
-    check_labels(getattr(data, "labels", np.zeros(0, int)))
     losses = _losses(loss_fn, params, data, batch_size=batch_size)
     if isinstance(losses, Tracer) or bool(jnp.all(jnp.isfinite(losses))):
         return

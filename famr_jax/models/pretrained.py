@@ -128,8 +128,8 @@ def _architecture(file: File, num_classes, image_shape, num_heads) -> tuple[Mode
     """The model for images of the file's own size, and whether its head is to be a new one."""
     if second := {"dist_token", "embeddings.distillation_token"} & set(file.arrays):
         raise file.error(f"have one class token, got {second.pop()}: take a DeiT not distilled")
-    if (kernel := file.get("patches/kernel")) is None:
-        raise file.error("hold the kernel of its patches")
+    kernel = file.get("patches/kernel")
+    assert kernel is not None  # or `read` had found no family
     sizes = kernel.shape if file.family is NPZ else kernel.T.shape
     if len(sizes) != 4 or sizes[0] != sizes[1]:
         raise file.error(f"hold a patch kernel of square patches, got {list(kernel.shape)}")
