@@ -11,11 +11,14 @@ more than 99 % of deals, the claim is not resolved. Fine-tuning is a control.
 
     python -m experiments.ascent.klom
 
-Resumable by model and by setting. Half an hour on two very busy CPU cores. Expect (KLoM of doing
-nothing by set, the null and what 99 % of deals stay below):
+Resumable by model and by setting. Six minutes on two busy CPU cores. Expect (KLoM of doing nothing
+by set, the null and what 99 % of deals stay below):
 
+    |F| 29  nothing: forget 0.59  retain 0.77  test 0.68  null 0.63, at most 0.88
     |F| 144  nothing: forget 0.94  retain 0.86  test 0.80  null 0.67, at most 0.83
-    21 settings  0 nearer, 0 on the forget set alone
+    42 settings  0 nearer, 0 on the forget set alone
+
+On the smaller set a hundred models do not tell doing nothing from retraining: it says nothing.
 """
 
 from dataclasses import dataclass, field
@@ -50,7 +53,7 @@ SOURCES = (Path(klom_points.__file__), "famr_jax.methods", "famr_jax.attacks")
 class Flags:
     """Settings of the experiment."""
 
-    shares: tuple[Share, ...] = (0.1,)
+    shares: tuple[Share, ...] = (0.02, 0.1)
     """Shares of the training images to forget, a random set each."""
     members: Count = 100
     """Models trained on everything, and as many without each set; KLoM needs a hundred."""
@@ -153,17 +156,21 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
     settings, near, alone = counts(results)
     found = "holds" if not near else "fails"
     told = [
-        each["nothing"]["forget"]["klom"] > each["null_most"] for each in results["sets"]
-    ]  # else doing nothing is as good as retraining, and nothing can be nearer
-    verdict = found if flags["members"] >= 100 and any(told) else "not resolved"
+        each["share"]
+        for each in results["sets"]
+        if each["nothing"]["forget"]["klom"] > each["null_most"]
+    ]  # elsewhere doing nothing is as good as retraining, and nothing can be nearer
+    verdict = found if flags["members"] >= 100 and told else "not resolved"
+    rows = [row for row in results["rows"] if row["method"] != CONTROL]
     best = min(
-        (row for row in results["rows"] if row["method"] != CONTROL and row["finite"]),
+        (row for row in rows if row["finite"] and (not told or row["share"] in told)),
         key=lambda row: measured(row["forget_klom"]),
         default=None,
     )
     count = len(results["sets"])
     sets = "one random set" if count == 1 else f"{count} random sets"
-    rows = [row for row in results["rows"] if row["method"] != CONTROL]
+    if count > 1:
+        sets += f", on {len(told)} of which doing nothing is told from retraining,"
     lost = sum(not row["finite"] or any(row[f"{part}_low"] > 0 for part in SETS) for row in rows)
     words = (
         f"Of {settings} settings on {sets} {near} are nearer to the oracles than doing nothing, "
