@@ -1,9 +1,11 @@
 """A product over images on disk reads ahead and says how far it is; in memory it says nothing."""
 
+import itertools
 import os
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -81,13 +83,15 @@ def test_a_product_in_memory_and_a_quick_one_from_disk_say_nothing(said, monkeyp
     assert said() == []
 
 
-def test_many_quick_products_say_a_line_at_times(said, monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.2)
-    begun, disk = time.monotonic(), source(0.002)
+def test_many_products_of_eight_seconds_say_a_line_in_ten(said, monkeypatch):
+    seconds = itertools.count(step=2.0)  # four looks at the clock a product
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    disk = source()
     for _ in range(20):
         jax.block_until_ready(product(matrix(disk), PARAMS))
-    taken = time.monotonic() - begun
-    assert 1 <= len(numbers(said())) <= taken / 0.2
+    lines = numbers(said())
+    assert lines[:4] == [0, 5, 10, 0]  # at 10, 20, 30 and 42 seconds
+    assert 10 <= len(lines) <= 16
 
 
 def test_a_phase_that_is_shown_says_it_itself(said, monkeypatch):
@@ -124,7 +128,7 @@ def test_a_product_reads_every_row_once_and_those_behind_a_batch_while_it_works(
 
     def slow(params, batch):
         def look(x):
-            time.sleep(0.1)
+            time.sleep(0.3)
             seen.append({row for row, _ in reads})
             return x
 

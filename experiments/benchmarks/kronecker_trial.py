@@ -56,6 +56,7 @@ from experiments.benchmarks.preconditioners import Case, Prepared, trained
 from experiments.benchmarks.timing import interleave, process_milliseconds, ready, write
 from famr_jax import curvature
 from famr_jax.cli.run import main
+from famr_jax.progress import Clock
 from famr_jax.types import check_count
 
 KRONECKER = ("K-FAC", "EK-FAC")
@@ -178,7 +179,7 @@ def run(flags: Flags) -> None:
         "kronecker_trial",
         flags,
         results,
-        seconds={"run": time.perf_counter() - begun},
+        seconds=Clock().seconds() | {"run": time.perf_counter() - begun},
         environment={},
         versions={},
         path=flags.out,

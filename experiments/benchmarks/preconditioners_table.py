@@ -21,7 +21,7 @@ solve gave up, - where nothing was measured. Two busy CPU cores, whose seconds a
       EK-FAC               30     14/27/44     22/53/83       60/181
       Nystrom 50           50       6/9/12      8/14/19        22/37
       Nystrom 200         200        3/4/6        3/6/8            -
-      Nystrom 400         400        2/3/4            -            -
+      Nystrom 400         400        2/3/4        3/4/5            -
     ViT 40k at trust's d to 1e-2, none: 21 (goal 130)
     ViT 40k at trust's d to 1e-2, Nystrom 400: 3 (goal 40)
 
