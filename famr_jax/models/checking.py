@@ -46,6 +46,8 @@ def check(apply_fn: ApplyFn, params: Params, x: Array | Source) -> None:
                 "and keys out, `graphdef, params, rest = nnx.split(model, nnx.Param, ...)`."
             )
     rows = _few(x, read=all(map(_is_concrete, jax.tree.leaves(params))))
+    if not hasattr(rows, "dtype"):
+        raise ValueError(f"`x` must be an array of images, got {type(rows).__name__}.")
     scale = "`x / 127.5 - 1` scales bytes, as `batch()` of a split does"
     if not jnp.issubdtype(rows.dtype, jnp.floating):
         raise ValueError(f"`x` must be images scaled to [-1, 1], got {rows.dtype}: {scale}.")
