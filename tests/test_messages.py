@@ -295,6 +295,9 @@ def test_each_refusal_of_a_folder(tmp_path):
     names.write_text("a apple\nb\tbee\n")
     with pytest.raises(ValueError, match="must hold lines of directory, tab, name; got 'a apple'"):
         data.load(name)
+    names.write_text("a\tapple\nb\tbee\n\n\na\tant\n")
+    with pytest.raises(ValueError, match="must name each class once, got 'a' twice"):
+        data.load(name)
     names.write_text("a\tapple\n")
     with pytest.raises(ValueError, match=r"must name every class, got no line for \['b'\]"):
         data.load(name)
