@@ -197,6 +197,18 @@ def test_one_program_serves_all_weights_and_images(model, params, forget, retain
     assert traces == [(2, *SHAPE)]
 
 
+def test_images_on_disk_are_not_checked_where_shapes_are_asked_for(logistic, forget):
+    pixels = np.zeros((10, *SHAPE), np.uint8)
+    digests = np.zeros((10, 16), np.uint8)
+    source = OnDisk(pixels.__getitem__, SHAPE, np.asarray(forget.labels), digests, np.arange(10))
+    method, params = finetune(logistic.apply, optimizer=optax.sgd(0.1)), drawn(logistic.init)
+
+    def begun():
+        return unlearn.begin(method, params, forget, source, key=KEY).params
+
+    assert jax.tree.map(jnp.shape, jax.eval_shape(begun)) == jax.tree.map(jnp.shape, params)
+
+
 def test_a_caller_that_is_traced_gets_no_values_checked(logistic, forget):
     params = drawn(logistic.init)
 

@@ -295,6 +295,9 @@ def test_each_refusal_of_a_folder(tmp_path):
     names.write_text("a apple\nb\tbee\n")
     with pytest.raises(ValueError, match="must hold lines of directory, tab, name; got 'a apple'"):
         data.load(name)
+    names.write_text("a\tapple\nb\tbee\n\n\na\tant\n")
+    with pytest.raises(ValueError, match="must name each class once, got 'a' twice"):
+        data.load(name)
     names.write_text("a\tapple\n")
     with pytest.raises(ValueError, match=r"must name every class, got no line for \['b'\]"):
         data.load(name)
@@ -309,7 +312,9 @@ def test_each_refusal_of_a_folder(tmp_path):
         data.load(f"idx:{tmp_path}")
 
 
-def test_weights_of_the_wrong_kind_are_named(logistic):
+def test_weights_and_images_of_the_wrong_kind_are_named(logistic):
     params = drawn(logistic.init)
+    with pytest.raises(ValueError, match="`x` must be an array of images, got list"):
+        models.check(logistic.apply, params, FOUR.x.tolist())
     with pytest.raises(ValueError, match=r"must be weights in floating point, got int32 at "):
         models.check(logistic.apply, jax.tree.map(lambda a: a.astype(int), params), FOUR.x)

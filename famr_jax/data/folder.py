@@ -177,6 +177,8 @@ def _readable_names(file: Path, ids: list[str]) -> tuple[str, ...]:
         class_id, tab, name = line.partition("\t")
         if line and not tab:
             raise ValueError(f"{file} must hold lines of directory, tab, name; got {line!r}.")
+        if line and class_id in names:
+            raise ValueError(f"{file} must name each class once, got {class_id!r} twice.")
         names[class_id] = name
     missing = [class_id for class_id in ids if class_id not in names]
     if missing:

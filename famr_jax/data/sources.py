@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +109,7 @@ _MOST_CLASSES = 2**16
 """Labels beyond these are taken for something else than classes, unless they have names."""
 
 
-def _split(x: np.ndarray, labels: np.ndarray, num_classes: int, *, names: tuple[str, str]) -> Split:
+def _split(x: Any, labels: Any, num_classes: int, *, names: tuple[str, str]) -> Split:
     if hasattr(x, "__len__") and not hasattr(x, "dtype"):
         x = list(x)
         for mode in {getattr(picture, "mode", "RGB") for picture in x} - {"L", "RGB", "RGBA"}:
