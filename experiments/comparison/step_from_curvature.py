@@ -8,11 +8,18 @@ D^-1/2 H D^-1/2 with D^2 the mean square of minibatch gradients. Every run spend
 a retraining; Tug of War is taken against one oracle, on validation images. Writes metrics.json and
 report.html.
 
-    python -m experiments.comparison.step_from_curvature
+    python -m experiments.comparison.step_from_curvature --models mlp_32
+    python -m experiments.comparison.step_from_curvature --models vit_mu/2
+        --methods gradient_ascent famr_reweighted finetune
 
-TIME. Expect, for how many of the methods a proposal keeps the accuracy, and reaches the grid too:
+Under half an hour each on two very busy CPU cores, most of it compilation. Expect for how many of
+the methods a proposal keeps the accuracy, and for how many it reaches the grid too:
 
-EXPECT
+    mlp_32    class:3     retained 4, 4 of 8   own 4, 2 of 8
+    mlp_32    random:0.1  retained 2, 1 of 8   own 2, 1 of 8
+
+So there is no such helper: the retained loss proposes about the training's own step, whatever is
+forgotten. On the random tenth no method that sees the forget set alone keeps the model at it.
 """
 
 from dataclasses import dataclass, field, replace
@@ -137,8 +144,7 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
         for gone in other.forget_sets(flags.forget):
             (judge, *_) = other.oracles(gone)
             choosing = Choosing(other, gone, judge, other.test[kept])
-            before = choosing(original)
-            rows.append(_row(name, gone, "original", "", None, before))
+            rows.append(_row(name, gone, "original", "", None, choosing(original)))
             for method in flags.methods:
                 config = other.config(gone.mask) | {"judge": fingerprint(judge), "of": method}
                 found = other.store.remember(
