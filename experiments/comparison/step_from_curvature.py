@@ -18,8 +18,8 @@ the methods a proposal keeps the accuracy, and for how many it reaches the grid 
     mlp_32    class:3     retained 4, 4 of 8   own 4, 2 of 8
     mlp_32    random:0.1  retained 2, 1 of 8   own 2, 1 of 8
 
-So there is no such helper: the retained loss proposes about the training's own step, whatever is
-forgotten. On the random tenth no method that sees the forget set alone keeps the model at it.
+So there is no such helper: the retained loss proposes one step for all that Adam runs, where good
+steps differ by decades. On the random tenth no method that sees the forget set alone survives it.
 """
 
 from dataclasses import dataclass, field, replace
