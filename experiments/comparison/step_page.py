@@ -11,6 +11,7 @@ from famr_jax.report import Table, Text
 
 PROPOSALS = ("retained", "own")
 """Whose Hessian gives the step: the retained loss's, or the method's own objective's."""
+WHOSE = {"retained": "by the retained loss", "own": "by the method's objective"}
 KEPT, REACHED = 0.10, 0.05
 """Retained accuracy that a proposal may cost, and Tug of War that it may lose to the grid."""
 
@@ -54,9 +55,9 @@ def _told(rows, model, forget):
         mine = [r for r in rows if (r["model"], r["forget"], r["by"]) == (model, forget, by)]
         lrs = [r["lr"] for r in mine]
         parts.append(
-            f"by the {by} Hessian (steps {min(lrs):.1e} to {max(lrs):.1e}) kept by "
-            f"{sum(r['kept'] for r in mine)} of {len(mine)} and reached by "
-            f"{sum(r['reached'] for r in mine)}"
+            f"{WHOSE[by]}, steps of {min(lrs):.1e} to {max(lrs):.1e}, "
+            f"{sum(r['kept'] for r in mine)} of {len(mine)} keep the accuracy and "
+            f"{sum(r['reached'] for r in mine)} reach the grid"
         )
     return f"{model}, {forget}: {'; '.join(parts)}."
 
