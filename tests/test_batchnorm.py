@@ -13,6 +13,7 @@ from conftest import CLASSES, SHAPE, assert_same, random_batch, to_float64
 from flax import nnx
 
 from famr_jax import curvature, evaluation, forget, loop, models, train, unlearn
+from famr_jax.cli import ensembles
 from famr_jax.data.stream import OnDisk
 from famr_jax.losses import cross_entropy
 from famr_jax.methods import famr
@@ -214,6 +215,29 @@ def test_the_store_keeps_folded_members(data, tmp_path):
     for fitted, kept in zip(first, again, strict=True):
         assert_same(jax.device_get(fitted.params), jax.device_get(kept.params))
     models.check(apply_fn, first[0].params, data.x)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_members_of_a_bench_train_by_batches_from_its_weights(data, tmp_path, given):
+    """Members with examples of their own were trained without statistics, from fresh weights."""
+    start = SimpleNamespace(params=some_latest()) if given else None
+    bench = SimpleNamespace(
+        train=data,
+        model=MODEL,
+        recipe=RECIPE,
+        start=start,
+        config=lambda mask: {"mask": mask.tolist()},
+        sources=(),
+        store=Store(tmp_path, resume=True, clock=Clock()),
+    )
+    masks = np.arange(10) % 2 == np.arange(2)[:, None]
+    found = ensembles.trained(bench, "members", masks, key=KEY)
+    keys = jax.random.split(KEY, 2)
+    wanted = train.run(
+        MODEL, data, RECIPE, key=keys, masks=masks, start=start and start.params
+    ).members
+    for fitted, member in zip(found, wanted, strict=True):
+        assert_same(jax.device_get(fitted.params), jax.device_get(member))
 
 
 @pytest.mark.usefixtures("x64")

@@ -269,8 +269,8 @@ def test_helps_name_commands_that_work_and_models_that_are_there(capsys):
     told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     for words in (
         "mu, nano, Ti, S, B, L, WIDTHxDEPTH or WIDTHxDEPTHxHEADS",
-        "_token, _tanh, _exact or _eps1e-12 behind; resnet18 or resnet18_batchnorm; mlp_SIZExSIZE",
-        "; or logistic",
+        "_token, _tanh, _exact or _eps1e-12 behind; resnet18 or resnet18_batchnorm, also with",
+        "_WIDTH behind; mlp_SIZExSIZE...; or logistic",
         "--method-lr",
         "--lr",
         "--fresh",

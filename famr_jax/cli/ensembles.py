@@ -17,8 +17,8 @@ from famr_jax.types import Params, Unlearner
 def trained(bench: Bench, name: str, masks: np.ndarray, *, key: jax.Array) -> list[Fitted]:
     """A model for each mask, trained on its examples; those that are kept are read back.
 
-    A member is, bit for bit, that of `train.run` with the same masks and the keys
-    `jax.random.split(key, members)`.
+    Each starts from weights of its own, or all from the bench's `start`. A member is, bit for bit,
+    that of `train.run` with the same masks and the keys `jax.random.split(key, members)`.
 
     Args:
         bench: Data, model, recipe and store.
@@ -30,14 +30,19 @@ def trained(bench: Bench, name: str, masks: np.ndarray, *, key: jax.Array) -> li
     init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(jax.random.split(key, len(masks)))
     recipe, model = bench.recipe, bench.model
 
+    def learner(size):
+        return recipe.learner(model.apply, size, model.batch_norm)
+
     def begin(rows):
-        learner = recipe.learner(model.apply, _size(masks, rows))
-        return train.begin(learner, model.init, init_keys[rows])
+        init = train.init_of(model)
+        return train.begin(
+            learner(_size(masks, rows)), init, init_keys[rows], bench.start and bench.start.params
+        )
 
     def advance(rows, state, start):
         size = _size(masks, rows)
         return loop.run_epochs(
-            recipe.learner(model.apply, size),
+            learner(size),
             mesh.split(state),
             loop.subsets(bench.train, masks, rows),
             size=size,

@@ -168,8 +168,8 @@ class BenchFlags:
     """Read images from disk as they are needed; forget sets are held in memory."""
     model: str = "vit_mu/2"
     """vit_V/PATCH with V of mu, nano, Ti, S, B, L, WIDTHxDEPTH or WIDTHxDEPTHxHEADS, also with
-    _token, _tanh, _exact or _eps1e-12 behind; resnet18 or resnet18_batchnorm; mlp_SIZExSIZE...; or
-    logistic."""
+    _token, _tanh, _exact or _eps1e-12 behind; resnet18 or resnet18_batchnorm, also with _WIDTH
+    behind; mlp_SIZExSIZE...; or logistic."""
     train_epochs: Count = 50
     """Epochs of training, for the original and each oracle."""
     train_lr: Positive = 4e-3

@@ -161,6 +161,7 @@ def _create(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> M
         return Model(name, num_classes, image_shape, module)
     raise ValueError(
         f"`model` must be vit_V/PATCH with V one of {', '.join(vit.VARIANTS)} or WIDTHxDEPTH or "
-        "WIDTHxDEPTHxHEADS, also with _token, _tanh, _exact or _eps1e-12 behind; resnet18 "
-        f"or resnet18_batchnorm; mlp_SIZExSIZE...; or logistic, got {name!r}."
+        "WIDTHxDEPTHxHEADS, also with _token, _tanh, _exact or _eps1e-12 behind; resnet18 or "
+        "resnet18_batchnorm, also with _WIDTH behind; mlp_SIZExSIZE...; or logistic, "
+        f"got {name!r}."
     )
