@@ -161,7 +161,7 @@ class Store:
     ) -> bool:
         """Whether `remember` would give what is kept, so that nothing need be made ready."""
         path = self.directory(name, config, epochs=0, sources=sources) / "numbers.json"
-        return mesh.first(self.resume and path.exists())
+        return bool(mesh.first(self.resume and path.exists()))
 
     def directory(
         self,

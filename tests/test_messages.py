@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import CLASSES, SHAPE, drawn
 from jax.tree_util import Partial
@@ -48,7 +49,7 @@ def relearn(**sets):
         ONES,
         given["examples"],
         given["held_out"],
-        optimizer=None,
+        optimizer=optax.sgd(0.1),
         level=0.5,
         num_steps=1,
     )
