@@ -151,6 +151,9 @@ def test_small_ensembles_have_absent_measures_and_broken_ones_nan():
     assert "2 shadow models on each side" in two["absent"]["u_lira"]
     assert "3 shadow models on each side" in two["absent"]["u_lira_in_turn"]
     assert two["absent"]["forgetting"] == "it needs 3 models of each kind, and has 2"
+    blind = evaluator(SAMPLES, []).view(-10.0 * jnp.eye(C)[LABELS])
+    never = evaluation.of_ensemble(ensemble(SAMPLES)._replace(oracles=3 * [blind]))
+    assert never["absent"]["forgetting"] == "the retrained models are never right"
     many = ensemble(SAMPLES, shadows=8)
     view = evaluator(SAMPLES, []).view(jnp.full((TRAIN + TEST, C), jnp.nan))
     broken = evaluation.of_ensemble(many._replace(unlearned=[*many.unlearned[1:], view]))

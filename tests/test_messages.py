@@ -18,16 +18,20 @@ from famr_jax import (
     data,
     federated,
     filters,
+    forget,
     influence,
+    loop,
     mesh,
     minimise,
     models,
+    optimizer,
     types,
 )
 from famr_jax.attacks import arrays
 from famr_jax.certify import logistic, statements
 from famr_jax.curvature.block import solve_block
 from famr_jax.curvature.trust import trust_damping
+from famr_jax.data import digits
 from famr_jax.types import Batch, Context, Pair
 
 KEY = jax.random.key(0)
@@ -240,6 +244,26 @@ OF_THE_REST = [
         lambda: models.fold(({}, {"norm": {"mean": 0.0, "var": 1.0}})),
         "`weights` must have the layers of `statistics`, got no 'norm'.",
     ),
+    (
+        lambda: forget.at_random(0.1, size=9, seed=-1),
+        "`seed` must be >= 0, got -1.",
+    ),
+    (
+        lambda: optimizer.adamw(num_steps=9, lr=0.1, weight_decay=0.0, warmup=1.0),
+        "`warmup` must be in [0, 1), got 1.0.",
+    ),
+    (
+        lambda: loop.run_epochs(
+            None,
+            ONES,
+            Batch(jnp.zeros((3, *SHAPE)), jnp.zeros(2, int)),
+            size=2,
+            epochs=1,
+            batch_size=1,
+            key=KEY,
+        ),
+        "`x` and `labels` of a set must have equal lengths, got 3 and 2.",
+    ),
     (lambda: mesh.parse("data=99"), "`mesh` needs 99 devices, got 4: 'data=99'."),
     (
         lambda: types.check_kept("params", {"w": np.zeros(2)}),
@@ -319,3 +343,11 @@ def test_weights_and_images_of_the_wrong_kind_are_named(logistic):
         models.check(logistic.apply, params, FOUR.x.tolist())
     with pytest.raises(ValueError, match=r"must be weights in floating point, got int32 at "):
         models.check(logistic.apply, jax.tree.map(lambda a: a.astype(int), params), FOUR.x)
+
+
+def test_digits_that_were_not_prepared_whole_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(digits.Digits, "download_and_prepare", lambda *_, **__: None)
+    with pytest.raises(
+        ValueError, match=r"must take the prepared digits, .*digits.* is incomplete"
+    ):
+        data.load("digits", data_dir=tmp_path)
