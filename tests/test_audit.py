@@ -200,6 +200,19 @@ def test_the_probe_finds_a_class_that_features_still_have(iris):
     assert line["n"] == 50
 
 
+def test_the_probe_needs_five_test_images_of_either_class(iris):
+    before = iris["before"]
+    lost = np.flatnonzero((before["labels"] == GONE) & (before["split"] == "test"))
+    keep = np.delete(np.arange(len(before["labels"])), lost[4:])
+
+    def cut(model):
+        return {key: array[keep] for key, array in model.items()}
+
+    found = audit.arrays(cut(before), cut(before), list(map(cut, iris["oracles"])))
+    (line,) = [line for line in found.lines if line["measure"] == "probe"]
+    assert line["absent"] == "it needs 5 test images of forgotten and of kept classes"
+
+
 def test_the_order_of_the_rows_does_not_matter(iris, nothing_done):
     order = np.random.default_rng(0).permutation(150)
 

@@ -69,6 +69,59 @@ class Faulty(ClientApp):
 app = Faulty()
 """
 
+REFUSALS = """
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from famr_jax.federated import flower, puf_special
+
+LIKE, NONE = {"w": np.ones(2, np.float32)}, ConfigRecord()
+PUF = partial(flower.PUF, LIKE, weights=partial(puf_special, rate=2.0))
+GRID = SimpleNamespace(get_node_ids=lambda: [1, 2])
+TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+
+
+def told(call):
+    try:
+        call()
+    except (ValueError, flower.FederationError) as error:
+        print(error)
+
+
+def sent(strategy, *, number=1, scale=1.0, records=1, size=3, twice=False):
+    arrays = flower.to_record(LIKE)
+    asked = strategy.configure_train(number, arrays, NONE, GRID)
+    tree = {"w": np.float32(scale) * LIKE["w"]}
+    content = {f"arrays {i}": flower.to_record(tree) for i in range(records)}
+    content["metrics"] = MetricRecord({"num-examples": size})
+    replies = [Message(RecordDict(content), reply_to=message) for message in asked]
+    if twice:
+        replies.append(Message(RecordDict(content), reply_to=asked[0]))
+    strategy.aggregate_train(number, replies)
+
+
+told(lambda: flower.from_record(ArrayRecord(), LIKE))
+told(lambda: PUF(forget=[]))
+told(lambda: list(PUF(forget=[7]).configure_train(1, flower.to_record(LIKE), NONE, GRID)))
+told(lambda: sent(PUF(forget=[2], unlearn_round=3), records=2))
+told(lambda: sent(PUF(forget=[2], unlearn_round=3), size=0))
+told(lambda: sent(PUF(forget=[2]), scale=3e38))
+strategy = PUF(forget=[2], unlearn_round=3)
+sent(strategy, twice=True)
+print(strategy.refused)
+
+app = flower.client_app(None, LIKE, lambda context: (None, None), key=jax.random.key(0))
+told_to = ConfigRecord({"server-round": 1})
+content = RecordDict({"arrays": flower.to_record(LIKE), "config": told_to})
+message = Message(content, 1, "train.unlearn")
+told(lambda: app(message, Context(1, 1, {"partition-id": 0}, RecordDict(), {})))
+"""
+
 
 def free_port():
     with socket.socket() as found:
@@ -297,3 +350,22 @@ def test_a_round_ends_without_a_client_that_is_late_or_dies(federation, task):
 def test_settings_of_the_example_are_those_of_the_test():
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())
     assert project["tool"]["flwr"]["app"]["config"].items() >= CONFIG.items()
+
+
+def test_refusals_say_what_is_wrong():
+    command = [sys.executable, "-c", REFUSALS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    records = "one record of arrays and one of metrics, got 2, 1"
+    size = "`num-examples` must be at least 1, got 0."
+    said = [line for line in done.stdout.splitlines() if "WARNING" not in line]
+    assert said == [
+        """`record` must hold the arrays ["['w']"], got [].""",
+        "`forget` or `part_of` must name a node, got none.",
+        "round 1: [7] to forget are not there",
+        f"round 1: no usable update (client 1: {records}; client 2: {records})",
+        f"round 1: no usable update (client 1: {size}; client 2: {size})",
+        "round 1: the sum of the updates is not finite",
+        "[(1, 1, 'nobody asked for it')]",
+        "`load` must give what is to be forgotten, got None.",
+    ]

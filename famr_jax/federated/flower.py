@@ -249,7 +249,7 @@ class PUF(Strategy):
 
     def _read(self, server_round, replies):
         """Usable updates as `(weights, size)` by node and type, and why others are missing."""
-        found, missing = {}, dict.fromkeys(self._asked, "no answer in time")
+        found, missing = {}, dict.fromkeys(sorted(self._asked), "no answer in time")
         for reply in replies:
             each = (reply.metadata.src_node_id, reply.metadata.message_type)
             try:
