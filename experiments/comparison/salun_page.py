@@ -93,7 +93,7 @@ def headline(content: dict[str, Any]) -> list[str]:
         lines.append(f"{cell['forget']:<12}   UA    RA    TA   MIA   gap  outside the band")
         for row in table(cell):
             numbers = "".join(f"{row[name]:6.1f}" for name in (*COLUMNS, "average_gap"))
-            lines.append(f"  {row['model']:<10}{numbers}  {row['outside']}")
+            lines.append(f"  {row['model']:<10}{numbers}  {row['outside']}".rstrip())
     return lines
 
 
