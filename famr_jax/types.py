@@ -38,8 +38,31 @@ def static(default: Any = dataclasses.MISSING) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static,))
 def pytree(cls: type) -> type:
-    """Class decorator: a frozen dataclass that is a pytree, its `static()` fields not leaves."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    """Class decorator: a frozen dataclass that is a pytree, its `static()` fields not leaves.
+
+    To `jax.tree_util.register_dataclass` (JAX 0.10 to 0.12) any two classes with equal static
+    fields are one structure, and `jit` now and then runs what it compiled for the one for the
+    other: every lookup in its cache whose hashes agree in seven bits comes to that comparison.
+    """
+    made: Any = dataclasses.dataclass(frozen=True)(cls)
+    kinds = {each.name: each.metadata.get("static", False) for each in dataclasses.fields(made)}
+    constant = tuple(name for name, static in kinds.items() if static)
+    traced = tuple(name for name, static in kinds.items() if not static)
+    keys = tuple(map(jax.tree_util.GetAttrKey, traced))
+
+    def flatten(tree):
+        return [getattr(tree, n) for n in traced], tuple(getattr(tree, n) for n in constant)
+
+    def flatten_with_keys(tree):
+        leaves, fixed = flatten(tree)
+        return list(zip(keys, leaves, strict=True)), fixed
+
+    def unflatten(fixed, leaves):
+        named = (*zip(constant, fixed, strict=True), *zip(traced, leaves, strict=True))
+        return made(**dict(named))
+
+    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+    return made
 
 
 def as_pytree(function: Callable) -> Callable:

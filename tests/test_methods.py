@@ -4,6 +4,7 @@ import functools
 import inspect
 import math
 import pkgutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,15 @@ import pytest
 from conftest import assert_same, counting
 
 from famr_jax import methods
+from famr_jax.methods.delete import Decoupled
 from famr_jax.methods.famr_style import mean_gram
+from famr_jax.methods.finetune import FineTuning
+from famr_jax.methods.gradient_ascent import Ascent
 from famr_jax.train import Supervised
 from famr_jax.types import ApplyFn, Pair, Unlearner, pytree, static
 from famr_jax.unlearn import begin, descend, run, run_epochs
 
+ROOT = Path(__file__).parents[1]
 ADAM = optax.adam(1e-2)
 KEY = jax.random.key(11)
 SETTINGS = {"epochs": 3, "batch_size": 5, "key": KEY}
@@ -145,6 +150,24 @@ def test_is_an_unlearner_and_a_pytree_whose_leaves_are_numbers(row):
     assert row.unlearner.epoch_over in ("forget", "retain")
     assert hash(jax.tree.structure(row.unlearner)) is not None
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(row.unlearner))
+
+
+def test_no_two_methods_are_one_structure_to_jit(model):
+    """JAX's own registration of dataclasses tells two classes of equal static fields by hash."""
+    made = [build(model.apply, fresh) for build in METHODS.values()]
+    objectives = {type(each): each for u in made if (each := getattr(u, "objective", None))}
+    objectives |= {kind: kind(model.apply) for kind in (FineTuning, Decoupled, Ascent)}
+    structures = [jax.tree.structure(each) for each in objectives.values()]
+    assert len(structures) > 20
+    alike = [a for i, a in enumerate(structures) if any(a == b for b in structures[:i])]
+    assert not alike
+
+
+def test_no_dataclass_is_registered_but_by_our_own_decorator():
+    for folder in ("famr_jax", "experiments", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name != "test_methods.py":
+                assert "register_dataclass(" not in path.read_text(), path
 
 
 def test_runs_and_is_finite(row, done, params):
