@@ -5,6 +5,7 @@ python docs/comparison.py
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -19,10 +20,11 @@ PAGES = (
     ROOT / "docs/pages/leaderboard.md",
 )
 TABLES = {
-    "method_comparison": ("comparison", comparison_tables.brief),
+    "comparison": ("method_comparison", comparison_tables.brief),
     "leaderboard": ("leaderboard", leaderboard_tables.brief),
+    "leaders": ("leaderboard", partial(leaderboard_tables.brief, best=2)),
 }
-"""By the result: the name of its place, and what is written there."""
+"""By the name of its place: the result, and what is written there."""
 
 
 def place(name):
@@ -32,7 +34,7 @@ def place(name):
 
 def written(text, results):
     """The text of a page with today's tables in their places; one not recorded yet stays."""
-    for result, (name, brief) in TABLES.items():
+    for name, (result, brief) in TABLES.items():
         if result in results:
             table = brief(results[result])
             text = place(name).sub(lambda found, t=table: f"{found[1]}{t}\n{found[3]}", text)

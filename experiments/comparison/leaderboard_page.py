@@ -33,6 +33,8 @@ SEES = {"forget": "no", "retain": "yes", "store": "in a store"}
 """Whether a method is given retained data."""
 MODELS_FOR_KLOM = 100
 """Models of a kind from which on KLoM is worth a verdict."""
+SAID = 5
+"""Most methods that a line of the headline names."""
 
 
 def rows_of(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -124,22 +126,23 @@ def best_of(content: Mapping[str, Any], count: int) -> tuple[str, ...]:
 
 
 def headline(content: dict[str, Any]) -> list[str]:
-    """A few lines a forget set: null and references, the best five, who is inside."""
+    """A few lines a forget set: null and references, the best four, who is inside."""
     lines, members = [], content["results"]["members"]
     for cell in content["results"]["cells"]:
         rows, order = rows_of(cell), as_rows(cell["ranks"])
         null = next(each for each in as_rows(cell["null"]) if each["measure"] == "klom_forget")
         ends = ", ".join(f"{n} {_three(rows[n].get('klom_forget'))}" for n in (NOTHING, AGAIN))
-        span = f"null {_three(null['mean'])}, at most {_three(null['most'])}"
+        span = f"null {_three(null['mean'])}, most {_three(null['most'])}"
         lines.append(f"{cell['forget']}  N = {members}  KLoM forget: {ends}, {span}")
-        best = [each for each in order if each["model"] not in (NOTHING, AGAIN)][:5]
+        best = [each for each in order if each["model"] not in (NOTHING, AGAIN)][:4]
         told = ", ".join(f"{each['model']} {each['rank']:.1f}" for each in best)
         at = next(each["place"] for each in order if each["model"] == NOTHING)
         lines.append(f"  best mean ranks: {told}")
         lines.append(f"  doing nothing is at place {at:g} of {len(order)}")
         everywhere, only = inside(cell)
-        lines.append(f"  inside under every attack: {', '.join(everywhere) or 'none'}")
-        lines.append(f"  inside by accuracy alone: {', '.join(only) or 'none'}")
+        for where, names in (("under every attack", everywhere), ("by accuracy alone", only)):
+            named = f": {', '.join(names)}" if 0 < len(names) <= SAID else ""
+            lines.append(f"  inside {where} {len(names)} of {len(methods_of(cell))}{named}")
     return lines
 
 

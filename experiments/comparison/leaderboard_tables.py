@@ -9,12 +9,9 @@ from experiments.comparison.comparison_tables import table
 from experiments.comparison.judging import as_rows
 from experiments.comparison.leaderboard_page import SEES, TITLES, inside, rows_of
 
-BEST = 5
-"""Methods of the brief table, the best of the first cell."""
 
-
-def brief(content: Mapping[str, Any]) -> str:
-    """The best methods by mean rank, beside doing nothing and another oracle.
+def brief(content: Mapping[str, Any], best: int = 5) -> str:
+    """The best methods of each forget set by mean rank, beside FAMR, doing nothing and an oracle.
 
     Of each forget set: the mean rank with its interval, KLoM on the forget set, and how many
     attacks tell the models from the oracles.
@@ -24,7 +21,7 @@ def brief(content: Mapping[str, Any]) -> str:
     orders = [as_rows(cell["ranks"]) for cell in cells]
     for order in orders:
         kept |= {line["model"] for line in order if line["model"] not in kept} & set(
-            [line["model"] for line in order if line["model"] not in (NOTHING, AGAIN)][:BEST]
+            [line["model"] for line in order if line["model"] not in (NOTHING, AGAIN)][:best]
         )
     names = [line["model"] for line in orders[0] if line["model"] in kept]
     head = ["mean rank, KLoM forget, attacks that tell", *(cell["forget"] for cell in cells)]
