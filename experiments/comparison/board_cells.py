@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.comparison import board_measures, board_models, choosing, trials
 from experiments.comparison.board_measures import ACCURACIES, Case, Judges
-from experiments.comparison.board_models import Cell, described, measured, u_lira
+from experiments.comparison.board_models import Cell, Stores, described, measured, u_lira
 from experiments.comparison.board_ranks import AGAIN, NOTHING, judged, ranked
 from experiments.comparison.choosing import Choosing, validation_of
 from experiments.comparison.judging import as_columns
@@ -24,8 +24,6 @@ from famr_jax.forget import ForgetSet
 from famr_jax.report import setting as in_words
 from famr_jax.types import Params
 
-STORED = 8
-"""Models of a method that works from a curvature store: every store costs a hundred products."""
 SOURCES = (
     "famr_jax.unlearn",
     "famr_jax.attacks",
@@ -47,6 +45,7 @@ def made(
     sizes: Sizes,
     start: Params,
     trained: Callable[[], list[Params]],
+    wrong: np.ndarray | None = None,
 ) -> Cell:
     """Trains what is missing of a cell, one a key in the store, and shows the oracles."""
     labels, keys = np.asarray(bench.test.labels), bench.keys
@@ -57,7 +56,7 @@ def made(
     shadows = ensembles.trained(bench, f"shadows {gone.name}", halves, key=keys.probes)
     kept, lost = validation_of(labels, bench.flags.seed), np.isin(labels, gone.classes)
     test = np.flatnonzero(~kept | lost)  # choosing sees no image of a forgotten class
-    case = Case(np.asarray(bench.train.labels), gone.mask, labels[test], lost[test])
+    case = Case(np.asarray(bench.train.labels), gone.mask, labels[test], lost[test], wrong)
     (judge,) = replace(bench, flags=replace(bench.flags, oracles=1)).oracles(gone)
     show = partial(board_models.outputs, bench, gone, test)
     params = [each.params for each in oracles]
@@ -107,20 +106,20 @@ def filled(
             ready()  # before, or its seconds would be booked twice
         return bench.store.remember(words, at, function, sources=where)
 
-    count, found = min(flags.members, STORED), {}
-    stores = cache(partial(_stores, flags, make, count))
+    found: dict[str, Any] = {}
+    stores = cache(partial(_stores, flags, make))
     ends = remember("references", lambda: _references(make()), make, {})
     for name, search in searches.items():
         store, source = search.sees == "store", named.found(search.method)[2]
         more = {"search": described(search), "rank": flags.rank if store else None}
-        run, ready = partial(_row, flags, make, search, None), make
-        if store:
-            run, ready = partial(_row, flags, make, search, stores), stores
+        more |= {"stores": flags.stores} if store else {}
+        ready: Callable[[], Any] = stores if store else make
+        run = partial(_row, flags, make, search, stores if store else Stores)
         found[name] = remember(name, run, ready, more, source)
     before, again = (_flat({"model": n, **ends[n]}, flags.members) for n in (NOTHING, AGAIN))
     rows = [before, again]
     for name, search in searches.items():
-        models = count if search.sees == "store" else flags.members
+        models = min(flags.members, flags.stores) if search.sees == "store" else flags.members
         rows.append(_flat({"model": name, "sees": search.sees, **found[name]}, models))
     sets, null, oracles = ends["sizes"], ends["null"], ends["oracles"]
     rows = [row | judged(row, before, oracles, null, sets, flags.members) for row in rows] + [
@@ -131,7 +130,7 @@ def filled(
         model: {name: each["samples"] for name, each in row["measures"].items()}
         for model, row in samples.items()
     }
-    competing = [row for row in rows if row.get("sees") != "store"]
+    competing = [row for row in rows if row["members"] == flags.members]
     return {
         "forget": gone.spec,
         "num_forget": sizes.forget,
@@ -167,18 +166,26 @@ def _references(cell):
 
 
 def _row(flags, make, search, stores):
-    if stores is None:
-        return measured(make(), search, {}, flags.members)
-    return measured(make(), search, stores(), min(flags.members, STORED))
+    kept = stores()
+    return measured(make(), search, kept, len(kept.members) or flags.members)
 
 
-def _stores(flags, make, count):
-    """Those of the original that choosing sees, -1, and of the first ones."""
+def _stores(flags, make):
+    """Of the original that choosing sees, and the first others; if of all, of each shadow too."""
     cell = make()
-    found = {-1: stored(cell.bench, "store of choosing", cell.start, rank=flags.rank)}
-    for i, params in enumerate(cell.originals[:count]):
-        found[i] = stored(cell.bench, f"store {i}", params, rank=flags.rank)
-    return found
+    bench, originals = cell.bench, cell.originals[: flags.stores]
+    first = stored(bench, "store of choosing", cell.start, rank=flags.rank)
+    found = Stores(
+        first, [stored(bench, f"store {i}", p, rank=flags.rank) for i, p in enumerate(originals)]
+    )
+    if flags.stores < flags.members:
+        return found
+    halves = [replace(bench, train=bench.in_memory(half)) for half in cell.halves]
+    shadows = [
+        stored(half, f"store of shadow {i}", params, rank=flags.rank)
+        for i, (half, params) in enumerate(zip(halves, cell.shadows, strict=True))
+    ]
+    return found._replace(shadows=shadows)
 
 
 def _flat(row, members):

@@ -16,7 +16,7 @@ KLOM = tuple(f"klom_{name}" for name in SETS)
 ACCURACIES = ("for_acc", "ret_acc", "test_acc", "for_acc_test")
 ATTACKS = (*KLOM, "u_lira", "told_apart", "svc_mia", "mia_nn", "kl_forget", "kl_test", "relearn")
 """Measures that know more of a model than its accuracy."""
-UNITS = dict.fromkeys((*ACCURACIES, "svc_mia", "mia_nn"), "share")
+UNITS = dict.fromkeys((*ACCURACIES, "mislabelled", "svc_mia", "mia_nn"), "share")
 RANKED = (*ATTACKS, "average_gap", "tow")
 SAMPLES, DEALS, TOLD_DEALS = 100, 200, 20
 """Bootstrap samples of the models, and deals of the oracles to two sides, of which nulls are."""
@@ -31,12 +31,14 @@ class Case:
         gone: The forget set, `[n]`.
         test_labels: Of the test images that choosing did not see, `[m]`.
         lost: Those of forgotten classes, `[m]`.
+        wrong: Training images whose label is known to be wrong, `[n]`; None where none is.
     """
 
     labels: np.ndarray
     gone: np.ndarray
     test_labels: np.ndarray
     lost: np.ndarray
+    wrong: np.ndarray | None = None
 
     @property
     def forgotten(self) -> int | None:
@@ -179,6 +181,8 @@ def own(outputs: Outputs, case: Case, near: int | None) -> dict[str, np.ndarray]
         flat = logits.reshape(-1, logits.shape[-1])
         hits = np.asarray(metrics.hits(flat, np.tile(labels, len(logits))), np.float64)
         found[name] = hits.reshape(len(logits), -1).mean(1)
+    if case.wrong is not None and (rows := case.gone & case.wrong).any():
+        found["mislabelled"] = (outputs.train[:, rows].argmax(-1) == case.labels[rows]).mean(1)
     if not case.lost.any():  # a class is told from others by its looks, whoever was trained on it
         shown = [_confidences(*outputs.of(case, part)) for part in ("retain", "test", "forget")]
         attacked = map(attacks.svc_confidence, *shown)

@@ -2,10 +2,10 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -107,6 +107,20 @@ def affordable(search: Search, sizes: Sizes) -> list[dict[str, Any]]:
     return [each for each in search.settings if trials.examples(search, each, sizes) <= most]
 
 
+class Stores(NamedTuple):
+    """Curvature stores of the models of a cell; none for a method that works without.
+
+    Attributes:
+        choosing: Of the original that choosing sees.
+        members: Of the originals that unlearn.
+        shadows: Of the shadow models, each over the half that it was trained on.
+    """
+
+    choosing: Eigenspace | None = None
+    members: Sequence[Eigenspace] = ()
+    shadows: Sequence[Eigenspace] = ()
+
+
 @dataclass(frozen=True)
 class Cell:
     """One forget set, and the models that every method is given and held against.
@@ -168,16 +182,14 @@ def _finite(params):
     return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
-def measured(
-    cell: Cell, search: Search, stores: Mapping[int, Eigenspace], members: int
-) -> dict[str, Any]:
+def measured(cell: Cell, search: Search, stores: Stores, members: int) -> dict[str, Any]:
     """A row of the leaderboard: a setting is chosen, everyone unlearns by it, all is measured.
 
     Args:
         cell: The models.
         search: The method, and what is tried of it.
-        stores: Of a method that works from one, the curvature stores of the original that choosing
-            sees, -1, and of every other; else none.
+        stores: Those of a method that works from one; without any of the shadows only measures of
+            single models are taken.
         members: How many originals unlearn.
     """
     bench, gone, sizes = cell.bench, cell.gone.mask, cell.sizes
@@ -192,7 +204,7 @@ def measured(
     alone, tried, settings = {"forget": gone[None], "retain": ~gone[None]}, [], []
     for setting in affordable(search, sizes):
         epochs = trials.epochs_of(search, setting, sizes)
-        mine = [stores[-1]] if stores else []
+        mine = [stores.choosing] if stores.choosing else []
         done = run(setting, originals=[cell.start], stores=mine, epochs=epochs, key=first, **alone)
         tried.append(cell.choosing(loop.members(done)[0])["by_oracle"])
         settings.append(setting)
@@ -200,8 +212,8 @@ def measured(
     setting, clock = settings[best], Clock()
     run = partial(run, setting, epochs=trials.epochs_of(search, setting, sizes))
     everyone = np.stack([gone] * members)
-    originals, kept = cell.originals[:members], [stores[i] for i in range(members) if stores]
-    again = partial(run, originals=originals, stores=kept, key=second)
+    originals = cell.originals[:members]
+    again = partial(run, originals=originals, stores=stores.members, key=second)
     done = clock.time("members", partial(again, forget=everyone, retain=~everyone))
     seconds = clock.phases["members"]["run"] / members
     told = {"setting": setting, "trials": tried, "seconds": seconds}
@@ -210,10 +222,10 @@ def measured(
         "examples": trials.examples(search, setting, sizes) / sizes.retraining,
     }
     seen = outputs(bench, cell.gone, cell.test, loop.members(done))
-    if stores:  # too few models for measures of ensembles
+    if stores.choosing and not stores.shadows:  # too few models for measures of ensembles
         return told | {"measures": cell.judges.one_by_one(seen)}
     halves = {"forget": cell.halves & gone, "retain": cell.halves & ~gone}
-    ends = run(originals=cell.shadows, stores=[], key=third, **halves)
+    ends = run(originals=cell.shadows, stores=stores.shadows, key=third, **halves)
     attacked = {"u_lira": u_lira(cell, loop.members(ends))}
     return told | {"measures": cell.judges.row(seen) | attacked}
 

@@ -83,6 +83,9 @@ class Flags:
     """Most examples that a method may process, as a share of those of a retraining."""
     rank: Count = RANK
     """Directions of the curvature stores."""
+    stores: Count = 8
+    """Originals of a method that works from a store; as many as members, it is under every attack,
+    for which each shadow has a store too."""
     beside: Path | None = None
     """A recorded leaderboard of the same cells, whose methods join those that are run."""
     bench: BenchFlags = field(default_factory=partial(BenchFlags, model="vit_mu/4"))
@@ -92,6 +95,7 @@ SMALL = Flags(
     methods=("delete", "finetune"),
     members=3,
     shadows=6,
+    stores=2,
     bench=BenchFlags(model="logistic", train_epochs=10, batch_size=128),
 )
 """The configuration that the test suite runs."""

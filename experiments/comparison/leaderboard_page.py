@@ -16,6 +16,7 @@ TITLES = {
     "ret_acc": "Ret-Acc",
     "test_acc": "Test-Acc",
     "for_acc_test": "For-Acc, test",
+    "mislabelled": "wrong label kept",
     "klom_forget": "KLoM forget",
     "klom_retain": "KLoM retain",
     "klom_test": "KLoM test",
@@ -43,8 +44,9 @@ def rows_of(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def methods_of(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of methods that compete: those without a store."""
-    return [r for r in as_rows(cell["rows"]) if r.get("sees") not in (None, "store")]
+    """The rows of methods that compete: those with a rank."""
+    ranked = cell["ranks"]["model"]
+    return [r for r in as_rows(cell["rows"]) if r.get("sees") and r["model"] in ranked]
 
 
 def inside(cell: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -157,10 +159,11 @@ def page(content: dict[str, Any]) -> Page:
         f"{setting(results)}: every method that spends at most {results['budget']:.0%} of a "
         f"retraining, N = {results['members']} models each, beside as many retrained ones."
     )
-    return Page("Leaderboard", lead, [_section(cell) for cell in results["cells"]])
+    return Page("Leaderboard", lead, [section(cell) for cell in results["cells"]])
 
 
-def _section(cell):
+def section(cell: Mapping[str, Any]) -> Section:
+    """A cell's ranks, all its measures with verdicts, and what each method is."""
     rows, order = rows_of(cell), as_rows(cell["ranks"])
     everywhere, only = inside(cell)
     left = ", ".join(f"{each['model']} {each['examples']:.1%}" for each in cell["left_out"])
@@ -171,15 +174,14 @@ def _section(cell):
         f"{f'Left out, for what they spend: {left}.' if left else ''}"
     )
     names = [line["model"] for line in order]
-    names += [name for name, row in rows.items() if row.get("sees") == "store"]
-    shown = [rows[name] for name in names]
+    shown = [rows[name] for name in [*names, *(name for name in rows if name not in names)]]
     return Section(
         cell["forget"],
         [
             Text(words),
             _drawing(cell, order),
             _ranks(order),
-            _measures(cell, shown, (*ACCURACIES, "average_gap", "tow")),
+            _measures(cell, shown, (*ACCURACIES, "mislabelled", "average_gap", "tow")),
             _measures(cell, shown, ATTACKS),
             _told(shown),
         ],

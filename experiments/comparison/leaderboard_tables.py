@@ -46,7 +46,7 @@ def full(content: Mapping[str, Any]) -> str:
     parts, results = [], content["results"]
     for cell in results["cells"]:
         rows, order = rows_of(cell), {line["model"]: line for line in as_rows(cell["ranks"])}
-        names = [*order, *(n for n, row in rows.items() if row.get("sees") == "store")]
+        names = [*order, *(name for name in rows if name not in order)]
         measured = [n for n in TITLES if any(n in row for row in rows.values())]
         head = ["model", "mean rank", *(TITLES[name] for name in measured), "attacks outside"]
         head += ["retained data", "examples", "seconds", "N"]

@@ -1,0 +1,179 @@
+"""One step from a stored curvature, for whoever has no more than the data to forget.
+
+Claim (ours): random samples can be unlearned from the forget data alone. `gauss_newton_removal`
+moves a saturated network inside the stored eigenspace of its Gauss-Newton matrix, the damping set
+by trust and nothing searched. Some labels of the training set are wrong, so that there is something
+to forget. Beside it every method that sees no retained data, and controls that do, each with the
+best of the settings of `searches.py` by one oracle that judges nothing; retrained models judge, as
+on the leaderboard, whose measures these are. Prints what a store costs. Goes on model by model and
+row by row. Writes metrics.json and report.html.
+
+    python -m experiments.comparison.forget_data_only
+
+No run is recorded yet.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from typing import Annotated, Any
+
+import numpy as np
+
+from experiments.comparison import board_cells
+from experiments.comparison.board_measures import LEAST
+from experiments.comparison.board_models import KNOWN
+from experiments.comparison.forget_data_page import claims, headline, page
+from experiments.comparison.method_comparison import sizes_of
+from experiments.comparison.stores import stored
+from experiments.comparison.trials import BUDGET, Search, Sizes
+from experiments.harness.run import Experiment, main
+from famr_jax.cli.bench import Bench
+from famr_jax.cli.flags import AtLeast, BenchFlags, Count, OneOf, Share
+from famr_jax.data.dataset import Split
+
+STEPS = ("gauss_newton_removal", "win_u")
+"""Methods from a store, at the damping that trust chooses."""
+ALONE = tuple(name for name, search in KNOWN.items() if search.sees == "forget")
+"""Methods that see the forget data alone, and know nothing else of the training set."""
+CONTROLS = ("finetune", "random_labels", "msg", "ct")
+"""Methods that see retained data."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings of a run."""
+
+    forget: tuple[str, ...] = ("random:0.01", "random:0.05", "random:0.2")
+    """The forget sets, a cell each."""
+    methods: Annotated[tuple[str, ...], OneOf((*STEPS, *ALONE, *CONTROLS))] = (
+        *STEPS,
+        *ALONE,
+        *CONTROLS,
+    )
+    """Methods from a store, those that see the forget data alone, and controls."""
+    size: Annotated[int, AtLeast(0)] = 1000
+    """Training images that are used, drawn at random; 0 for all."""
+    wrong: Share = 0.1
+    """Of them those that get another label than theirs."""
+    members: Count = 8
+    """Models trained on everything, and twice as many without each set."""
+    shadows: Count = 16
+    """Models trained on halves, an even number."""
+    budget: Share = BUDGET
+    """Most examples that a trial may process, as a share of those of a retraining."""
+    rank: Count = 400
+    """Directions of a store."""
+    bench: BenchFlags = field(default_factory=partial(BenchFlags, model="vit_mu/4", augment="none"))
+
+    @property
+    def stores(self) -> int:
+        """Originals with a store: all, so that the step is under every attack."""
+        return self.members
+
+
+SMALL = Flags(
+    forget=("random:0.2",),
+    methods=("gauss_newton_removal", "delete", "finetune"),
+    size=60,
+    wrong=0.2,
+    members=3,
+    shadows=6,
+    rank=6,
+    bench=BenchFlags(model="logistic", train_epochs=10, batch_size=16, augment="none"),
+)
+"""The configuration that the test suite runs."""
+
+
+def check(flags: Flags) -> None:
+    """Raises a `ValueError` for too few models, or sets that are no random samples."""
+    for spec in flags.forget:
+        if not spec.startswith("random:"):
+            raise ValueError(f"`forget` must be random samples, as random:0.05, got {spec!r}.")
+    if flags.members < LEAST:
+        raise ValueError(f"`members` must be at least {LEAST}, got {flags.members}.")
+    if flags.shadows < 2 * LEAST or flags.shadows % 2:
+        raise ValueError(f"`shadows` must be even, at least {2 * LEAST}, got {flags.shadows}.")
+
+
+def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
+    """A cell for each forget set, as the leaderboard has them."""
+    bench, wrong = mislabelled(bench, flags.size, flags.wrong)
+    cases = bench.forget_sets(flags.forget)
+    first = bench.original("original to choose on")
+    originals = cache(partial(board_cells.originals, flags, bench))
+    cells = []
+    for gone in cases:
+        sizes = sizes_of(bench, gone)._replace(budget=flags.budget, part=1.0)
+        make = cache(
+            partial(
+                board_cells.made, flags, bench, gone, sizes, first.params, originals, wrong=wrong
+            )
+        )
+        found = searches(flags.methods, sizes)
+        cell = board_cells.filled(flags, bench, gone, sizes, found, make, ())
+        cells.append(cell | {"mislabelled": int((wrong & gone.mask).sum()), "left_out": []})
+    store = stored(bench, "store of choosing", first.params, rank=flags.rank)
+    products, trainings = int(store.num_products), bench.flags.train_epochs * len(bench.train)
+    seconds = bench.clock.phases["store of choosing"]["run"] / first.seconds["run"]
+    told = {"directions": len(store.rows), "products": products}
+    told |= {"trainings": products * len(bench.train) / trainings, "seconds": seconds}
+    return bench.describe(first) | {
+        "budget": flags.budget,
+        "members": flags.members,
+        "size": len(bench.train),
+        "wrong": int(wrong.sum()),
+        "store": told,
+        "cells": cells,
+    }
+
+
+def mislabelled(bench: Bench, size: int, share: float) -> tuple[Bench, np.ndarray]:
+    """The bench with fewer training images, some of another label, and which these are, `[size]`.
+
+    Args:
+        bench: With a data set in memory.
+        size: Images, drawn at random; 0 for all.
+        share: Of them, those whose label becomes another one at random.
+
+    Raises:
+        ValueError: More images than there are, or images on disk.
+    """
+    split = bench.dataset.train
+    if not isinstance(split, Split):
+        raise ValueError("`stream` must be off: labels are changed in memory, got images on disk.")
+    if size > len(split):
+        raise ValueError(f"`size` must be at most {len(split)}, the images there are, got {size}.")
+    generator = np.random.default_rng(bench.flags.seed)
+    rows = generator.permutation(len(split))[: size or len(split)]
+    labels, wrong = split.labels[rows].copy(), np.zeros(len(rows), bool)
+    wrong[generator.choice(len(rows), round(share * len(rows)), replace=False)] = True
+    others = generator.integers(1, bench.dataset.num_classes, len(rows))
+    labels[wrong] = (labels + others)[wrong] % bench.dataset.num_classes
+    part = Split(split.x[rows], labels)
+    return replace(bench, dataset=replace(bench.dataset, train=part), train=part.batch()), wrong
+
+
+def searches(methods: Sequence[str], sizes: Sizes) -> dict[str, Search]:
+    """What is tried of each method: of those from a store trust alone, with nothing to choose."""
+    found = {name: KNOWN[name] for name in methods}
+    for name in set(STEPS) & set(methods):
+        found[name] = found[name]._replace(grid={"damping": (None,)})
+    return {
+        name: each for name, each in found.items() if sizes.forget <= (each.most or sizes.forget)
+    }
+
+
+EXPERIMENT = Experiment(
+    module="experiments.comparison.forget_data_only",
+    flags=Flags,
+    small=SMALL,
+    measure=measure,
+    claims=claims,
+    page=page,
+    headline=headline,
+    check=check,
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)
