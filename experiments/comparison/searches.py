@@ -87,6 +87,7 @@ SEARCHES = {
         once=(14, 0),
     ),
     "ssd": Search("ssd", {"alpha": (1.5, 3.0, 10.0, 30.0), "dampening": (0.3, 1.0)}, once=(1, 1)),
+    "damp": Search("damp", {"strength": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)}, once=(1, 1)),
     "fisher_noise": Search(
         "fisher_noise", {"most": (1e-3, 3e-3, 1e-2, 3e-2), "alpha": (1e-7, 1e-5)}, once=(0, 1)
     ),

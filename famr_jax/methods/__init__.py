@@ -8,6 +8,7 @@ from famr_jax.methods.bad_teacher import bad_teacher as bad_teacher
 from famr_jax.methods.boundary_expand import boundary_expand as boundary_expand
 from famr_jax.methods.boundary_shrink import boundary_shrink as boundary_shrink
 from famr_jax.methods.ct import ct as ct
+from famr_jax.methods.damp import damp as damp
 from famr_jax.methods.delete import delete as delete
 from famr_jax.methods.descent_ascent import descent_ascent as descent_ascent
 from famr_jax.methods.dual_removal import dual_removal as dual_removal
@@ -41,6 +42,7 @@ BY_NAME: dict[str, Callable[..., Unlearner]] = {
     "boundary_expand": boundary_expand,
     "boundary_shrink": boundary_shrink,
     "ct": ct,
+    "damp": damp,
     "delete": delete,
     "descent_ascent": descent_ascent,
     "dual_removal": dual_removal,
