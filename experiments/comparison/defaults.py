@@ -5,8 +5,8 @@ ten points of retained accuracy from a small Vision Transformer, except those th
 settings of their papers. Runs each from one original, and writes metrics.json and report.html. A
 picture of defaults, not a comparison: no model is retrained. Six defaults were chosen after trials
 on these very cases (ascent, descent-ascent, boundary expand, IMU, MU-Mis on the class, bad teacher
-on the random tenth), so for them the numbers are no test. Dual removal, Gauss-Newton removal and
-WIN-U were run later, from the same original (`--methods`), and on the class alone.
+on the random tenth), so for them the numbers are no test. DAMP, dual removal, Gauss-Newton removal
+and WIN-U were run later, from the same original (`--methods`).
 
     python -m experiments.comparison.defaults
     python -m experiments.comparison.defaults --forget random:0.1
@@ -14,8 +14,8 @@ WIN-U were run later, from the same original (`--methods`), and on the class alo
 Half an hour each on two very busy CPU cores. Expect who costs more than ten points of retained
 accuracy, of how many, and the largest cost of the others:
 
-    class-3  famr 18.4  of 27, others at most 4.6
-    random-0.1  boundary_shrink 19.3, delete 17.1, famr 22.0, salun 14.5  of 24, others at most 9.7
+    class-3  famr 18.4  of 28, others at most 4.6
+    random-0.1  boundary_shrink 19.3, delete 17.1, famr 22.0, salun 14.5  of 28, others at most 9.7
 """
 
 from dataclasses import dataclass, field
