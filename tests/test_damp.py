@@ -154,6 +154,17 @@ def test_a_convolution_loses_the_direction_over_its_channels():
     assert np.abs(wanted - kernel).max() > 1e-3
 
 
+def test_weights_of_half_precision_are_edited_by_moments_in_float32(logistic):
+    params, sets_of = drawn(logistic.init), sets()
+    forget, retain = (Batch(each.x.astype(jnp.float32), each.labels) for each in sets_of)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    edited = begin(methods.damp(logistic.apply), half, forget, retain, key=KEY).params
+    wanted = begin(methods.damp(logistic.apply), params, forget, retain, key=KEY).params
+    assert edited["head"]["kernel"].dtype == jnp.bfloat16
+    close = np.asarray(edited["head"]["kernel"], np.float32)
+    np.testing.assert_allclose(close, wanted["head"]["kernel"], atol=0.02)
+
+
 def test_models_that_it_cannot_edit_are_refused_in_words():
     forget, retain = sets(shape=(4, 4, 2))
     module = Convolutions(groups=2)

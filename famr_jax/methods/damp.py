@@ -47,14 +47,14 @@ class Moments(NamedTuple):
 def layer_inputs(apply_fn: ApplyFn, params: Params, x: Array) -> dict[Path, Array]:
     """What enters each dense and convolutional layer, the mean over positions, `[n, dim]`.
 
-    In the order of the forward pass, by the layer's path in the weights.
+    In the order of the forward pass, by the layer's path in the weights; at least float32.
     """
     found: dict[Path, Array] = {}
 
     def note(call, args, kwargs, context):
         if isinstance(context.module, (nn.Dense, nn.Conv)) and context.method_name == "__call__":
-            h = args[0]
-            found[context.module.path] = h.reshape(len(x), -1, h.shape[-1]).mean(1)
+            h = args[0].reshape(len(x), -1, args[0].shape[-1])
+            found[context.module.path] = h.mean(1, dtype=jnp.promote_types(h.dtype, jnp.float32))
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
@@ -160,9 +160,10 @@ def damp(
     with mu the class means of what enters layer l of L, averaged over positions. What it sends on
     of a retained class's mean does not change; biases stay. For classes: of random samples hardly
     more than noise is left of mu_f, and that is projected out.
+    Dense and convolutional layers of flax.linen are edited, others stay as they are.
 
     Args:
-        apply_fn: The model, of flax.linen's dense and convolutional layers, none inside a scan.
+        apply_fn: The model; no layer inside a scan.
         strength: 0 for no edit; at 1 the last layer of a separable class loses its direction whole.
         optimizer: Not used.
 
