@@ -1,5 +1,7 @@
 """DAMP by NumPy: the residual of prototypes, the probe's separability, the edit, and its laws."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +11,12 @@ from conftest import CLASSES, drawn, to_float64
 from flax import linen as nn
 
 from famr_jax import methods, models
-from famr_jax.methods.damp import SHRINKAGE, Moments, layer_inputs, own_directions
+from famr_jax.methods.damp import SHRINKAGE, Moments, layer_inputs, own_directions, separability
 from famr_jax.types import Batch
 from famr_jax.unlearn import begin
 
 KEY = jax.random.key(0)
+damp_file = importlib.import_module("famr_jax.methods.damp")  # its name is the function's
 SHAPE = (4, 4, 1)
 
 
@@ -43,9 +46,11 @@ def by_hand(forget, retain, kernel, *, ramp, strength=1.0):
     q = own / np.linalg.norm(own)
     centred = np.concatenate([f - f.mean(0), r - r.mean(0)])
     within = centred.T @ centred / len(centred)
-    within += SHRINKAGE * np.trace(within) / len(within) * np.eye(len(within))
+    variance = np.diag(within) + SHRINKAGE * np.diag(within).mean()
     apart = f.mean(0) - r.mean(0)
-    d = np.sqrt(apart @ np.linalg.inv(within) @ apart)
+    w = apart / variance
+    noise = (np.diag(within) / variance).sum() * (1 / len(f) + 1 / len(r))
+    d = max(w @ apart - noise, 0) / np.sqrt(w @ within @ w)
     alpha = strength * (2 * scipy.stats.norm.cdf(d / 2) - 1) * ramp
     return kernel - alpha * np.outer(q, q @ kernel)
 
@@ -97,7 +102,8 @@ def test_several_classes_lose_their_whole_span_whatever_their_order():
     def made(prototypes):
         rows = np.asarray(prototypes)
         counts = (np.abs(rows).sum(1) > 0).astype(float)
-        return Moments(jnp.asarray(rows), jnp.asarray(counts), jnp.eye(rows.shape[1]))
+        dim = rows.shape[1]
+        return Moments(jnp.asarray(rows), jnp.asarray(counts), jnp.eye(dim), jnp.zeros(dim))
 
     lost, kept = rng.normal(size=(2, 6)), rng.normal(size=(2, 6))
     none = np.zeros((2, 6))
@@ -110,6 +116,55 @@ def test_several_classes_lose_their_whole_span_whatever_their_order():
     np.testing.assert_allclose(again, projector, atol=1e-12)
     same = own_directions(made(np.vstack([kept, none])), retain)  # nothing of their own
     np.testing.assert_array_equal(same, 0)
+
+
+def test_retained_prototypes_of_a_vanishing_spectrum_leave_nothing_of_rounding():
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(90, 48)) * 0.7 ** np.arange(48)).astype(np.float32)
+    none = np.zeros_like(rows)
+
+    def made(prototypes):
+        counts = (np.abs(prototypes).sum(1) > 0).astype(np.float32)
+        return Moments(jnp.asarray(prototypes), jnp.asarray(counts), jnp.eye(48), jnp.zeros(48))
+
+    first, others = none.copy(), rows.copy()
+    first[0], others[0] = rows[0], 0
+    np.testing.assert_array_equal(own_directions(made(first), made(others)), 0)
+
+
+@pytest.mark.parametrize("dim", [16, 64, 512])
+def test_the_probe_tells_nothing_of_equal_distributions_and_closed_form_of_others(dim):
+    rng = np.random.default_rng(dim)
+
+    def both(shift, *, offset=0.0, counts=(200, 1300)):
+        found = []
+        for n, away in zip(counts, (shift, 0.0), strict=True):
+            h = rng.normal(size=(n, dim)).astype(np.float32)
+            h[:, 0] += away
+            h += offset
+            center = np.full(dim, offset, np.float32)
+            squares = (h - center).T @ (h - center)
+            own = jnp.asarray(h.sum(0)[None]), jnp.asarray([float(n)], jnp.float32)
+            found.append(Moments(*own, jnp.asarray(squares), jnp.asarray(center)))
+        return float(separability(*found))
+
+    assert np.mean([both(0.0) for _ in range(8)]) < 0.15
+    assert np.mean([both(0.0, counts=(20, 130)) for _ in range(8)]) < 0.3
+    wanted = 2 * scipy.stats.norm.cdf(3 / 2) - 1
+    tolerance = 0.03 if dim < 512 else 0.15  # the probe's own noise
+    np.testing.assert_allclose(both(3.0), wanted, atol=tolerance)
+    np.testing.assert_allclose(both(3.0, offset=300.0), wanted, atol=tolerance)
+
+
+def test_depth_is_that_of_the_forward_pass_whatever_the_micro_batch(model, monkeypatch):
+    params, (forget, retain) = to_float64(drawn(model.init)), sets()
+    wanted = begin(methods.damp(model.apply), params, forget, retain, key=KEY).params
+    monkeypatch.setattr(damp_file, "BATCH", 5)
+    found = begin(methods.damp(lambda *a: model.apply(*a)), params, forget, retain, key=KEY).params
+    for name in ("layer_0", "head"):
+        np.testing.assert_allclose(
+            found[name]["kernel"], wanted[name]["kernel"], rtol=1e-9, atol=1e-12
+        )
 
 
 def test_every_layer_of_a_vit_is_seen_in_order_with_the_mean_over_tokens():
@@ -133,6 +188,13 @@ class Convolutions(nn.Module):
         x = nn.relu(nn.Conv(4, (3, 3), name="first")(x))
         x = nn.relu(nn.Conv(4, (3, 3), feature_group_count=self.groups, name="second")(x))
         return nn.Dense(CLASSES, name="head")(x.mean((1, 2)))
+
+
+class Shared(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        same, x = nn.Dense(32, name="same"), x.reshape(len(x), -1)
+        return nn.Dense(CLASSES, name="head")(same(same(x)))
 
 
 def test_a_convolution_loses_the_direction_over_its_channels():
@@ -173,7 +235,12 @@ def test_models_that_it_cannot_edit_are_refused_in_words():
     with pytest.raises(ValueError, match=r"second must have the input's 4 channels, no groups"):
         begin(grouped, params, forget, retain, key=KEY)
     plain = methods.damp(lambda w, x: x.reshape(len(x), -1) @ w)
-    with pytest.raises(ValueError, match=r"`apply_fn` must call flax.linen layers"):
+    with pytest.raises(ValueError, match=r"dense or convolutional layers of flax.linen"):
         begin(plain, jnp.ones((32, CLASSES)), forget, retain, key=KEY)
+    shared = Shared()
+    weights = to_float64(shared.init(KEY, forget.x)["params"])
+    twice = methods.damp(lambda params, x: shared.apply({"params": params}, x))
+    with pytest.raises(ValueError, match="must call every layer once, got same again"):
+        begin(twice, weights, forget, retain, key=KEY)
     with pytest.raises(ValueError, match="strength"):
         methods.damp(lambda w, x: x, strength=-1.0)

@@ -1,6 +1,8 @@
 """DAMP: project what only the forgotten classes have out of the input of every layer."""
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,26 +10,35 @@ import optax
 from flax import linen as nn
 from jax import Array
 
+from famr_jax.curvature.algebra import precise
 from famr_jax.curvature.batches import sum_of
 from famr_jax.types import ApplyFn, Batch, Params, check_number, pytree, static
-from famr_jax.unlearn import OneShot, in_memory, subtree
+from famr_jax.unlearn import OneShot, in_memory, subtree, with_subtree
 
 BATCH = 256
 """Micro-batch of the pass over both sets."""
 SHRINKAGE = 1e-3
-"""Of the mean variance, what is added to every direction's: a layer may be wider than the sets."""
-NOTHING_OWN = 1e-4
+"""Of the mean variance, what the probe adds to every direction's: some hardly vary."""
+NOTHING_OWN = 1e-3
 """Share of a prototype's norm below which what the retained ones leave of it is rounding."""
 
 Path = tuple[str, ...]
 
 
 class Moments(NamedTuple):
-    """Sums over a set of what enters a layer: by class `[C, dim]`, their counts, and h h^T."""
+    """Sums over a set of what enters a layer.
+
+    Attributes:
+        sums: By class, `[C, dim]`.
+        counts: By class, `[C]`.
+        squares: Of (h - center) (h - center)^T, `[dim, dim]`.
+        center: Any point near the data, so that squares lose no digits, `[dim]`.
+    """
 
     sums: Array
     counts: Array
     squares: Array
+    center: Array
 
     @property
     def prototypes(self) -> Array:
@@ -41,67 +52,93 @@ class Moments(NamedTuple):
     @property
     def scatter(self) -> Array:
         """sum_i (h_i - mean) (h_i - mean)^T."""
-        return self.squares - self.counts.sum() * jnp.outer(self.mean, self.mean)
+        off = self.mean - self.center
+        return self.squares - self.counts.sum() * jnp.outer(off, off)
 
 
 def layer_inputs(apply_fn: ApplyFn, params: Params, x: Array) -> dict[Path, Array]:
     """What enters each dense and convolutional layer, the mean over positions, `[n, dim]`.
 
     In the order of the forward pass, by the layer's path in the weights; at least float32.
+
+    Raises:
+        ValueError: A layer that is called twice, or no such layer.
     """
     found: dict[Path, Array] = {}
 
     def note(call, args, kwargs, context):
-        if isinstance(context.module, (nn.Dense, nn.Conv)) and context.method_name == "__call__":
+        layer = context.module
+        if isinstance(layer, (nn.Dense, nn.Conv)) and context.method_name == "__call__":
+            if layer.path in found:
+                name = "/".join(layer.path)
+                raise ValueError(f"`apply_fn` must call every layer once, got {name} again.")
             h = args[0].reshape(len(x), -1, args[0].shape[-1])
-            found[context.module.path] = h.mean(1, dtype=jnp.promote_types(h.dtype, jnp.float32))
+            found[layer.path] = h.mean(1, dtype=jnp.promote_types(h.dtype, jnp.float32))
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
         apply_fn(params, x)
+    if not found:
+        rule = "must call dense or convolutional layers of flax.linen, and not be jitted"
+        raise ValueError(f"`apply_fn` {rule}, got none of them.")
     return found
 
 
-def moments(apply_fn: ApplyFn, params: Params, data: Batch) -> dict[Path, Moments]:
-    """Those of every layer over a set."""
+def moments(
+    apply_fn: ApplyFn, params: Params, data: Batch, center: Mapping[Path, Array]
+) -> dict[Path, Moments]:
+    """Those of every layer over a set, about the points of `center`."""
     num_classes = jax.eval_shape(apply_fn, params, data.x[:1]).shape[-1]
 
     def product(batch, weight):
-        inputs = layer_inputs(apply_fn, params, batch.x)
-        dtype = next(iter(inputs.values())).dtype if inputs else weight.dtype
-        own = jax.nn.one_hot(batch.labels, num_classes, dtype=dtype)
-        own = own * weight.astype(dtype)[:, None]
-        return {
-            path: Moments(own.T @ h, own.sum(0), (own.sum(1)[:, None] * h).T @ h)
-            for path, h in inputs.items()
-        }
+        found = {}
+        for path, h in layer_inputs(apply_fn, params, batch.x).items():
+            own = jax.nn.one_hot(batch.labels, num_classes, dtype=h.dtype)
+            own, far = own * weight.astype(h.dtype)[:, None], h - center[path]
+            squares = (own.sum(1)[:, None] * far).T @ far
+            found[path] = (own.T @ h, own.sum(0), squares)
+        return found
 
-    return sum_of(product, data, BATCH)
+    summed = sum_of(product, data, BATCH)
+    return {path: Moments(*summed[path], center[path]) for path in center}
 
 
 def separability(gone: Moments, kept: Moments) -> Array:
     """How well a linear probe tells both sets in a layer, 0 to 1: 2 Phi(d / 2) - 1.
 
-    That is twice a linear discriminant's balanced accuracy, less one, of two normal distributions
-    of one covariance S, d^2 = (mean_F - mean_R)^T S^-1 (mean_F - mean_R).
+        w = delta / v,    d = (w . delta - noise) / sqrt(w^T S w)
+
+    That is twice the balanced accuracy, less one, of a linear discriminant of independent features
+    on two normal distributions of one covariance S of diagonal v, delta the difference of their
+    means. The noise is what w . delta would be of one distribution, sum_j (1 / n_F + 1 / n_R).
     """
-    n = gone.counts.sum() + kept.counts.sum()
-    within = (gone.scatter + kept.scatter) / n
-    dim = len(within)
-    ridge = SHRINKAGE * jnp.trace(within) / dim + jnp.finfo(within.dtype).tiny
+    sizes = gone.counts.sum(), kept.counts.sum()
+    within = (gone.scatter + kept.scatter) / (sizes[0] + sizes[1])
+    own = jnp.diagonal(within)
+    variance = own + SHRINKAGE * own.mean() + jnp.finfo(own.dtype).tiny
     apart = gone.mean - kept.mean
-    solved = jnp.linalg.solve(within + ridge * jnp.eye(dim, dtype=within.dtype), apart)
-    return jax.scipy.special.erf(jnp.sqrt(jnp.maximum(apart @ solved, 0) / 8))
+    probe = apart / variance
+    noise = (own / variance).sum() * (1 / sizes[0] + 1 / sizes[1])
+    spread = jnp.sqrt(jnp.maximum(probe @ within @ probe, jnp.finfo(own.dtype).tiny))
+    return jax.scipy.special.erf(jnp.maximum(probe @ apart - noise, 0) / spread / math.sqrt(8))
 
 
 def own_directions(gone: Moments, kept: Moments) -> Array:
     """The projector on what retained prototypes leave of the forgotten ones, `[dim, dim]`."""
-    forget, retain = gone.prototypes, kept.prototypes
-    residual = forget - forget @ jnp.linalg.pinv(retain) @ retain
+    forget = gone.prototypes
+    shared = forget @ _span(kept.prototypes)
+    residual = forget - shared
     sizes = jnp.linalg.norm(forget, axis=1, keepdims=True)
     far = jnp.linalg.norm(residual, axis=1, keepdims=True) > NOTHING_OWN * sizes
-    residual = jnp.where(far, residual, 0)
-    return jnp.linalg.pinv(residual) @ residual
+    return _span(jnp.where(far, residual, 0))
+
+
+def _span(rows):
+    """The projector on the span of some rows, those of rounding left out."""
+    _, sizes, basis = jnp.linalg.svd(rows, full_matrices=False)
+    least = max(rows.shape) * jnp.finfo(rows.dtype).eps * sizes[0]
+    basis = jnp.where((sizes > least)[:, None], basis, 0)
+    return basis.T @ basis
 
 
 @pytree
@@ -111,39 +148,31 @@ class Projecting:
     apply_fn: ApplyFn = static()
     strength: float = 1.0
 
+    @precise
     def __call__(self, params, forget, retain, key):
         del key
-        gone, kept = (
-            moments(self.apply_fn, params, in_memory(name, data))
-            for name, data in (("forget", forget), ("retain", retain))
-        )
-        if not gone:
-            raise ValueError(
-                "`apply_fn` must call flax.linen layers, dense or convolutional, got none."
-            )
+        forget, retain = in_memory("forget", forget), in_memory("retain", retain)
+        # Its order is that of the forward pass; what comes out of a loop is sorted by name.
+        seen = layer_inputs(self.apply_fn, params, forget.x[:BATCH])
+        center = {path: h.mean(0) for path, h in seen.items()}
+        gone, kept = (moments(self.apply_fn, params, data, center) for data in (forget, retain))
         edited, shares = params, []
-        for depth, path in enumerate(gone, 1):
+        for depth, path in enumerate(center, 1):
             share = separability(gone[path], kept[path])
-            alpha = self.strength * share * depth / len(gone)
+            alpha = self.strength * share * depth / len(center)
             edited = _projected(edited, path, alpha * own_directions(gone[path], kept[path]))
             shares.append(share)
         return edited, {"separability": jnp.mean(jnp.stack(shares))}
 
 
-def _projected(params: Any, path: Path, projector: Array) -> Any:
+def _projected(params: Params, path: Path, projector: Array) -> Params:
     """The weights with `kernel - projector kernel` in one layer, over its input's channels."""
     kernel = subtree(params, (*path, "kernel"))
     if kernel.shape[-2] != len(projector):
         rule = f"must have the input's {len(projector)} channels, no groups"
         raise ValueError(f"`params` {'/'.join(path)} {rule}, got {list(kernel.shape)}.")
-    changed = kernel - jnp.einsum("ij,...jk->...ik", projector.astype(kernel.dtype), kernel)
-
-    def put(tree, names):
-        if not names:
-            return changed
-        return {**tree, names[0]: put(tree[names[0]], names[1:])}
-
-    return put(params, (*path, "kernel"))
+    changed = kernel - jnp.einsum("ij,...jk->...ik", projector, kernel)
+    return with_subtree(params, (*path, "kernel"), changed.astype(kernel.dtype))
 
 
 def damp(
@@ -163,12 +192,13 @@ def damp(
     Dense and convolutional layers of flax.linen are edited, others stay as they are.
 
     Args:
-        apply_fn: The model; no layer inside a scan.
+        apply_fn: The model, not jitted, no layer inside a scan, none called twice.
         strength: 0 for no edit; at 1 the last layer of a separable class loses its direction whole.
         optimizer: Not used.
 
     Raises:
-        ValueError: A negative strength; in `init` a model without such layers.
+        ValueError: A negative strength; in `init` a model without such layers, one that is called
+            twice, or a convolution in groups.
 
     Source: DAMP (arXiv 2604.15166), by accounts of it. The residual, the projection, statistics of
         the trained model alone, and an alpha that grows with depth and with a linear probe's
