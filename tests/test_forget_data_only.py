@@ -9,9 +9,11 @@ import pytest
 from experiments.comparison import board_cells, forget_data_only, forget_data_page
 from experiments.comparison.board_measures import ATTACKS
 from experiments.comparison.board_ranks import AGAIN, NOTHING
-from experiments.comparison.forget_data_only import EXPERIMENT, SMALL, mislabelled
+from experiments.comparison.forget_data_only import EXPERIMENT, SMALL, mislabelled, searches
 from experiments.comparison.judging import as_columns, as_rows
 from experiments.comparison.leaderboard_page import rows_of
+from experiments.comparison.searches import SEARCHES
+from experiments.comparison.trials import Sizes
 from experiments.harness import ledger
 from experiments.harness.results import read_results
 from experiments.harness.run import run
@@ -57,7 +59,7 @@ def test_every_method_is_under_every_attack_with_its_wrong_labels(small, root):
     assert rows[STEP]["setting"] == "damping –"
     store = results["store"]
     assert store["directions"] == SMALL.rank
-    assert store["trainings"] == store["products"] / SMALL.bench.train_epochs
+    assert store["trainings"] == 2 * store["products"] / SMALL.bench.train_epochs
     text = (root / "out" / "report.html").read_text()
     assert all(word in text for word in (*SMALL.methods, "wrong label kept"))
     assert ledger.ledger({"forget_data_only": small})
@@ -142,16 +144,45 @@ def test_goals_and_verdicts_follow_their_rules():
     ):  # fmt: skip
         assert verdicts(cell(GOOD | spoilt, {})) == ["fails", "holds", "holds"]
         assert verdicts(cell(GOOD | spoilt, {}), good)[0] == "mixed"
-    for nearer in ({"klom_forget": 2.4}, {"u_lira": 0.45}, {"svc_mia": 0.42}):
+    for nearer in ({"u_lira": 0.45}, {"svc_mia": 0.42}):
         assert verdicts(cell(GOOD, nearer)) == ["holds", "fails", "holds"]
+        unsure = {f"{name}_error": 0.05 for name in nearer}
+        assert verdicts(cell(GOOD | unsure, nearer | unsure)) == ["holds"] * 3
+    klom = cell(GOOD, {"klom_forget": 2.4})
+    assert verdicts(klom) == ["holds"] * 3
+    assert verdicts(klom, members=100) == ["holds", "fails", "holds"]
     assert verdicts(good, members=7) == ["not resolved"] * 3
+
+
+def test_what_is_not_finite_is_far_and_reaches_nothing():
+    broken = cell({"ret_acc": 1.0, "test_acc": 0.9, "klom_forget": 2.5}, {})
+    for name in ("kl_forget", "svc_mia"):
+        broken["rows"][name] = [v if m != STEP else None for v, m in zip(
+            broken["rows"][name], broken["rows"]["model"], strict=True)]  # fmt: skip
+    assert verdicts(broken) == ["fails", "fails", "fails"]
+    assert forget_data_page.gap_closed(broken, rows_of(broken)[STEP]) == -np.inf
 
 
 def test_without_a_gap_none_is_closed():
     none = cell(GOOD, {}, kl=(1.1, 1.0))
     row = rows_of(none)[STEP]
     assert forget_data_page.gap_closed(none, row) is None
-    assert "gap" not in forget_data_page.goals_of(none, row)
+    assert forget_data_page.goals_of(none, row) is None
+    assert verdicts(none)[0] == "not resolved"
+    assert verdicts(none, cell(GOOD, {}))[0] == "holds"
+
+
+def test_what_costs_too_much_is_told_and_a_store_costs_by_its_directions():
+    sizes = Sizes(forget=30, retain=70, batch_size=10, epochs=4, budget=0.2)
+    found, left = searches(("finetune", "win_u", STEP, "delete"), sizes, 100)
+    assert set(found) == {"win_u", STEP, "delete"}
+    (each,) = left
+    assert each["model"] == "finetune"
+    assert each["examples"] > 0.2
+    assert found[STEP].once[0] - SEARCHES[STEP].once[0] == 2 * 50
+    assert found["win_u"].once == SEARCHES["win_u"].once
+    _, left = searches(("win_u",), sizes._replace(forget=201), 100)
+    assert [each["model"] for each in left] == ["win_u"]
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def _references(cell):
     sets = zip(ACCURACIES, ("forget", "retain", "test", "lost"), strict=True)
     sizes = {name: int(case.rows(part).sum()) for name, part in sets}
     sizes |= {"svc_mia": sizes["for_acc"], "mia_nn": sizes["for_acc_test"]}
+    sizes["mislabelled"] = 0 if case.wrong is None else int((case.gone & case.wrong).sum())
     means = {name: values.mean() for name, values in judges.each.items()}
     return {
         NOTHING: {"measures": nothing},
@@ -180,10 +181,10 @@ def _stores(flags, make):
     )
     if flags.stores < flags.members:
         return found
-    halves = [replace(bench, train=bench.in_memory(half)) for half in cell.halves]
+    halves = (replace(bench, train=bench.in_memory(half)) for half in cell.halves)
     shadows = [
         stored(half, f"store of shadow {i}", params, rank=flags.rank)
-        for i, (half, params) in enumerate(zip(halves, cell.shadows, strict=True))
+        for i, (params, half) in enumerate(zip(cell.shadows, halves, strict=True))
     ]
     return found._replace(shadows=shadows)
 

@@ -178,11 +178,9 @@ def own(outputs: Outputs, case: Case, near: int | None) -> dict[str, np.ndarray]
         logits, labels = outputs.of(case, part)
         if not len(labels):
             continue
-        flat = logits.reshape(-1, logits.shape[-1])
-        hits = np.asarray(metrics.hits(flat, np.tile(labels, len(logits))), np.float64)
-        found[name] = hits.reshape(len(logits), -1).mean(1)
+        found[name] = _accuracies(logits, labels)
     if case.wrong is not None and (rows := case.gone & case.wrong).any():
-        found["mislabelled"] = (outputs.train[:, rows].argmax(-1) == case.labels[rows]).mean(1)
+        found["mislabelled"] = _accuracies(outputs.train[:, rows], case.labels[rows])
     if not case.lost.any():  # a class is told from others by its looks, whoever was trained on it
         shown = [_confidences(*outputs.of(case, part)) for part in ("retain", "test", "forget")]
         attacked = map(attacks.svc_confidence, *shown)
@@ -200,6 +198,13 @@ def own(outputs: Outputs, case: Case, near: int | None) -> dict[str, np.ndarray]
     if outputs.steps is not None:
         found["relearn"] = np.asarray(outputs.steps, float)
     return found
+
+
+def _accuracies(logits, labels):
+    """Of K models, `[K]`."""
+    flat = logits.reshape(-1, logits.shape[-1])
+    hits = np.asarray(metrics.hits(flat, np.tile(labels, len(logits))), np.float64)
+    return hits.reshape(len(logits), -1).mean(1)
 
 
 def _confidences(logits, labels):

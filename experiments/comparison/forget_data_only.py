@@ -20,11 +20,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from experiments.comparison import board_cells
+from experiments.comparison import board_cells, trials
 from experiments.comparison.board_measures import LEAST
-from experiments.comparison.board_models import KNOWN
+from experiments.comparison.board_models import KNOWN, affordable
 from experiments.comparison.forget_data_page import claims, headline, page
 from experiments.comparison.method_comparison import sizes_of
+from experiments.comparison.searches import at_rank
 from experiments.comparison.stores import stored
 from experiments.comparison.trials import BUDGET, Search, Sizes
 from experiments.harness.run import Experiment, main
@@ -110,14 +111,15 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
                 board_cells.made, flags, bench, gone, sizes, first.params, originals, wrong=wrong
             )
         )
-        found = searches(flags.methods, sizes)
+        found, left = searches(flags.methods, sizes, flags.rank)
         cell = board_cells.filled(flags, bench, gone, sizes, found, make, ())
-        cells.append(cell | {"mislabelled": int((wrong & gone.mask).sum()), "left_out": []})
+        cells.append(cell | {"mislabelled": int((wrong & gone.mask).sum()), "left_out": left})
     store = stored(bench, "store of choosing", first.params, rank=flags.rank)
-    products, trainings = int(store.num_products), bench.flags.train_epochs * len(bench.train)
-    seconds = bench.clock.phases["store of choosing"]["run"] / first.seconds["run"]
+    products = int(store.num_products)
     told = {"directions": len(store.rows), "products": products}
-    told |= {"trainings": products * len(bench.train) / trainings, "seconds": seconds}
+    told["trainings"] = 2 * products / bench.flags.train_epochs  # a product is two passes
+    if training := first.seconds.get("run"):
+        told["seconds"] = bench.clock.phases["store of choosing"]["run"] / training
     return bench.describe(first) | {
         "budget": flags.budget,
         "members": flags.members,
@@ -154,14 +156,24 @@ def mislabelled(bench: Bench, size: int, share: float) -> tuple[Bench, np.ndarra
     return replace(bench, dataset=replace(bench.dataset, train=part), train=part.batch()), wrong
 
 
-def searches(methods: Sequence[str], sizes: Sizes) -> dict[str, Search]:
-    """What is tried of each method: of those from a store trust alone, with nothing to choose."""
-    found = {name: KNOWN[name] for name in methods}
-    for name in set(STEPS) & set(methods):
-        found[name] = found[name]._replace(grid={"damping": (None,)})
-    return {
-        name: each for name, each in found.items() if sizes.forget <= (each.most or sizes.forget)
-    }
+def searches(
+    methods: Sequence[str], sizes: Sizes, rank: int
+) -> tuple[dict[str, Search], list[dict[str, Any]]]:
+    """What is tried of each method, and the methods that cost too much.
+
+    Of those from a store it is trust alone, with nothing to choose.
+    """
+    found, left = {}, []
+    for name in methods:
+        search = at_rank(KNOWN[name], rank)
+        if name in STEPS:
+            search = search._replace(grid={"damping": (None,)})
+        if affordable(search, sizes) and sizes.forget <= (search.most or sizes.forget):
+            found[name] = search
+            continue
+        spent = min(trials.examples(search, each, sizes) for each in search.settings)
+        left.append({"model": name, "examples": spent / sizes.retraining})
+    return found, left
 
 
 EXPERIMENT = Experiment(

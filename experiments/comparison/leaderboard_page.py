@@ -106,9 +106,9 @@ def _accuracy(cells):
 def _better(cells):
     told, good = [], []
     for cell in cells:
-        order = [line["model"] for line in as_rows(cell["ranks"])]
+        ranks = {line["model"]: line["rank"] for line in as_rows(cell["ranks"])}
         competing = {row["model"] for row in methods_of(cell)}
-        behind = [m for m in order[order.index(NOTHING) + 1 :] if m in competing]
+        behind = [m for m in ranks if m in competing and ranks[m] > ranks[NOTHING]]
         good.append(not behind)
         names = f" ({', '.join(behind)})" if behind else ""
         told.append(f"{cell['forget']} {len(behind)} of {len(competing)}{names}")

@@ -110,3 +110,11 @@ SEARCHES = {
     ),
 }
 """By the name of its row: every method of `BY_NAME`, and FAMR with DELETE's target."""
+
+
+def at_rank(search: Search, rank: int) -> Search:
+    """The search with what a store of so many directions costs it: two passes for each."""
+    if search.method != "gauss_newton_removal":
+        return search
+    forget, retain = search.once
+    return search._replace(once=(forget + 2 * (rank - RANK), retain))

@@ -22,6 +22,7 @@ def stored(bench: Bench, name: str, original: Params, *, rank: int) -> Eigenspac
         rank: Directions, of no more weights than there are.
     """
     config = {"data": bench.dataset.fingerprint, "weights": fingerprint(original), "k": rank}
+    config["size"] = len(bench.train)
     home = bench.store.directory("curvature", config, epochs=0, sources=("famr_jax.curvature",))
     dim = sum(leaf.size for leaf in jax.tree.leaves(original))
     make = partial(

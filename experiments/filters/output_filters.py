@@ -11,9 +11,9 @@ floor. Writes metrics.json and report.html.
     python -m experiments.filters.output_filters --dataset cifar100 --data-dir DIR --classes 10
         --tables --model vit_mu/8 --train-epochs 20 --train-lr 2e-3 --batch-size 50
 
-Twenty-six minutes on two very busy CPU cores, and fifteen of one. Expect (for each classifier and
-model the mean over classes of KL(oracle||model) on the removed class and on the others, over the
-kept classes, in nats; retained accuracy, %; the oracle's own line is the floor):
+The first takes 26 minutes on two very busy CPU cores, the second 15. Expect (for each classifier
+and model the mean over classes of KL(oracle||model) on the removed class and on the others, over
+the kept classes, in nats; retained accuracy, %; the oracle's own line is the floor):
 
     vit_mu/2         original               1.390   0.178   96.8
     vit_mu/2         oracle                 1.376   0.177   96.3
@@ -60,7 +60,7 @@ and of the first ten classes of CIFAR-100:
     vit_mu/8         retraining 13 s, the slowest filter 0.0035 s
 
 So a ViT that is masked is about as near to its oracles as they are to one another, and MPRU gains
-hundredths of a nat; trees are so sure of their classes that MPRU is masking.
+hundredths of a nat or less; trees are so sure of their classes that MPRU is masking.
 """
 
 from dataclasses import dataclass, field, replace
