@@ -100,7 +100,11 @@ def moments(
         return found
 
     summed = sum_of(product, data, BATCH)
-    return {path: Moments(*summed[path], center[path]) for path in center}
+    found = {}
+    for path, point in center.items():
+        sums, counts, squares = summed[path]
+        found[path] = Moments(sums, counts, squares, point)
+    return found
 
 
 def separability(gone: Moments, kept: Moments) -> Array:
