@@ -173,7 +173,7 @@ def test_without_a_gap_none_is_closed():
 
 
 def test_what_costs_too_much_is_told_and_a_store_costs_by_its_directions():
-    sizes = Sizes(forget=30, retain=70, batch_size=10, epochs=4, budget=0.2)
+    sizes = Sizes(forget=20, retain=80, batch_size=10, epochs=4, budget=0.2)
     found, left = searches(("finetune", "win_u", STEP, "delete"), sizes, 100)
     assert set(found) == {"win_u", STEP, "delete"}
     (each,) = left

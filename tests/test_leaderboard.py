@@ -324,7 +324,7 @@ def made_up(models, nothing="outside band"):
     for name, (by_accuracy, by_attack) in models.items():
         row = {"model": name, "sees": "forget", "for_acc_verdict": by_accuracy}
         rows.append(row | {"klom_forget_verdict": by_attack})
-    order = [{"model": m, "place": i + 1} for i, m in enumerate([*models, NOTHING])]
+    order = [{"model": m, "rank": i + 1.0} for i, m in enumerate([*models, NOTHING])]
     return {"forget": "class:3", "rows": as_columns(rows), "ranks": as_columns(order)}
 
 
@@ -340,12 +340,16 @@ def test_verdicts_follow_from_the_rows():
     only = made_up({"a": ("inside band", "outside band"), "b": ("inside band", "not finite")})
     assert verdicts(good)[0] == ["holds", "holds", "holds"]
     assert verdicts(good, only)[0] == ["mixed", "mixed", "holds"]
+    for rank, verdict in ((1.0, "holds"), (2.0, "holds"), (2.5, "fails")):  # a tie is not behind
+        tied = made_up({"a": ("inside band", "inside band")})
+        tied["ranks"]["rank"] = [rank, 2.0]
+        assert verdicts(tied)[0][2] == verdict
     found, words = verdicts(only)
     assert found == ["fails", "fails", "holds"]
     assert "2 of 2 (a, b)" in words[1]
     wide = made_up({"a": ("not resolved", "not resolved")}, nothing="not resolved")
     assert verdicts(wide)[0][0] == "not resolved"
-    behind = dict(good, ranks={"model": ["a", NOTHING, "b"], "place": [1, 2, 3]})
+    behind = dict(good, ranks={"model": ["a", NOTHING, "b"], "rank": [1.0, 2.0, 3.0]})
     found, words = verdicts(behind)
     assert found[2] == "fails"
     assert "1 of 2 (b)" in words[2]
