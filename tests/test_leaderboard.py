@@ -324,7 +324,9 @@ def made_up(models, nothing="outside band"):
     for name, (by_accuracy, by_attack) in models.items():
         row = {"model": name, "sees": "forget", "for_acc_verdict": by_accuracy}
         rows.append(row | {"klom_forget_verdict": by_attack})
-    order = [{"model": m, "rank": i + 1.0} for i, m in enumerate([*models, NOTHING])]
+    order = [
+        {"model": m, "rank": i + 1.0, "place": i + 1} for i, m in enumerate([*models, NOTHING])
+    ]
     return {"forget": "class:3", "rows": as_columns(rows), "ranks": as_columns(order)}
 
 
@@ -349,7 +351,7 @@ def test_verdicts_follow_from_the_rows():
     assert "2 of 2 (a, b)" in words[1]
     wide = made_up({"a": ("not resolved", "not resolved")}, nothing="not resolved")
     assert verdicts(wide)[0][0] == "not resolved"
-    behind = dict(good, ranks={"model": ["a", NOTHING, "b"], "rank": [1.0, 2.0, 3.0]})
+    behind = dict(good, ranks={"model": ["a", NOTHING, "b"], "rank": [1, 2, 3], "place": [1, 2, 3]})
     found, words = verdicts(behind)
     assert found[2] == "fails"
     assert "1 of 2 (b)" in words[2]
