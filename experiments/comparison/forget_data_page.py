@@ -140,8 +140,12 @@ def headline(content: dict[str, Any]) -> list[str]:
         rows = rows_of(cell)
         if STEP not in rows:
             continue
-        gap, *rest = _goals(cell).split(", ")
-        lines += [gap, *([f"  {', '.join(rest)}"] if rest else [])]
+        gap, *rest = _goals(cell).split(", ", 3)
+        lines += [
+            gap,
+            *([f"  {', '.join(rest[:2])}"] if rest else []),
+            *(f"  {r}" for r in rest[2:]),
+        ]
         for name in ATTACKED:
             shown = [f"{_short(n)} {rows[n][name]:.2f}" for n in _shown(rows) if name in rows[n]]
             lines.append(f"  {TITLES[name]}: {', '.join(shown)}")
@@ -153,7 +157,7 @@ def _shown(rows):
 
 
 def _short(name):
-    return "the step" if name == STEP else name
+    return {NOTHING: "nothing", AGAIN: "oracle", STEP: "step"}.get(name, name)
 
 
 def page(content: dict[str, Any]) -> Page:
