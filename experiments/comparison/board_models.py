@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from experiments.comparison import trials
-from experiments.comparison.board_measures import Case, Judges, Outputs, shadowed
+from experiments.comparison.board_measures import LEAST, Case, Judges, Outputs, shadowed
 from experiments.comparison.choosing import Choosing
 from experiments.comparison.searches import SEARCHES
 from experiments.comparison.trials import Search, Sizes
@@ -105,6 +105,33 @@ def affordable(search: Search, sizes: Sizes) -> list[dict[str, Any]]:
         return search.settings
     most = sizes.budget * sizes.retraining
     return [each for each in search.settings if trials.examples(search, each, sizes) <= most]
+
+
+def planned(
+    searches: Mapping[str, Search], sizes: Sizes
+) -> tuple[dict[str, Search], list[dict[str, Any]]]:
+    """The methods that the budget pays for, and what each of the others spends at the least.
+
+    Args:
+        searches: What is tried of each, by name.
+        sizes: What the budget is counted by.
+    """
+    found, left = {}, []
+    for name, search in searches.items():
+        if affordable(search, sizes) and sizes.forget <= (search.most or sizes.forget):
+            found[name] = search
+        else:
+            spent = min(trials.examples(search, each, sizes) for each in search.settings)
+            left.append({"model": name, "examples": spent / sizes.retraining})
+    return found, left
+
+
+def check_numbers(members: int, shadows: int) -> None:
+    """Raises a `ValueError` for too few models, or shadows that do not pair."""
+    if members < LEAST:
+        raise ValueError(f"`members` must be at least {LEAST}, got {members}.")
+    if shadows < 2 * LEAST or shadows % 2:
+        raise ValueError(f"`shadows` must be even, at least {2 * LEAST}, got {shadows}.")
 
 
 class Stores(NamedTuple):

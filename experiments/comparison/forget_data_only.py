@@ -40,9 +40,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from experiments.comparison import board_cells, trials
-from experiments.comparison.board_measures import LEAST
-from experiments.comparison.board_models import KNOWN, affordable
+from experiments.comparison import board_cells
+from experiments.comparison.board_models import KNOWN, check_numbers, planned
 from experiments.comparison.forget_data_page import claims, headline, page
 from experiments.comparison.method_comparison import sizes_of
 from experiments.comparison.searches import at_rank
@@ -111,10 +110,7 @@ def check(flags: Flags) -> None:
     for spec in flags.forget:
         if not spec.startswith("random:"):
             raise ValueError(f"`forget` must be random samples, as random:0.05, got {spec!r}.")
-    if flags.members < LEAST:
-        raise ValueError(f"`members` must be at least {LEAST}, got {flags.members}.")
-    if flags.shadows < 2 * LEAST or flags.shadows % 2:
-        raise ValueError(f"`shadows` must be even, at least {2 * LEAST}, got {flags.shadows}.")
+    check_numbers(flags.members, flags.shadows)
 
 
 def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
@@ -183,17 +179,10 @@ def searches(
 
     Of those from a store it is trust alone, with nothing to choose.
     """
-    found, left = {}, []
-    for name in methods:
-        search = at_rank(KNOWN[name], rank)
-        if name in STEPS:
-            search = search._replace(grid={"damping": (None,)})
-        if affordable(search, sizes) and sizes.forget <= (search.most or sizes.forget):
-            found[name] = search
-            continue
-        spent = min(trials.examples(search, each, sizes) for each in search.settings)
-        left.append({"model": name, "examples": spent / sizes.retraining})
-    return found, left
+    tried = {name: at_rank(KNOWN[name], rank) for name in methods}
+    for name in set(STEPS) & set(methods):
+        tried[name] = tried[name]._replace(grid={"damping": (None,)})
+    return planned(tried, sizes)
 
 
 EXPERIMENT = Experiment(

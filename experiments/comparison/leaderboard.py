@@ -18,8 +18,8 @@ that a run left are used, and rows of a recorded board stand beside it:
 
     python -m experiments.comparison.leaderboard --methods mine.py:build --beside BOARD.json
 
-The first takes about an hour on two quiet CPU cores; forget sets may run side by side, each by its
-own `--forget`, and share what is kept. Expect of each (KLoM's 95th percentile, in nats; the places
+The first took under two hours of two CPU cores, busy with other work for the most part; forget
+sets may run side by side, each by its own `--forget`, and share what is kept. Expect of each (KLoM's 95th percentile, in nats; the places
 of 28 rows; who is inside the oracles' spread):
 
     class:3  N = 100  KLoM forget: doing nothing 10.39, another oracle 0.51, null 0.67, most 0.81
@@ -59,8 +59,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from experiments.comparison import board_cells, trials
-from experiments.comparison.board_measures import LEAST
-from experiments.comparison.board_models import KNOWN, affordable, search_of
+from experiments.comparison.board_models import (
+    KNOWN,
+    affordable,
+    check_numbers,
+    planned,
+    search_of,
+)
 from experiments.comparison.board_ranks import AGAIN, NOTHING
 from experiments.comparison.judging import as_rows
 from experiments.comparison.leaderboard_page import best_of, claims, headline, page
@@ -127,10 +132,7 @@ def check(flags: Flags) -> None:
             choosing.found(word)
     if len(set(flags.methods)) < len(flags.methods):
         raise ValueError(f"`methods` must be different ones, got {' '.join(flags.methods)}.")
-    if flags.members < LEAST:
-        raise ValueError(f"`members` must be at least {LEAST}, got {flags.members}.")
-    if flags.shadows < 2 * LEAST or flags.shadows % 2:
-        raise ValueError(f"`shadows` must be even, at least {2 * LEAST}, got {flags.shadows}.")
+    check_numbers(flags.members, flags.shadows)
     if flags.best and flags.methods:
         raise ValueError(f"`best` must be 0 where `methods` are named, got {flags.best}.")
     recorded = flags.beside or (RESULTS / "leaderboard.json" if flags.best else None)
@@ -164,20 +166,16 @@ def measure(flags: Flags, bench: Bench) -> dict[str, Any]:
 
 def _plan(flags, bench, gone, words) -> tuple[Sizes, dict[str, Search], list[dict[str, Any]]]:
     """What is run on a forget set, by name, and what costs too much."""
-    sizes, found, left = sizes_of(bench, gone)._replace(budget=flags.budget, part=1.0), {}, []
-    for word in words:
-        search = at_rank(search_of(word, bench, sizes), flags.rank)
-        name = word if word in KNOWN else choosing.found(word)[0]
-        if affordable(search, sizes) and sizes.forget <= (search.most or sizes.forget):
-            found[name] = search
-            continue
-        least = min(trials.examples(search, s, sizes) for s in search.settings) / sizes.retraining
-        if word in flags.methods:
+    sizes = sizes_of(bench, gone)._replace(budget=flags.budget, part=1.0)
+    named = {word if word in KNOWN else choosing.found(word)[0]: word for word in words}
+    tried = {n: at_rank(search_of(w, bench, sizes), flags.rank) for n, w in named.items()}
+    found, left = planned(tried, sizes)
+    for each in left:
+        if (word := named[each["model"]]) in flags.methods:
             raise ValueError(
                 f"`methods` must spend at most {flags.budget:.0%} of a retraining, got {word} on "
-                f"{gone.spec}, which spends {least:.1%}."
+                f"{gone.spec}, which spends {each['examples']:.1%}."
             )
-        left.append({"model": name, "examples": least})
     return sizes, found, left
 
 
