@@ -19,8 +19,8 @@ that a run left are used, and rows of a recorded board stand beside it:
     python -m experiments.comparison.leaderboard --methods mine.py:build --beside BOARD.json
 
 The first took under two hours of two CPU cores, busy with other work for the most part; forget
-sets may run side by side, each by its own `--forget`, and share what is kept. Expect of each (KLoM's 95th percentile, in nats; the places
-of 28 rows; who is inside the oracles' spread):
+sets may run side by side, each by its own `--forget`, and share what is kept. Expect of each
+(KLoM's 95th percentile, in nats; the places of 28 rows; who is inside the oracles' spread):
 
     class:3  N = 100  KLoM forget: doing nothing 10.39, another oracle 0.51, null 0.67, most 0.81
       best mean ranks: scrub 4.5, imu 9.6, trw 10.2, boundary_shrink 10.8
