@@ -20,6 +20,10 @@ from famr_jax.provenance import TRAINING, key_of
 
 SECONDS_BETWEEN_SAVES = 10.0
 
+MOST_MAPPINGS = 25_000
+"""Of a process's memory. Linux gives it 65,530, each compiled program takes some, and XLA aborts
+where there are none left."""
+
 
 class NonFiniteError(Exception):
     """A run met a loss or a weight that is not finite; says in which phase and epoch."""
@@ -153,6 +157,7 @@ class Store:
                 self.clock.tell(name, "kept from before")
                 return kept["numbers"]
             numbers = _numbers(self.clock.show(name, function))
+            make_room_for_programs()
             write_text(path, json.dumps({"numbers": numbers, "seconds": self.clock.phases[name]}))
             return numbers
 
@@ -194,6 +199,7 @@ class Store:
         self.clock.phases[phase.name] = total
         of = "" if len(found) == 1 else f" {kept} of {len(found)}"
         self.clock.tell(phase.name, f"kept{of} from before" if kept else "")
+        make_room_for_programs()
         return made
 
     def _fit_chunk(self, phase: "_Phase", chunk: list[int], like: Any) -> dict[int, Fitted | None]:
@@ -322,6 +328,13 @@ class _Phase(NamedTuple):
 def _is_column(node: Any) -> bool:
     """Whether it is a number of all members, as the log has it."""
     return isinstance(node, list)
+
+
+def make_room_for_programs() -> None:
+    """Forgets compiled programs where there are so many that a long run would end by them."""
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and len(mappings.read_bytes().splitlines()) > MOST_MAPPINGS:
+        jax.clear_caches()
 
 
 def fingerprint(params: Any) -> str:

@@ -1,7 +1,5 @@
 """A toy problem that compiles in no time, and what several test files compare with."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from famr_jax import models
+from famr_jax.store import make_room_for_programs
 from famr_jax.types import Batch
 
 # Meshes of four devices in the suite; whatever does not ask for one runs on the first.
@@ -67,17 +66,11 @@ def random_batch(size, seed):
     return Batch(x, jnp.asarray(rng.integers(0, CLASSES, size), jnp.int32))
 
 
-MOST_MAPPINGS = 25_000
-"""Linux gives a process 65,530; each compiled program takes some, and without XLA aborts."""
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _room_for_programs():
     """Frees compiled programs after a file of tests, where there are many of them."""
     yield
-    mappings = Path("/proc/self/maps")
-    if mappings.exists() and len(mappings.read_text().splitlines()) > MOST_MAPPINGS:
-        jax.clear_caches()
+    make_room_for_programs()
 
 
 @pytest.fixture(scope="session")

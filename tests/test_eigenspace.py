@@ -64,7 +64,7 @@ def test_it_holds_the_leading_eigenvectors_and_counts_what_they_cost(space):
     wanted = np.asarray(space.rows).T @ (np.asarray(space.matrix) @ inner)
     np.testing.assert_allclose(space(b())["a"], wanted, atol=1e-10)
     found = eigenvalues(whole(), like(), k=25, key=KEY)
-    assert space.num_products == found.num_products + 25
+    assert space.num_products <= found.num_products
     assert space.cost.startswith("25 directions of 60, 0.0 MB, ")
     assert space.cost.endswith(f"{int(space.num_products)} products")
     gone = np.linalg.norm(b()["a"] - np.asarray(space.rows).T @ inner) / np.linalg.norm(b()["a"])
@@ -165,7 +165,7 @@ def test_an_interrupted_build_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         keep(matvec, like(), **settings, path=cut)
     monkeypatch.setattr(keeping, "_write", write)
-    assert [path.name for path in tmp_path.glob("cut*")] == ["cut.npz.lanczos"]
+    assert [path.name for path in tmp_path.glob("cut*")] == ["cut.npz.search"]
     with pytest.raises(ValueError, match=r"must hold the store of .*weights.*b.*got .*weights"):
         keep(matvec, like(), **{**settings, "made_by": {"weights": "b"}}, path=cut)
     again = keep(matvec, like(), **settings, path=cut)

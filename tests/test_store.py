@@ -214,6 +214,24 @@ def test_an_epoch_that_is_not_finite_is_not_saved(tmp_path, spoilt):
     assert checkpoint.latest_epoch(home / "weights") is None
 
 
+def test_programs_are_forgotten_where_a_process_could_hold_no_more(tmp_path, monkeypatch):
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("counts mappings on Linux alone")
+    traces, kept = [], Store(tmp_path, resume=True, clock=Clock())
+
+    @jax.jit
+    def function(x):
+        traces.append(None)
+        return x + 1
+
+    for name, most, count in (("few", 10**6, 1), ("many", 0, 2)):
+        monkeypatch.setattr(store, "MOST_MAPPINGS", most)
+        function(1.0)
+        assert kept.remember(name, {}, lambda: 1.0, sources=(Path(__file__),)) == 1.0
+        function(1.0)
+        assert len(traces) == count
+
+
 def test_the_key_has_every_digit_the_name_the_sources_and_the_platform(tmp_path, monkeypatch):
     keep = Store(tmp_path, resume=True, clock=Clock())
     default = {"name": "a", "config": {"lr": 1e-3, "mask": np.arange(3)}, "epochs": 2}

@@ -56,7 +56,7 @@ def along(
 def curvature_range(
     matvec: Callable, like: Any, *, tol: float = 1e-3, key: Array
 ) -> tuple[float, float]:
-    """Ends of a symmetric operator's spectrum, each moved outwards by its recomputed residual.
+    """Ends of a symmetric operator's spectrum, each moved outwards by its residual.
 
     An eigenvalue is that near; that none lies beyond is what Lanczos found, not a proof.
     """

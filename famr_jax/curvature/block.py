@@ -83,21 +83,58 @@ class _Outer(NamedTuple):
     reason: Array
 
 
+class _Block(NamedTuple):
+    x: Array
+    q: Array
+    c: Array
+    s: Array
+    curvature: Array
+    num_steps: Array
+    broken: Array
+
+
 @jax.jit
 def _solve_block(matvec, b, damping, tol, max_steps, preconditioner):
+    """One loop over one product, as `solve`: of the next block, or of x to recompute residuals."""
     product, (rows, unravel) = linearized(matvec), flat_rows(b)
     rows, scale = jax.vmap(normalised)(rows)
-    inner = _block_cg if preconditioner is None else partial(_preconditioned, preconditioner)
+    root = back = lambda rows: rows
+    if preconditioner is not None:  # then it is block CG on P A P, P the root
+        root, back = jax.vmap(preconditioner.power(0.5)), jax.vmap(preconditioner.power(-0.5))
 
     @jax.vmap
     def damped(row):
         return (ravel_pytree(product(unravel(row)))[0] + damping * row).astype(row.dtype)
 
-    def body(outer):
-        budget = max_steps - outer.num_steps - 1
-        step, used, negative = inner(damped, outer.residual, tol, budget)
-        x = outer.x + step
-        residual = rows - damped(x)
+    def start(b):
+        # The residuals are c^T q throughout, with orthonormal rows q.
+        q, c = factor(root(b))
+        none, no = jnp.asarray(0), jnp.asarray(False)
+        return _Block(jnp.zeros_like(b), q, c, q, jnp.eye(len(b), dtype=b.dtype), none, no)
+
+    def open_(state):
+        if preconditioner is None:
+            sizes = jnp.linalg.norm(state.c, axis=0)
+        else:  # the residuals of A are P^-1 times these
+            whole = back(state.q)
+            squares = jnp.sum(state.c * ((whole @ whole.T) @ state.c), axis=0)
+            sizes = jnp.sqrt(jnp.maximum(squares, 0))
+        return jnp.any(sizes > tol) & ~state.broken
+
+    def step(state, image):
+        x, q, c, s, _, num_steps, _ = state
+        image = root(image)
+        curvature = s @ image.T
+        lower = jnp.linalg.cholesky((curvature + curvature.T) / 2)
+        broken = ~jnp.all(jnp.isfinite(lower))
+        inverted = _inverse(lower)
+        inverse = inverted.T @ inverted
+        x = jnp.where(broken, x, x + (c.T @ inverse) @ s)
+        q, turn = factor(q - inverse @ image)
+        return _Block(x, q, turn @ c, q + turn @ s, curvature, num_steps + 1, broken)
+
+    def judged(outer, state, x, image):
+        residual = rows - image
         norms = jnp.linalg.norm(residual, axis=1)
         energies = -jnp.sum((rows + residual) * x, axis=1) / 2
         better = (norms < outer.norms) | (energies < (1 + FALLS) * outer.energies)
@@ -105,7 +142,11 @@ def _solve_block(matvec, b, damping, tol, max_steps, preconditioner):
         residual = jnp.where(better[:, None], residual, outer.residual)
         kept = jnp.where(better, norms, outer.norms)
         energies = jnp.where(better, energies, outer.energies)
-        num_steps = outer.num_steps + used + 1
+        num_steps = outer.num_steps + state.num_steps + 1
+        symmetric = (state.curvature + state.curvature.T) / 2
+        negative = jax.lax.cond(
+            state.broken, lambda: jnp.linalg.eigvalsh(symmetric)[0] <= 0, lambda: state.broken
+        )
         # Of the columns that are still open, one that halves is reason enough to go on.
         stalled = jnp.all((kept <= tol) | (norms > outer.norms / 2))
         reason = jnp.select(
@@ -119,13 +160,29 @@ def _solve_block(matvec, b, damping, tol, max_steps, preconditioner):
             (CONVERGED, NOT_FINITE, INDEFINITE, OUT_OF_STEPS, STALLED),
             -1,
         )
-        return _Outer(x, residual, kept, energies, num_steps, outer.negative | negative, reason)
+        negative |= outer.negative
+        outer = _Outer(x, residual, kept, energies, num_steps, negative, reason)
+        return outer, start(residual)
+
+    def body(carry):
+        outer, state = carry
+        left = max_steps - outer.num_steps - 1 - state.num_steps
+        going_on = open_(state) & (left > 0)
+        v = root(jnp.where(going_on, state.s, state.x)) + jnp.where(going_on, 0, outer.x)
+        image = damped(v)
+        return jax.lax.cond(
+            going_on,
+            lambda: (outer, step(state, image)),
+            lambda: judged(outer, state, v, image),
+        )
 
     norms = jnp.linalg.norm(rows, axis=1)
     zeros = jnp.zeros_like(norms)
-    none, open_ = jnp.asarray(0), jnp.asarray(-1)
-    start = _Outer(jnp.zeros_like(rows), rows, norms, zeros, none, jnp.asarray(False), open_)
-    end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
+    none, open_at_first = jnp.asarray(0), jnp.asarray(-1)
+    first = _Outer(
+        jnp.zeros_like(rows), rows, norms, zeros, none, jnp.asarray(False), open_at_first
+    )
+    end, _ = jax.lax.while_loop(lambda carry: carry[0].reason < 0, body, (first, start(rows)))
     converged = end.norms <= tol
     return Solution(
         jax.vmap(unravel)(end.x * scale[:, None]),
@@ -135,59 +192,6 @@ def _solve_block(matvec, b, damping, tol, max_steps, preconditioner):
         jnp.broadcast_to(end.negative, converged.shape),
         jnp.where(converged, CONVERGED, end.reason),
     )
-
-
-def _preconditioned(preconditioner, damped, b, tol, max_steps):
-    """Block CG on P A P, P the root of the preconditioner, until the residuals of A are below tol.
-
-    Those are P^-1 times its own, c^T (P^-1 q), whose norms the Gram matrix of P^-1 q gives.
-    """
-    root, back = jax.vmap(preconditioner.power(0.5)), jax.vmap(preconditioner.power(-0.5))
-
-    def sizes(q, c):
-        rows = back(q)
-        return jnp.sqrt(jnp.maximum(jnp.sum(c * ((rows @ rows.T) @ c), axis=0), 0))
-
-    def product(rows):
-        return root(damped(root(rows)))
-
-    x, num_steps, negative = _block_cg(product, root(b), tol, max_steps, sizes)
-    return root(x), num_steps, negative
-
-
-def _norms(q, c):
-    del q  # orthonormal
-    return jnp.linalg.norm(c, axis=0)
-
-
-def _block_cg(damped, b, tol, max_steps, sizes=_norms):
-    """Block CG from zero until `sizes` of the recursive residuals c^T q are below tol."""
-
-    def going_on(carry):
-        _, q, c, _, _, num_steps, broken = carry
-        return jnp.any(sizes(q, c) > tol) & (num_steps < max_steps) & ~broken
-
-    def body(carry):
-        x, q, c, s, _, num_steps, _ = carry
-        image = damped(s)
-        curvature = s @ image.T
-        lower = jnp.linalg.cholesky((curvature + curvature.T) / 2)
-        broken = ~jnp.all(jnp.isfinite(lower))
-        root = _inverse(lower)
-        inverse = root.T @ root
-        x = jnp.where(broken, x, x + (c.T @ inverse) @ s)
-        q, turn = factor(q - inverse @ image)
-        return x, q, turn @ c, q + turn @ s, curvature, num_steps + 1, broken
-
-    # The residuals are c^T q throughout, with orthonormal rows q.
-    q, c = factor(b)
-    carry = (jnp.zeros_like(b), q, c, q, jnp.eye(len(b), dtype=b.dtype), 0, jnp.asarray(False))
-    x, _, _, _, curvature, num_steps, broken = jax.lax.while_loop(going_on, body, carry)
-
-    def indefinite():
-        return jnp.linalg.eigvalsh((curvature + curvature.T) / 2)[0] <= 0
-
-    return x, num_steps, jax.lax.cond(broken, indefinite, lambda: broken)
 
 
 def factor(rows: Array) -> tuple[Array, Array]:

@@ -8,7 +8,8 @@ It is taken once, after training. A removal then needs the forget set alone:
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,21 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from famr_jax.curvature.algebra import ROUNDING, check_vector, operator, precise
+from famr_jax.curvature.block import factor
 from famr_jax.curvature.nystrom import Preconditioner, deflated, nystrom
 from famr_jax.curvature.solve import CONVERGED, INDEFINITE, NOT_FINITE, STALLED, Solution
-from famr_jax.curvature.spectrum import eigenvalues, flat_product
-from famr_jax.types import as_pytree, check_number, pytree
+from famr_jax.curvature.spectrum import (
+    STEPS_BETWEEN_CHECKS,
+    Basis,
+    begin,
+    check_memory,
+    coupling,
+    extend,
+    flat_product,
+    restart,
+    ritz,
+)
+from famr_jax.types import as_pytree, check_count, check_key, check_number, pytree
 
 EXACT = 1e-4
 """Largest residual of a solve that counts as converged: factors leave rounding."""
@@ -155,30 +167,122 @@ def _inside(matvec, rows, like):
 
 
 @precise
-def eigenspace(matvec: Callable, like: Any, *, k: int, size: float, key: Array) -> Eigenspace:
-    """The store of the k leading eigenvectors, by `eigenvalues`; `keep` can be interrupted.
+def eigenspace(
+    matvec: Callable,
+    like: Any,
+    *,
+    k: int,
+    size: float,
+    key: Array,
+    tol: float = 1e-4,
+    max_restarts: int = 50,
+) -> Eigenspace:
+    """The store of the k leading eigenvectors, by thick-restart Lanczos; `keep` can be interrupted.
 
-    With k of the dimension or more it is all of the operator, from a product for each dimension.
+    Its matrix is exact whatever is left of the vectors' residuals. Of a multiple eigenvalue one
+    copy is found, unlike `eigenvalues`. With k of the dimension or more it is all of the operator,
+    from a product for each dimension.
 
     Args:
         matvec: A, the mean curvature over a data set, a callable pytree `v -> A v`.
         like: A pytree of arrays of the shapes that A acts on.
         k: How many; enough are those whose eigenvalues exceed the damping of later solves.
         size: How many examples A is a mean over.
-        key: PRNG key of the starts.
+        key: PRNG key of the start.
+        tol: Wanted residual, relative to the largest |e|.
+        max_restarts: After which the vectors are taken as they are.
 
     Raises:
-        ValueError: What `eigenvalues` refuses.
+        ValueError: A number out of range, a `like` that is not of one real floating-point type, or
+            vectors that do not fit in memory.
     """
-    check_vector("like", like)
-    check_number("size", size, above=0)
+    check_build(like, k, size, tol, max_restarts, key)
     dim = sum(leaf.size for leaf in jax.tree.leaves(like))
     if k >= dim:
-        rows, spent = jnp.eye(dim, dtype=jax.tree.leaves(like)[0].dtype), 0
-    else:
-        found = eigenvalues(matvec, like, k=k, key=key)
-        rows, spent = found.vectors, found.num_products
-    return on_rows(matvec, like, rows, size=size, num_products=spent)
+        eye = jnp.eye(dim, dtype=jax.tree.leaves(like)[0].dtype)
+        return on_rows(matvec, like, eye, size=size)
+    return compressed(_lead(as_pytree(matvec), like, tol, max_restarts, key, k=k), k=k, size=size)
+
+
+def check_build(like: Any, k: int, size: float, tol: float, max_restarts: int, key: Array) -> None:
+    """Raises a `ValueError` for what no store can be made of."""
+    check_vector("like", like)
+    check_key(key)
+    check_count("k", k)
+    check_number("size", size, above=0)
+    check_number("tol", tol, above=0)
+    check_number("max_restarts", max_restarts, least=0)
+    dim = sum(leaf.size for leaf in jax.tree.leaves(like))
+    check_memory(min(dim, 2 * k + 20), like)
+
+
+class Leading(NamedTuple):
+    """A search for the leading eigenvectors, in pieces.
+
+    Attributes:
+        basis: As far as it is.
+        restarts: How many there were.
+        left: The largest residual, relative to the largest |e|; one until there are k.
+        going_on: Whether it has not ended.
+    """
+
+    basis: Basis
+    restarts: Array
+    left: Array
+    going_on: Array
+
+
+def started(like: Any, key: Array, *, k: int) -> Leading:
+    """A search before its first product."""
+    flat = ravel_pytree(like)[0]
+    basis = begin(flat, jax.random.split(key)[0], min(flat.size, 2 * k + 20))
+    return Leading(basis, jnp.asarray(0), jnp.ones((), flat.dtype), jnp.asarray(True))
+
+
+def advanced(
+    matvec: Callable, like: Any, found: Leading, tol: Any, max_restarts: Any, key: Array, *, k: int
+) -> Leading:
+    """A search after an eighth of k products more, and a restart of a full basis."""
+    basis, restarts, *_ = found
+    length = basis.matrix.shape[1]
+    stop = jnp.minimum(basis.filled + max(STEPS_BETWEEN_CHECKS, k // 8), length)
+    basis = extend(basis, flat_product(matvec, like), stop, jax.random.split(key)[1])
+    values, vectors = ritz(basis, 1.0, k)
+    scale = jnp.max(jnp.abs(values), where=jnp.arange(length) < stop, initial=0)
+    left = jnp.max(coupling(basis, vectors[:, :k])) / jnp.where(scale > 0, scale, 1)
+    left = jnp.where(stop < k, 1, left).astype(found.left.dtype)
+    full = stop == length
+    going_on = (left > tol) & ~(full & (restarts >= max_restarts))
+    again = going_on & full
+    basis = jax.lax.cond(
+        again, lambda: restart(basis, vectors, k + (length - k) // 2), lambda: basis
+    )
+    return Leading(basis, restarts + again, left, going_on)
+
+
+@partial(jax.jit, static_argnames="k")
+def _lead(matvec, like, tol, max_restarts, key, *, k):
+    def body(found):
+        return advanced(matvec, like, found, tol, max_restarts, key, k=k)
+
+    start = started(like, key, k=k)
+    return jax.lax.while_loop(lambda found: found.going_on, body, start).basis
+
+
+def compressed(basis: Basis, *, k: int, size: float) -> Eigenspace:
+    """The store of the k leading Ritz vectors, from the images that the basis holds."""
+    return Eigenspace(*_compressed(basis, k=k), float(size), basis.num_products)
+
+
+@partial(jax.jit, static_argnames="k")
+@precise
+def _compressed(basis, *, k):
+    kept = ritz(basis, 1.0, k)[1][:, :k]
+    rows, turn = factor(kept.T @ basis.rows[:-1])  # which rounding has turned a little
+    matrix = kept.T @ (basis.matrix[:-1] @ kept)
+    half = jax.scipy.linalg.solve_triangular(turn, matrix, trans=1)
+    matrix = jax.scipy.linalg.solve_triangular(turn, half.T, trans=1)
+    return rows, (matrix + matrix.T) / 2
 
 
 @precise

@@ -14,13 +14,21 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from famr_jax.curvature.algebra import check_vector, precise
-from famr_jax.curvature.eigenspace import Eigenspace, eigenspace, on_rows
-from famr_jax.curvature.spectrum import Basis, check_memory, extend, flat_product, restart, ritz
+from famr_jax.curvature.algebra import precise
+from famr_jax.curvature.eigenspace import (
+    Eigenspace,
+    Leading,
+    advanced,
+    check_build,
+    compressed,
+    eigenspace,
+    started,
+)
+from famr_jax.curvature.spectrum import Basis
 from famr_jax.progress import working
-from famr_jax.types import as_pytree, check_count, check_kept, check_key, check_number
+from famr_jax.types import as_pytree, check_kept
 
-UNFINISHED = ".lanczos"
+UNFINISHED = ".search"
 """What the name of an unfinished store ends in."""
 
 
@@ -39,7 +47,7 @@ def keep(
 ) -> Eigenspace:
     """The store of the k leading eigenvectors in a file, by thick-restart Lanczos.
 
-    Interrupted, it goes on where the last piece of k / 2 products ended, to the same bits; what is
+    Interrupted, it goes on where the last piece of k / 8 products ended, to the same bits; what is
     already there is read. Its matrix is exact whatever is left of the vectors' residuals.
 
     Args:
@@ -57,11 +65,7 @@ def keep(
         ValueError: A number out of range, vectors that do not fit in memory, or a file of another
             configuration.
     """
-    check_vector("like", like)
-    check_key(key)
-    check_count("k", k)
-    check_number("size", size, above=0)
-    check_number("tol", tol, above=0)
+    check_build(like, k, size, tol, max_restarts, key)
     path, matvec = Path(path), as_pytree(matvec)
     flat = ravel_pytree(like)[0]
     config = _identity(dict(made_by or {}), k, size, flat, key)
@@ -71,70 +75,32 @@ def keep(
         space = eigenspace(matvec, like, k=k, size=size, key=key)
         _write_space(path, space, config)
         return space
-    length = min(flat.size, 2 * k + 20)
-    check_memory(length, like)
     unfinished = path.with_name(path.name + UNFINISHED)
-    start_key, extend_key = jax.random.split(key)
-    restarts = jnp.zeros((), int)
-    if unfinished.exists():
-        saved = _read(unfinished, config)
-        basis = Basis(*(jnp.asarray(saved[name]) for name in Basis._fields))
-        restarts = jnp.asarray(saved["restarts"])
-    else:
-        basis = _begin(flat, start_key, length)
+    found = _read_search(unfinished, config) if unfinished.exists() else started(like, key, k=k)
     with working(f"curvature store of {k}") as tell:
-        while True:
-            basis, restarts, going_on, left = _advance(
-                matvec, like, basis, restarts, extend_key, tol, max_restarts, k=k
-            )
-            tell(0, f"{int(basis.num_products)} products, residual {float(left):.1e}")
-            if not going_on:
-                break
-            _write(unfinished, {**basis._asdict(), "restarts": restarts}, config)
-        rows = _best(basis, k=k)
-        space = on_rows(matvec, like, rows, size=size, num_products=float(basis.num_products))
+        while found.going_on:
+            found = _advance(matvec, like, found, tol, max_restarts, key, k=k)
+            tell(0, f"{int(found.basis.num_products)} products, residual {float(found.left):.1e}")
+            if found.going_on:
+                _write(unfinished, _named(found), config)
+    space = compressed(found.basis, k=k, size=size)
     _write_space(path, space, config)
     unfinished.unlink(missing_ok=True)
     return space
 
 
-def _begin(flat, key, length):
-    v = jax.random.normal(key, flat.shape, flat.dtype)
-    rows = jnp.zeros((length + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
-    zero = jnp.zeros((), flat.dtype)
-    none = jnp.zeros((), int)
-    return Basis(rows, jnp.zeros((length + 1, length), flat.dtype), none, zero, none)
+_advance = partial(jax.jit, static_argnames="k")(advanced)
 
 
-@partial(jax.jit, static_argnames="k")
-def _advance(matvec, like, basis, restarts, key, tol, max_restarts, *, k):
-    """Half of k products more, and a restart where the basis is full and residuals are left."""
-    length = basis.matrix.shape[1]
-    stop = jnp.minimum(basis.filled + max(1, k // 2), length)
-    basis = extend(basis, flat_product(matvec, like), stop, key)
-    values, vectors = pairs = ritz(basis, 1.0, k)
-    scale = jnp.max(jnp.abs(values), where=jnp.arange(length) < stop, initial=0)
-    left = jnp.max(jnp.abs(basis.remainder * vectors[stop - 1, :k]))
-    left = jnp.where(stop < k, 1, left / jnp.where(scale > 0, scale, 1))
-    full = stop == length
-    going_on = (left > tol) & ~(full & (restarts >= max_restarts))
-
-    def again():
-        return restart(basis, pairs, k + (length - k) // 2, lambda _: basis.rows[length])
-
-    def settle(fields):
-        return jax.tree.map(lambda field, like: jnp.asarray(field, like.dtype), fields, basis)
-
-    basis = jax.lax.cond(going_on & full, lambda: settle(again()), lambda: settle(basis))
-    return basis, restarts + (going_on & full), going_on, left
+def _named(found):
+    basis, *rest = found
+    return {**basis._asdict(), **dict(zip(Leading._fields[1:], rest, strict=True))}
 
 
-@partial(jax.jit, static_argnames="k")
-@precise
-def _best(basis, *, k):
-    vectors = ritz(basis, 1.0, k)[1][:, :k]
-    rows = vectors.T @ basis.rows[:-1]
-    return jnp.linalg.qr(rows.T)[0].T  # rounding has turned them a little
+def _read_search(path, config):
+    saved = _read(path, config)
+    basis = Basis(*(jnp.asarray(saved[name]) for name in Basis._fields))
+    return Leading(basis, *(jnp.asarray(saved[name]) for name in Leading._fields[1:]))
 
 
 def save(path: Path | str, space: Eigenspace) -> None:

@@ -124,9 +124,31 @@ class _Outer(NamedTuple):
     reason: Array
 
 
+class _Method(NamedTuple):
+    """An iteration for A x = b from zero, of a state with `x`, `num_steps`, `negative` and `least`.
+
+    Attributes:
+        start: `b -> state`.
+        open: `(state, tol) -> bool`: whether its residual is above tol, and a step can be taken.
+        vector: `state -> v`, to which A is to be applied.
+        step: `(state, v, A v) -> state`.
+    """
+
+    start: Callable
+    open: Callable
+    vector: Callable
+    step: Callable
+
+
 @partial(jax.jit, static_argnames="method")
 def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
+    """One loop, whose one product is of the method's next vector, or of x to recompute r = b - A x.
+
+    Programs with two products take twice as long to compile and to read.
+    """
     product = linearized(matvec)
+    inner = _minres() if method == "minres" else _cg(preconditioner or (lambda r: r))
+    b, scale = normalised(b)
 
     def damped(v):
         def shifted(image, leaf):
@@ -134,14 +156,8 @@ def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
 
         return jax.tree.map(shifted, product(v), v)
 
-    inner = _minres if method == "minres" else partial(_cg, preconditioner or (lambda r: r))
-    b, scale = normalised(b)
-
-    def body(outer):
-        budget = max_steps - outer.num_steps - 1
-        step, used, negative, least = inner(damped, outer.residual, tol, budget)
-        value = optax.tree.add(outer.value, step)
-        residual = optax.tree.sub(b, damped(value))
+    def judged(outer, state, value, image):
+        residual = optax.tree.sub(b, image)
         norm = optax.tree.norm(residual)
         energy = -dot(optax.tree.add(b, residual), value) / 2
         better = norm < outer.norm
@@ -152,28 +168,45 @@ def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
             (value, residual, norm, energy),
             (outer.value, outer.residual, outer.norm, outer.energy),
         )
-        num_steps = outer.num_steps + used + 1
+        num_steps = outer.num_steps + state.num_steps + 1
         reason = jnp.select(
             (
                 norm <= tol,
                 ~jnp.isfinite(norm),
-                negative & (method == "cg"),
-                least & (norm > outer.norm / 2),
+                state.negative & (method == "cg"),
+                state.least & (norm > outer.norm / 2),
                 num_steps + 1 >= max_steps,
                 norm > outer.norm / 2,
             ),
             (CONVERGED, NOT_FINITE, INDEFINITE, LEAST_SQUARES, OUT_OF_STEPS, STALLED),
             -1,
         )
-        negative |= outer.negative
-        return _Outer(value, residual, norm_now, energy, num_steps, negative, reason)
+        negative = outer.negative | state.negative
+        outer = _Outer(value, residual, norm_now, energy, num_steps, negative, reason)
+        return outer, inner.start(residual)
+
+    def body(carry):
+        outer, state = carry
+        left = max_steps - outer.num_steps - 1 - state.num_steps
+        going_on = inner.open(state, tol) & (left > 0)
+        v = jax.lax.cond(
+            going_on,
+            lambda: inner.vector(state),
+            lambda: optax.tree.add(outer.value, state.x),
+        )
+        image = damped(v)
+        return jax.lax.cond(
+            going_on,
+            lambda: (outer, inner.step(state, v, image)),
+            lambda: judged(outer, state, v, image),
+        )
 
     norm = optax.tree.norm(b)
     reason = jnp.select((norm > 0, norm == 0), (-1, CONVERGED), NOT_FINITE)
     zero = jnp.zeros_like(norm)
     none, met = jnp.asarray(0), jnp.asarray(False)
     start = _Outer(optax.tree.zeros_like(b), b, norm, zero, none, met, reason)
-    end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
+    end, _ = jax.lax.while_loop(lambda carry: carry[0].reason < 0, body, (start, inner.start(b)))
     value, converged = optax.tree.scale(scale, end.value), end.reason == CONVERGED
     return Solution(value, end.norm, end.num_steps, converged, end.negative, end.reason)
 
@@ -192,39 +225,42 @@ def flat_rows(b: Any) -> tuple[Array, Callable]:
     return jax.vmap(lambda tree: ravel_pytree(tree)[0])(b), unravel
 
 
-def _cg(precondition, product, b, target, max_steps):
-    """CG from zero until the recursive residual is below `target`.
+class _Cg(NamedTuple):
+    x: Any
+    r: Any
+    p: Any
+    rz: Array
+    num_steps: Array
+    negative: Array
+    least: Array
 
-    Returns:
-        x, how many products it took, whether negative curvature was met, and False.
-    """
 
-    def going_on(carry):
-        _, r, _, _, num_steps, negative = carry
-        return (optax.tree.norm(r) > target) & (num_steps < max_steps) & ~negative
+def _cg(precondition: Callable) -> _Method:
+    """Conjugate gradients, open until the recursive residual r is small or p^T A p <= 0."""
 
-    def body(carry):
-        x, r, p, rz, num_steps, _ = carry
+    def start(b):
+        z = precondition(b)
+        no = jnp.asarray(False)
+        return _Cg(optax.tree.zeros_like(b), b, z, dot(b, z), jnp.asarray(0), no, no)
+
+    def vector(s):
         # Direction and image of about unit size: squares and quotients of small ones would vanish.
-        unit = power_of_two(p)
-        direction = optax.tree.scale(1 / unit, p)
-        image = product(direction)
-        size = power_of_two(image)
+        return optax.tree.scale(1 / power_of_two(s.p), s.p)
+
+    def step(s, direction, image):
+        unit, size = power_of_two(s.p), power_of_two(image)
         image = optax.tree.scale(1 / size, image)
         curvature = dot(direction, image)
         negative = curvature <= 0
-        step = jnp.where(negative, 0, rz / unit / jnp.where(negative, 1, curvature))
-        x = optax.tree.add_scale(x, step / size, direction)
-        r = optax.tree.add_scale(r, -step, image)
+        step = jnp.where(negative, 0, s.rz / unit / jnp.where(negative, 1, curvature))
+        x = optax.tree.add_scale(s.x, step / size, direction)
+        r = optax.tree.add_scale(s.r, -step, image)
         z = precondition(r)
-        rz, old = dot(r, z), rz
-        p = optax.tree.add_scale(z, rz / old, p)
-        return x, r, p, rz, num_steps + 1, negative
+        rz = dot(r, z)
+        p = optax.tree.add_scale(z, rz / s.rz, s.p)
+        return _Cg(x, r, p, rz, s.num_steps + 1, negative, s.least)
 
-    z = precondition(b)
-    carry = (optax.tree.zeros_like(b), b, z, dot(b, z), 0, jnp.asarray(False))
-    x, _, _, _, num_steps, negative = jax.lax.while_loop(going_on, body, carry)
-    return x, num_steps, negative, jnp.asarray(False)
+    return _Method(start, lambda s, tol: (optax.tree.norm(s.r) > tol) & ~s.negative, vector, step)
 
 
 class _Minres(NamedTuple):
@@ -245,27 +281,30 @@ class _Minres(NamedTuple):
     least: Array
 
 
-def _minres(product, b, target, max_steps):
-    """Paige and Saunders (1975) from zero, until the recursive residual `phi` is below `target`.
+def _minres() -> _Method:
+    """Paige and Saunders (1975), open until the recursive residual `phi` is small.
 
     The tridiagonal matrix is positive definite as long as cos gamma < 0, so that indefiniteness is
     seen when CG would see it (Liu and Roosta, arXiv 2206.05732). The residual r before a step has
     ||A r|| = |phi| ||(gamma, cos beta)||. Of a singular system that has no solution this vanishes
     at the least residual, and the step beyond would divide by rounding (Choi, Paige and Saunders,
     2011). Where r only lies among small eigenvalues, a start afresh from r goes on.
-
-    Returns:
-        x, how many products it took, whether negative curvature was met, and whether it ended at a
-        vanishing A r.
     """
 
-    def going_on(s):
-        open_ = (jnp.abs(s.phi) > target) & (s.num_steps < max_steps) & (s.beta > 0)
-        return open_ & ~s.least
+    def start(b):
+        zeros, norm = optax.tree.zeros_like(b), optax.tree.norm(b)
+        one, zero = jnp.ones_like(norm), jnp.zeros_like(norm)
+        # The first `beta` multiplies v_old = 0; one keeps the loop going.
+        return _Minres(
+            zeros, optax.tree.scale(1 / norm, b), zeros, one, zeros, zeros, -one, zero, zero, zero,
+            norm, zero, jnp.asarray(0), jnp.asarray(False), jnp.asarray(False),
+        )  # fmt: skip
 
-    def body(s):
+    def open_(s, tol):
+        return (jnp.abs(s.phi) > tol) & (s.beta > 0) & ~s.least
+
+    def step(s, _, w):
         # Lanczos: beta' v' = A v - alpha v - beta v_old.
-        w = product(s.v)
         alpha = dot(s.v, w)
         w = optax.tree.add_scale(w, -alpha, s.v)
         w = optax.tree.add_scale(w, -s.beta, s.v_old)
@@ -289,13 +328,4 @@ def _minres(product, b, target, max_steps):
             size, s.num_steps + 1, s.negative | (s.cos * gamma >= 0), least,
         )  # fmt: skip
 
-    zeros = optax.tree.zeros_like(b)
-    norm = optax.tree.norm(b)
-    one, zero = jnp.ones_like(norm), jnp.zeros_like(norm)
-    start = _Minres(
-        zeros, optax.tree.scale(1 / norm, b), zeros, one, zeros, zeros, -one, zero, zero, zero,
-        norm, zero, jnp.asarray(0), jnp.asarray(False), jnp.asarray(False),
-    )  # fmt: skip
-    # The first `beta` multiplies v_old = 0; one keeps the loop going.
-    end = jax.lax.while_loop(going_on, body, start)
-    return end.x, end.num_steps, end.negative, end.least
+    return _Method(start, open_, lambda s: s.v, step)

@@ -1,7 +1,9 @@
 """Eigenvalues of any symmetric operator by Lanczos, with residuals.
 
 Lanczos re-orthogonalises against the whole basis, twice: without it the largest eigenvalues appear
-many times over. Residuals are recomputed, because the recursive bound is none in float32.
+many times over. Residuals are those of the images that were taken along the way: with all of their
+coefficients, of which the tridiagonal matrix leaves out what rounding adds, they need no further
+products, and hold in float32, where the recursive bound does not.
 """
 
 import os
@@ -45,7 +47,7 @@ class Eigenvalues(NamedTuple):
     Attributes:
         values: `[k]`, in the order asked for.
         vectors: Orthonormal rows, `[k, dim]`, flat; `unravel` of `ravel_pytree` shapes them.
-        residuals: ||A u - e u||, recomputed, `[k]`: an eigenvalue of A lies this near to each e; at
+        residuals: Bounds of ||A u - e u||, `[k]`: an eigenvalue of A lies this near to each e; at
             least 5 eps max|e|, which is what rounding leaves.
         num_products: Products with A.
         converged: Whether every residual is at most tol times the largest |e|, `[k]`.
@@ -84,25 +86,28 @@ def lanczos_of(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
     basis = jnp.zeros((num_steps + 1, v.size), v.dtype).at[0].set(v / norm(v))
 
     def body(basis, i):
-        basis, column, beta = _extend(basis, i, product(basis[i]), jax.random.key(i))
-        return basis, (column[i], beta)
+        basis, column, _ = _extend(basis, i, product(basis[i]), jax.random.key(i))
+        return basis, (column[i], column[i + 1])
 
     basis, (alphas, betas) = jax.lax.scan(body, basis, jnp.arange(num_steps))
     return Lanczos(alphas, betas[:-1], betas[-1], basis[:-1])
 
 
-def _extend(basis, i, image, key):
-    """Adds the image of v_i to the basis: with it, its coefficients, and what is left of it.
+def _extend(basis, i, image, key, anew=False):
+    """Adds the image of v_i to the basis: with it, its coefficients, and what they leave out.
 
-    Nothing is left of it in an exhausted space: rounding would give the same vectors once more. The
-    basis then goes on from a fresh direction, and after the last dimension from zero.
+    Of an image in an exhausted space only rounding is left out, which would give the same vectors
+    once more. The basis then goes on from a fresh direction, and after the last dimension from
+    zero. With `anew` the basis stays, and all that it does not hold is left out.
     """
     w, column = orthogonalise(basis, image)
     beta = norm(w)
     ended = beta <= 2 * ROUNDING * jnp.finfo(w.dtype).eps * norm(column)
     w = jax.lax.cond(ended, lambda: _fresh(basis, key), lambda: w / beta)
-    w = jnp.where(i + 1 < w.size, w, 0)
-    return put(basis, i + 1, w), column, jnp.where(ended, 0, beta)
+    w = jnp.where(anew, basis[i + 1], jnp.where(i + 1 < w.size, w, 0))
+    left_out = ended | anew
+    column = column.at[i + 1].add(jnp.where(left_out, 0, beta))
+    return put(basis, i + 1, w), column, jnp.where(left_out, beta, 0)
 
 
 def _fresh(basis, key):
@@ -159,36 +164,46 @@ def eigenvalues(
 
 
 class Basis(NamedTuple):
-    """Vectors to which A has been applied, and A among them.
+    """Vectors to which A has been applied, and their images among them.
 
     Attributes:
         rows: Orthonormal vectors, `[size + 1, dim]`; A is yet to be applied to the last that is
             there.
-        matrix: Gram-Schmidt coefficients of the images, a column each, `[size + 1, size]`. Columns
-            of vectors that a restart kept lack their coupling, which stands in its row.
+        matrix: Coefficients of the images by Gram-Schmidt, a column each, `[size + 1, size]`.
+        lost: Norms of what these leave out of each image, `[size]`: rounding, and what a restart
+            with a fresh direction cut off.
         filled: To how many rows A has been applied.
-        remainder: Norm of what the last image left over.
         num_products: Products with A so far.
     """
 
     rows: Array
     matrix: Array
+    lost: Array
     filled: Array
-    remainder: Array
     num_products: Array
 
 
-def extend(basis: Basis, product: Callable, until: Array, key: Array) -> Basis:
-    """Applies A to row after row, `until` so many have been."""
+def begin(flat: Array, key: Array, size: int) -> Basis:
+    """A basis for `size` vectors like `flat`, of which the first is random."""
+    v = jax.random.normal(key, flat.shape, flat.dtype)
+    rows = jnp.zeros((size + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
+    matrix, lost = jnp.zeros((size + 1, size), flat.dtype), jnp.zeros(size, flat.dtype)
+    return Basis(rows, matrix, lost, jnp.asarray(0), jnp.asarray(0))
+
+
+def extend(
+    basis: Basis, product: Callable, until: Array, key: Array, *, anew: Array | bool = False
+) -> Basis:
+    """Applies A to row after row, `until` so many have been; `anew` to those it was applied to."""
 
     def body(i, basis):
         draw = jax.random.fold_in(key, basis.num_products)
-        rows, column, remainder = _extend(basis.rows, i, product(basis.rows[i]), draw)
-        matrix = basis.matrix.at[:, i].set(column)
-        return Basis(rows, matrix, basis.filled, remainder, basis.num_products + 1)
+        rows, column, left = _extend(basis.rows, i, product(basis.rows[i]), draw, anew)
+        matrix, lost = basis.matrix.at[:, i].set(column), basis.lost.at[i].set(left)
+        return Basis(rows, matrix, lost, basis.filled, basis.num_products + 1)
 
-    start = basis._replace(remainder=jnp.zeros_like(basis.remainder))
-    return jax.lax.fori_loop(basis.filled, until, body, start)._replace(filled=until)
+    first = jnp.where(anew, 0, basis.filled)
+    return jax.lax.fori_loop(first, until, body, basis)._replace(filled=until)
 
 
 def ritz(basis: Basis, sign: Array | float, k: int) -> tuple[Array, Array]:
@@ -210,17 +225,28 @@ def _ritz(n, matrix, filled, sign):
     return jnp.pad(values, (0, rest)), jnp.pad(vectors, (0, rest))
 
 
-def restart(
-    basis: Basis, pairs: tuple[Array, Array], count: int, following: Callable[[Array], Array]
-) -> Basis:
-    """A basis of the best `count` Ritz vectors, and of `following(them)` to go on from."""
-    values, vectors = pairs
-    best = vectors[:, :count].T @ basis.rows[:-1]
-    kept = jnp.zeros_like(basis.rows).at[:count].set(best)
-    diagonal = jnp.arange(count)
-    matrix = jnp.zeros_like(basis.matrix).at[diagonal, diagonal].set(values[:count])
-    rows, filled = put(kept, count, following(kept)), jnp.asarray(count)
-    return basis._replace(rows=rows, matrix=matrix, filled=filled)
+def coupling(basis: Basis, vectors: Array) -> Array:
+    """How much of A u points along the vector to go on from, of Ritz vectors u, a column each."""
+    return jnp.abs(basis.matrix[basis.filled] @ vectors)
+
+
+def restart(basis: Basis, vectors: Array, count: int, key: Array | None = None) -> Basis:
+    """A basis of the best `count` Ritz vectors, which goes on as a full one did; or afresh."""
+    size, kept = basis.matrix.shape[1], vectors[:, :count]
+    images = basis.matrix @ kept
+    inside, following = kept.T @ images[:size], images[size]
+    outside = images.at[:size].add(-(kept @ inside))
+    best = kept.T @ basis.rows[:size]
+    rows = jnp.zeros_like(basis.rows).at[:count].set(best)
+    if key is None:
+        rows, outside = put(rows, count, basis.rows[size]), outside[:size]
+    else:
+        rows, following = put(rows, count, _fresh(rows, key)), jnp.zeros_like(following)
+    matrix = jnp.zeros_like(basis.matrix).at[:count, :count].set(inside)
+    matrix = matrix.at[count, :count].set(following)
+    lost = jnp.abs(kept).T @ basis.lost + jax.vmap(norm, in_axes=1)(outside)
+    lost = jnp.zeros_like(basis.lost).at[:count].set(lost)
+    return Basis(rows, matrix, lost, jnp.asarray(count), basis.num_products)
 
 
 class _Search(NamedTuple):
@@ -229,6 +255,7 @@ class _Search(NamedTuple):
     scale: Array
     settled: Array
     until: Array
+    anew: Array
     going_on: Array
 
 
@@ -242,45 +269,55 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
         filled = s.basis.filled
         steps = jnp.maximum(STEPS_BETWEEN_CHECKS, filled // 8)
         stop = jnp.minimum(jnp.maximum(filled, k) + steps, size)
-        basis = extend(s.basis, product, stop, extend_key)
-        values, vectors = pairs = ritz(basis, sign, k)
+        stop = jnp.where(s.anew, filled, stop)
+        basis = extend(s.basis, product, stop, extend_key, anew=s.anew)
+        values, vectors = ritz(basis, sign, k)
         there = jnp.arange(size) < stop
         scale = jnp.maximum(s.scale, jnp.max(jnp.abs(values), where=there, initial=0))
-        open_ = jnp.max(jnp.abs(basis.remainder * vectors[stop - 1, :k])) > MARGIN * tol * scale
+        open_ = jnp.max(coupling(basis, vectors[:, :k])) > MARGIN * tol * scale
         # For k = 1 one copy is enough.
         moved = jnp.max(jnp.abs(values[:k] - s.settled)) > tol * scale
-        check, full = ~open_ & moved & (k > 1) & (stop < flat.size), stop == size
+        check, full = ~open_ & moved & (k > 1) & (stop < flat.size) & ~s.anew, stop == size
         until = jnp.where(check, basis.num_products + STEPS_OF_A_FRESH_START, s.until)
-        going_on = open_ | (basis.num_products < until)
+        going_on = (open_ | (basis.num_products < until)) & ~s.anew
+        settled, restarts = jnp.where(check, values[:k], s.settled), s.restarts + (full | check)
+        loose = jnp.max(_pairs(basis, vectors[:, :k], s.anew)[1]) > tol * scale
+        anew = ~open_ & ~going_on & loose & ~s.anew
         draw = jax.random.fold_in(again_key, basis.num_products)
         basis = jax.lax.switch(
-            jnp.where(check, 2, going_on & full),
+            jnp.where(check | anew, 2, going_on & full),
             (
                 lambda: basis,
-                lambda: restart(basis, pairs, k + (size - k) // 2, lambda _: basis.rows[size]),
-                lambda: restart(basis, pairs, k, lambda best: _fresh(best, draw)),
+                lambda: restart(basis, vectors, k + (size - k) // 2),
+                lambda: restart(basis, vectors, k, draw),
             ),
         )
-        settled, restarts = jnp.where(check, values[:k], s.settled), s.restarts + (full | check)
-        return _Search(
-            basis, restarts, scale, settled, until, going_on & (restarts <= max_restarts)
-        )
+        going_on = anew | going_on & (restarts <= max_restarts)
+        return _Search(basis, restarts, scale, settled, until, s.anew | anew, going_on)
 
-    v = jax.random.normal(start_key, flat.shape, flat.dtype)
-    rows = jnp.zeros((size + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
-    matrix, zero = jnp.zeros((size + 1, size), flat.dtype), jnp.zeros((), flat.dtype)
-    unknown, none = jnp.full(k, jnp.inf, flat.dtype), jnp.asarray(0)
-    basis = Basis(rows, matrix, none, zero, none)
-    search = _Search(basis, none, zero, unknown, none, jnp.asarray(True))
+    none, zero, no = jnp.asarray(0), jnp.zeros((), flat.dtype), jnp.asarray(False)
+    unknown, basis = jnp.full(k, jnp.inf, flat.dtype), begin(flat, start_key, size)
+    search = _Search(basis, none, zero, unknown, none, no, jnp.asarray(True))
     search = jax.lax.while_loop(lambda s: s.going_on, body, search)
     basis, scale = search.basis, search.scale
-    vectors = ritz(basis, sign, k)[1][:, :k].T @ basis.rows[:size]
-    images = jax.lax.map(product, vectors)
-    values = jnp.sum(vectors * images, axis=1)
-    residuals = jax.vmap(norm)(images - values[:, None] * vectors)
+    kept = ritz(basis, sign, k)[1][:, :k]
+    values, residuals = _pairs(basis, kept, search.anew)
     converged = residuals <= tol * scale
     residuals = jnp.maximum(residuals, ROUNDING * jnp.finfo(flat.dtype).eps * scale)
-    return Eigenvalues(values, vectors, residuals, basis.num_products + k, converged)
+    vectors = kept.T @ basis.rows[:size]
+    return Eigenvalues(values, vectors, residuals, basis.num_products, converged)
+
+
+def _pairs(basis, vectors, apart):
+    """Rayleigh quotients of Ritz vectors, a column each, and bounds of their residuals.
+
+    Those of images taken anew are exact: what is left out of them lies `apart` from the rows.
+    """
+    images, size = basis.matrix @ vectors, len(vectors)
+    values = jnp.sum(vectors * images[:size], axis=0)
+    inside = jax.vmap(norm, in_axes=1)(images.at[:size].add(-values * vectors))
+    lost = jnp.abs(vectors).T @ basis.lost
+    return values, jnp.where(apart, jnp.hypot(inside, lost), inside + lost)
 
 
 def flat_product(matvec: Callable, like: Any) -> Callable:
