@@ -85,16 +85,17 @@ def _means(cells, forget, names, words):
 
 
 def headline(content: dict[str, Any]) -> list[str]:
-    """For each cell the gaps of doing nothing and of the methods, mean over the originals."""
-    lines = []
-    for cell in content["results"]["cells"]:
-        of = [cell]
-        told = "  ".join(
-            f"{name} {100 * gap(of, cell['forget'], cell['augmentation'], name).mean():.1f}"
-            for name in models(of)
-        )
-        null = "" if cell["null"] is None else f"  oracles {100 * cell['null']:.1f}"
-        lines.append(f"{cell['forget']}  {cell['augmentation']:<9} {told}{null}")
+    """For each cell the gaps of doing nothing, the methods and oracles, mean over the originals."""
+    cells = content["results"]["cells"]
+    names = models(cells)
+    lines = [f"{'average gap':<20} {' '.join(names)} oracles"]
+    for cell in cells:
+        each = [
+            f"{100 * gap([cell], cell['forget'], cell['augmentation'], name).mean():{len(name)}.1f}"
+            for name in names
+        ]
+        null = "" if cell["null"] is None else f"{100 * cell['null']:8.1f}"
+        lines.append(f"{cell['forget']:<10} {cell['augmentation']:<9} {' '.join(each)}{null}")
     return lines
 
 
