@@ -240,3 +240,25 @@ def test_scale_of_the_matrix_does_not_matter_in_float32(scale):
     np.testing.assert_allclose(density.nodes[0] / scale, spread[::-1], rtol=1e-2)
     trace, error = curvature.trace(matvec, like, key=key)
     assert abs(trace / scale - spread.sum()) < 5 * error / scale < 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda a, b: curvature.solve(a, b),
+        lambda a, b: curvature.solve(a, b, method="minres"),
+        lambda a, b: curvature.solve_block(a, {"a": b["a"][None]}),
+        lambda a, b: curvature.eigenvalues(a, b, k=2, key=jax.random.key(0)),
+        lambda a, b: curvature.eigenspace(a, b, k=2, size=10, key=jax.random.key(0)),
+    ],
+)
+def test_a_program_holds_one_product(ask):
+    """Each further one is as much to compile, and to read from a cache, as the model's own."""
+    matrix, traces = symmetric(np.linspace(1, 2, 12)), []
+
+    def matvec(v):
+        traces.append(None)
+        return {"a": matrix @ v["a"]}
+
+    ask(matvec, {"a": jnp.ones(12)})
+    assert len(traces) == 1
