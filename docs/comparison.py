@@ -21,6 +21,7 @@ PAGES = (
 )
 TABLES = {
     "comparison": ("method_comparison", comparison_tables.brief),
+    "comparison on CIFAR-100": ("method_comparison-cifar100", comparison_tables.brief),
     "leaderboard": ("leaderboard", leaderboard_tables.brief),
     "leaders": ("leaderboard", partial(leaderboard_tables.brief, best=2)),
 }

@@ -56,14 +56,19 @@ def cost():
 
 
 def comparison():
-    """Every method at one budget of search: a table for each forget set."""
-    return comparison_tables.full(RESULTS["method_comparison"])
+    """Every method at one budget of search: a table for each data set and forget set."""
+    return _each("method_comparison", comparison_tables.full)
 
 
 def leaderboard():
     """Every method beside a hundred retrained models: tables for each recorded data set."""
-    found = [result for name, result in RESULTS.items() if name.startswith("leaderboard")]
-    told = (f"{setting(each['results'])}:\n\n{leaderboard_tables.full(each)}" for each in found)
+    return _each("leaderboard", leaderboard_tables.full)
+
+
+def _each(experiment, full):
+    """What is to say of every recorded result of an experiment, below what it was measured on."""
+    found = [result for name, result in RESULTS.items() if name.startswith(experiment)]
+    told = (f"{setting(each['results'])}:\n\n{full(each)}" for each in found)
     return "\n".join(told) or "Not recorded yet.\n"
 
 

@@ -25,7 +25,8 @@ AT_HAND = {
     "x": random_batch(2, seed=0).x,
 }
 """What is looked at before the key."""
-OTHERS = {"lines", "steps", "extend", "check_key", "check_swept"}
+OTHERS = {"lines", "steps", "check_key", "check_swept"}
+OTHERS |= {"new_basis", "extend", "restart", "started", "advanced"}
 """Keys of a chart; keys that a function of this table has checked; the check itself."""
 
 

@@ -24,7 +24,7 @@ from famr_jax.curvature.solve import CONVERGED, INDEFINITE, NOT_FINITE, STALLED,
 from famr_jax.curvature.spectrum import (
     STEPS_BETWEEN_CHECKS,
     Basis,
-    begin,
+    new_basis,
     check_memory,
     coupling,
     extend,
@@ -235,7 +235,7 @@ class Leading(NamedTuple):
 def started(like: Any, key: Array, *, k: int) -> Leading:
     """A search before its first product."""
     flat = ravel_pytree(like)[0]
-    basis = begin(flat, jax.random.split(key)[0], min(flat.size, 2 * k + 20))
+    basis = new_basis(flat, jax.random.split(key)[0], min(flat.size, 2 * k + 20))
     return Leading(basis, jnp.asarray(0), jnp.ones((), flat.dtype), jnp.asarray(True))
 
 
@@ -271,7 +271,8 @@ def _lead(matvec, like, tol, max_restarts, key, *, k):
 
 def compressed(basis: Basis, *, k: int, size: float) -> Eigenspace:
     """The store of the k leading Ritz vectors, from the images that the basis holds."""
-    return Eigenspace(*_compressed(basis, k=k), float(size), basis.num_products)
+    rows, matrix = _compressed(basis, k=k)
+    return Eigenspace(rows, matrix, float(size), basis.num_products)
 
 
 @partial(jax.jit, static_argnames="k")

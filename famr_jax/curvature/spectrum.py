@@ -93,7 +93,7 @@ def lanczos_of(matvec: Callable, start: Any, *, num_steps: int) -> Lanczos:
     return Lanczos(alphas, betas[:-1], betas[-1], basis[:-1])
 
 
-def _extend(basis, i, image, key, anew=False):
+def _extend(basis, i, image, key, anew: Array | bool = False):
     """Adds the image of v_i to the basis: with it, its coefficients, and what they leave out.
 
     Of an image in an exhausted space only rounding is left out, which would give the same vectors
@@ -183,7 +183,7 @@ class Basis(NamedTuple):
     num_products: Array
 
 
-def begin(flat: Array, key: Array, size: int) -> Basis:
+def new_basis(flat: Array, key: Array, size: int) -> Basis:
     """A basis for `size` vectors like `flat`, of which the first is random."""
     v = jax.random.normal(key, flat.shape, flat.dtype)
     rows = jnp.zeros((size + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
@@ -296,7 +296,7 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
         return _Search(basis, restarts, scale, settled, until, s.anew | anew, going_on)
 
     none, zero, no = jnp.asarray(0), jnp.zeros((), flat.dtype), jnp.asarray(False)
-    unknown, basis = jnp.full(k, jnp.inf, flat.dtype), begin(flat, start_key, size)
+    unknown, basis = jnp.full(k, jnp.inf, flat.dtype), new_basis(flat, start_key, size)
     search = _Search(basis, none, zero, unknown, none, no, jnp.asarray(True))
     search = jax.lax.while_loop(lambda s: s.going_on, body, search)
     basis, scale = search.basis, search.scale
