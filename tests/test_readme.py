@@ -142,7 +142,7 @@ def quoted():
             )
             assert nearest > ranking.mean_of(ranking.oracles_of(cell), "tow")
     yield f"none of {len(ranking.names_of(comparison[0]))} is in the band of eight others"
-    yield f"CIFAR-100 none of {len(ranking.names_of(cifar[0]))}."
+    yield f"on CIFAR-100 none of {len(ranking.names_of(cifar[0]))};"
     board = RESULTS["leaderboard"]["results"]["cells"]
     inside = [leaderboard_page.inside(cell) for cell in board]
     assert not any(everywhere for everywhere, _ in inside)

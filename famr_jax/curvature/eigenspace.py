@@ -24,11 +24,11 @@ from famr_jax.curvature.solve import CONVERGED, INDEFINITE, NOT_FINITE, STALLED,
 from famr_jax.curvature.spectrum import (
     STEPS_BETWEEN_CHECKS,
     Basis,
-    new_basis,
     check_memory,
     coupling,
     extend,
     flat_product,
+    new_basis,
     restart,
     ritz,
 )
