@@ -162,6 +162,7 @@ def test_an_interrupted_build_goes_on_to_the_same_bits(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(keeping, "_write", killed)
+    monkeypatch.setattr(keeping, "SECONDS_BETWEEN_SAVES", 0)
     with pytest.raises(KeyboardInterrupt):
         keep(matvec, like(), **settings, path=cut)
     monkeypatch.setattr(keeping, "_write", write)
@@ -174,6 +175,25 @@ def test_an_interrupted_build_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.glob("cut*")] == ["cut.npz"]
     never = Dense(jnp.full((DIM, DIM), jnp.nan))  # what is there is read, not computed
     np.testing.assert_array_equal(keep(never, like(), **settings, path=cut).rows, whole.rows)
+
+
+def test_an_unfinished_build_of_another_layout_is_refused(tmp_path, monkeypatch):
+    path, settings = tmp_path / "store.npz", {"k": 12, "size": 100, "key": KEY, "tol": 1e-9}
+    matvec = Dense(symmetric(1.0 / np.arange(1, DIM + 1) ** 2))
+    monkeypatch.setattr(keeping, "SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(keeping.Basis, "_asdict", lambda basis: {"rows": basis.rows})
+    monkeypatch.setattr(keeping, "_write_space", None)
+    with pytest.raises(TypeError):  # ended before the store was written
+        keep(matvec, like(), **settings, path=path)
+    with pytest.raises(ValueError, match=r"store.npz.search must hold matrix, lost, .* delete it"):
+        keep(matvec, like(), **settings, path=path)
+
+
+@pytest.mark.parametrize("spread", [np.zeros(DIM), -np.arange(1.0, DIM + 1)])
+def test_what_has_no_positive_eigenvalue_is_stored_too(spread):
+    space = eigenspace(Dense(symmetric(spread)), like(), k=8, size=100, key=KEY)
+    np.testing.assert_allclose(np.linalg.eigvalsh(space.matrix)[::-1], spread[:8], atol=1e-6)
+    np.testing.assert_allclose(space.rows @ space.rows.T, np.eye(8), atol=1e-9)
 
 
 @pytest.mark.parametrize(

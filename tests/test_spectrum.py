@@ -66,6 +66,18 @@ def test_residuals_without_products_bound_the_true_ones_in_float32(name, tol, wh
     assert found.converged.all() or tol < 1e-5
 
 
+@pytest.mark.parametrize("which", ["largest", "smallest"])
+@pytest.mark.parametrize("spread", [-np.arange(1.0, 7), np.zeros(6), np.ones(6)])
+def test_all_eigenvalues_at_the_floor_of_float32(spread, which):
+    """With as many vectors as dimensions, no fresh direction is left."""
+    matrix, like = symmetric(spread).astype(jnp.float32), {"a": jnp.zeros(6, jnp.float32)}
+    for tol in (1e-7, 1e-9):
+        found = curvature.eigenvalues(Dense(matrix), like, k=6, which=which, tol=tol, key=KEY)
+        np.testing.assert_allclose(np.sort(found.values), np.sort(spread), atol=5e-6)
+        assert (found.residuals < 1e-5).all()
+        np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(6), atol=2e-6)
+
+
 def test_long_lanczos_shows_no_ghosts():
     """200 steps for the 10 eigenvalues of a small matrix: each once."""
     spread = np.r_[np.linspace(-0.01, 0.01, 240), np.arange(1, 11)]

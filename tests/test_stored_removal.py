@@ -105,10 +105,7 @@ def test_the_rank_of_the_curvature_is_enough_and_less_is_said(fitted):
     step = newton(fitted)
     errors, outside = [], []
     for rank in (34, 12):  # 2 classes beyond the first times 17 features
-        whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), fitted.forget, fitted.retain)
-        store = curvature.eigenspace(
-            model.curvature(params, whole), params, k=rank, size=len(whole), key=KEY, tol=1e-12
-        )
+        store = model.store(params, fitted.forget, fitted.retain, rank=rank, key=KEY)
         found = stored.inside(model.losses, model.outputs, params, fitted.forget, store, **ask)
         moved = flat_of(found.trusted.solution.value)
         errors.append(np.linalg.norm(moved - step) / np.linalg.norm(step))

@@ -95,7 +95,7 @@ class _Block(NamedTuple):
 
 @jax.jit
 def _solve_block(matvec, b, damping, tol, max_steps, preconditioner):
-    """One loop over one product, as `solve`: of the next block, or of x to recompute residuals."""
+    """Loops over one product, as in `solve`: of the next block, or of x to recompute residuals."""
     product, (rows, unravel) = linearized(matvec), flat_rows(b)
     rows, scale = jax.vmap(normalised)(rows)
     root = back = lambda rows: rows
@@ -161,28 +161,32 @@ def _solve_block(matvec, b, damping, tol, max_steps, preconditioner):
             -1,
         )
         negative |= outer.negative
-        outer = _Outer(x, residual, kept, energies, num_steps, negative, reason)
-        return outer, start(residual)
+        return _Outer(x, residual, kept, energies, num_steps, negative, reason)
 
-    def body(carry):
-        outer, state = carry
-        left = max_steps - outer.num_steps - 1 - state.num_steps
-        going_on = open_(state) & (left > 0)
-        v = root(jnp.where(going_on, state.s, state.x)) + jnp.where(going_on, 0, outer.x)
-        image = damped(v)
-        return jax.lax.cond(
-            going_on,
-            lambda: (outer, step(state, image)),
-            lambda: judged(outer, state, v, image),
+    def body(outer):
+        def advance(carry):
+            state, *_ = carry
+            left = max_steps - outer.num_steps - 1 - state.num_steps
+            going_on = open_(state) & (left > 0)
+            v = root(jnp.where(going_on, state.s, state.x)) + jnp.where(going_on, 0, outer.x)
+            image = damped(v)
+            state = jax.lax.cond(going_on, lambda: step(state, image), lambda: state)
+            return state, v, image, going_on
+
+        carry = (
+            start(outer.residual),
+            jnp.zeros_like(rows),
+            jnp.zeros_like(rows),
+            jnp.asarray(True),
         )
+        state, x, image, _ = jax.lax.while_loop(lambda carry: carry[-1], advance, carry)
+        return judged(outer, state, x, image)
 
     norms = jnp.linalg.norm(rows, axis=1)
     zeros = jnp.zeros_like(norms)
-    none, open_at_first = jnp.asarray(0), jnp.asarray(-1)
-    first = _Outer(
-        jnp.zeros_like(rows), rows, norms, zeros, none, jnp.asarray(False), open_at_first
-    )
-    end, _ = jax.lax.while_loop(lambda carry: carry[0].reason < 0, body, (first, start(rows)))
+    none, going_on = jnp.asarray(0), jnp.asarray(-1)
+    first = _Outer(jnp.zeros_like(rows), rows, norms, zeros, none, jnp.asarray(False), going_on)
+    end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, first)
     converged = end.norms <= tol
     return Solution(
         jax.vmap(unravel)(end.x * scale[:, None]),

@@ -180,8 +180,8 @@ def eigenspace(
     """The store of the k leading eigenvectors, by thick-restart Lanczos; `keep` can be interrupted.
 
     Its matrix is exact whatever is left of the vectors' residuals. Of a multiple eigenvalue one
-    copy is found, unlike `eigenvalues`. With k of the dimension or more it is all of the operator,
-    from a product for each dimension.
+    copy is found, unlike by `eigenvalues`, which looks for others at the cost of that exactness.
+    With k of the dimension or more it is all of the operator, from a product for each dimension.
 
     Args:
         matvec: A, the mean curvature over a data set, a callable pytree `v -> A v`.

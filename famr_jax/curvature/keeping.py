@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from famr_jax.types import as_pytree, check_kept
 
 UNFINISHED = ".search"
 """What the name of an unfinished store ends in."""
+SECONDS_BETWEEN_SAVES = 10.0
 
 
 @precise
@@ -47,8 +50,9 @@ def keep(
 ) -> Eigenspace:
     """The store of the k leading eigenvectors in a file, by thick-restart Lanczos.
 
-    Interrupted, it goes on where the last piece of k / 8 products ended, to the same bits; what is
-    already there is read. Its matrix is exact whatever is left of the vectors' residuals.
+    Interrupted, it goes on from what was saved ten seconds before at most, or a piece of k / 8
+    products, to the same bits; what is already there is read. Its matrix is exact whatever is left
+    of the vectors' residuals.
 
     Args:
         matvec: A, the mean curvature over a data set, a callable pytree `v -> A v`.
@@ -77,13 +81,16 @@ def keep(
         return space
     unfinished = path.with_name(path.name + UNFINISHED)
     found = _read_search(unfinished, config) if unfinished.exists() else started(like, key, k=k)
+    saved_at = time.monotonic()
     with working(f"curvature store of {k}") as tell:
         while found.going_on:
             found = _advance(matvec, like, found, tol, max_restarts, key, k=k)
             tell(0, f"{int(found.basis.num_products)} products, residual {float(found.left):.1e}")
-            if found.going_on:
+            if found.going_on and time.monotonic() - saved_at >= SECONDS_BETWEEN_SAVES:
                 _write(unfinished, _named(found), config)
+                saved_at = time.monotonic()
     space = compressed(found.basis, k=k, size=size)
+    space = replace(space, num_products=float(space.num_products))
     _write_space(path, space, config)
     unfinished.unlink(missing_ok=True)
     return space
@@ -98,7 +105,9 @@ def _named(found):
 
 
 def _read_search(path, config):
-    saved = _read(path, config)
+    saved, names = _read(path, config), (*Basis._fields, *Leading._fields[1:])
+    if missing := [name for name in names if name not in saved]:
+        raise ValueError(f"`path` {path} must hold {', '.join(missing)} too: delete it.")
     basis = Basis(*(jnp.asarray(saved[name]) for name in Basis._fields))
     return Leading(basis, *(jnp.asarray(saved[name]) for name in Leading._fields[1:]))
 

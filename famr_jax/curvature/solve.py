@@ -142,7 +142,7 @@ class _Method(NamedTuple):
 
 @partial(jax.jit, static_argnames="method")
 def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
-    """One loop, whose one product is of the method's next vector, or of x to recompute r = b - A x.
+    """Loops whose one product is of the method's next vector, or of x to recompute r = b - A x.
 
     Programs with two products take twice as long to compile and to read.
     """
@@ -182,31 +182,33 @@ def _solve(matvec, b, damping, tol, max_steps, preconditioner, *, method):
             -1,
         )
         negative = outer.negative | state.negative
-        outer = _Outer(value, residual, norm_now, energy, num_steps, negative, reason)
-        return outer, inner.start(residual)
+        return _Outer(value, residual, norm_now, energy, num_steps, negative, reason)
 
-    def body(carry):
-        outer, state = carry
-        left = max_steps - outer.num_steps - 1 - state.num_steps
-        going_on = inner.open(state, tol) & (left > 0)
-        v = jax.lax.cond(
-            going_on,
-            lambda: inner.vector(state),
-            lambda: optax.tree.add(outer.value, state.x),
-        )
-        image = damped(v)
-        return jax.lax.cond(
-            going_on,
-            lambda: (outer, inner.step(state, v, image)),
-            lambda: judged(outer, state, v, image),
-        )
+    def body(outer):
+        def advance(carry):
+            state, *_ = carry
+            left = max_steps - outer.num_steps - 1 - state.num_steps
+            going_on = inner.open(state, tol) & (left > 0)
+            v = jax.lax.cond(
+                going_on,
+                lambda: inner.vector(state),
+                lambda: optax.tree.add(outer.value, state.x),
+            )
+            image = damped(v)
+            state = jax.lax.cond(going_on, lambda: inner.step(state, v, image), lambda: state)
+            return state, v, image, going_on
+
+        zeros = optax.tree.zeros_like(b)
+        carry = (inner.start(outer.residual), zeros, zeros, jnp.asarray(True))
+        state, value, image, _ = jax.lax.while_loop(lambda carry: carry[-1], advance, carry)
+        return judged(outer, state, value, image)
 
     norm = optax.tree.norm(b)
     reason = jnp.select((norm > 0, norm == 0), (-1, CONVERGED), NOT_FINITE)
     zero = jnp.zeros_like(norm)
     none, met = jnp.asarray(0), jnp.asarray(False)
     start = _Outer(optax.tree.zeros_like(b), b, norm, zero, none, met, reason)
-    end, _ = jax.lax.while_loop(lambda carry: carry[0].reason < 0, body, (start, inner.start(b)))
+    end = jax.lax.while_loop(lambda outer: outer.reason < 0, body, start)
     value, converged = optax.tree.scale(scale, end.value), end.reason == CONVERGED
     return Solution(value, end.norm, end.num_steps, converged, end.negative, end.reason)
 

@@ -218,7 +218,8 @@ def ritz(basis: Basis, sign: Array | float, k: int) -> tuple[Array, Array]:
 def _ritz(n, matrix, filled, sign):
     """Ritz pairs of the first n rows; those of rows that are not filled come last."""
     upper = sign * jnp.triu(matrix[:n, :n])
-    last = jnp.where(jnp.arange(n) < filled, 0, -3 * norm(upper))
+    size = norm(upper)
+    last = jnp.where(jnp.arange(n) < filled, 0, -3 * jnp.where(size > 0, size, 1))
     values, vectors = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T + jnp.diag(last))
     values, vectors = sign * values[::-1], vectors[:, ::-1]
     rest = matrix.shape[1] - n
@@ -241,7 +242,9 @@ def restart(basis: Basis, vectors: Array, count: int, key: Array | None = None) 
     if key is None:
         rows, outside = put(rows, count, basis.rows[size]), outside[:size]
     else:
-        rows, following = put(rows, count, _fresh(rows, key)), jnp.zeros_like(following)
+        following = jnp.zeros_like(following)
+        if count < rows.shape[1]:  # beyond the last dimension only zero is orthogonal
+            rows = put(rows, count, _fresh(rows, key))
     matrix = jnp.zeros_like(basis.matrix).at[:count, :count].set(inside)
     matrix = matrix.at[count, :count].set(following)
     lost = jnp.abs(kept).T @ basis.lost + jax.vmap(norm, in_axes=1)(outside)
@@ -279,21 +282,20 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
         moved = jnp.max(jnp.abs(values[:k] - s.settled)) > tol * scale
         check, full = ~open_ & moved & (k > 1) & (stop < flat.size) & ~s.anew, stop == size
         until = jnp.where(check, basis.num_products + STEPS_OF_A_FRESH_START, s.until)
-        going_on = (open_ | (basis.num_products < until)) & ~s.anew
         settled, restarts = jnp.where(check, values[:k], s.settled), s.restarts + (full | check)
+        going_on = (open_ | (basis.num_products < until)) & (restarts <= max_restarts) & ~s.anew
         loose = jnp.max(_pairs(basis, vectors[:, :k], s.anew)[1]) > tol * scale
-        anew = ~open_ & ~going_on & loose & ~s.anew
+        anew = ~going_on & loose & ~s.anew
         draw = jax.random.fold_in(again_key, basis.num_products)
         basis = jax.lax.switch(
-            jnp.where(check | anew, 2, going_on & full),
+            jnp.where(anew | check & going_on, 2, going_on & full),
             (
                 lambda: basis,
                 lambda: restart(basis, vectors, k + (size - k) // 2),
                 lambda: restart(basis, vectors, k, draw),
             ),
         )
-        going_on = anew | going_on & (restarts <= max_restarts)
-        return _Search(basis, restarts, scale, settled, until, s.anew | anew, going_on)
+        return _Search(basis, restarts, scale, settled, until, s.anew | anew, going_on | anew)
 
     none, zero, no = jnp.asarray(0), jnp.zeros((), flat.dtype), jnp.asarray(False)
     unknown, basis = jnp.full(k, jnp.inf, flat.dtype), new_basis(flat, start_key, size)

@@ -17,6 +17,8 @@ from famr_jax.unlearn import OneShot, in_memory
 
 BATCH = 256
 """Micro-batch of every product and gradient."""
+TOL = 1e-6
+"""Residual of the store's vectors, relative to the largest eigenvalue."""
 
 
 @pytree
@@ -43,7 +45,7 @@ class Model:
         of_forget, of_retain = operators  # they scale and add by their decorator
         matrix = m / (m + kept) * of_forget + kept / (m + kept) * of_retain
         dim = sum(leaf.size for leaf in jax.tree.leaves(params))
-        return eigenspace(matrix, params, k=min(rank, dim), size=m + kept, key=key)
+        return eigenspace(matrix, params, k=min(rank, dim), size=m + kept, key=key, tol=TOL)
 
 
 @pytree
