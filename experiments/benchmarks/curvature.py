@@ -61,6 +61,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.benchmarks import curvature_ours as ours
 from experiments.benchmarks import curvature_peers as peers
@@ -99,8 +100,8 @@ class Flags:
     """Lanczos steps of the density."""
     probes: int = 10
     """Probes of the density."""
-    repeats: int = 3
-    """Interleaved rounds; the best counts."""
+    repeats: int = 5
+    """Interleaved rounds, whose median counts."""
     flat: tuple[int, ...] = (1000, 10_000, 50_000)
     """Sizes at which the memory of one product is taken."""
     cold: bool = True
@@ -202,15 +203,17 @@ def _steps(kind, peer, k):
 
 
 def speeds(task: Task, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds of the best right peer over ours: above 1 we are faster."""
-    right = {k: told[k]["wall"]["best"] for k in task.theirs if told.get(k, {}).get("right")}
+    """Seconds of the best right peer over ours in the same round, median and range: 1 is equal."""
+    right = {k: told[k]["wall"]["median"] for k in task.theirs if told.get(k, {}).get("right")}
     if not right:
         return {}
-    best = min(right, key=right.get)
-    return {
-        label: {"peer": best, "ratio": right[best] / told[label]["wall"]["best"], "goal": goal}
-        for label, goal in task.goals.items()
-    }
+    best, speed = min(right, key=right.get), {}
+    for label, goal in task.goals.items():
+        pairs = zip(told[best]["wall"]["each"], told[label]["wall"]["each"], strict=True)
+        ratios = sorted(theirs / mine for theirs, mine in pairs)
+        ratio = {"ratio": float(np.median(ratios)), "low": ratios[0], "high": ratios[-1]}
+        speed[label] = {"peer": best, **ratio, "goal": goal}
+    return speed
 
 
 def gradients(problem: dict[str, Any], repeats: int) -> dict[str, Any]:
@@ -224,7 +227,7 @@ def gradients(problem: dict[str, Any], repeats: int) -> dict[str, Any]:
     for run in runners.values():
         jax.block_until_ready(run())
     wall = {
-        name: each["wall"]["best"]
+        name: each["wall"]["median"]
         for name, each in interleave(_ready(runners), repeats, SECONDS).items()
     }
     wall["further product"] = (wall["loop of 11"] - wall["loop of 1"]) / 10
@@ -246,13 +249,13 @@ def headline(result: Mapping[str, Any]) -> list[str]:
             if "failed" in told:
                 lines.append(f"{row}  fails: {told['failed'].split(':')[0]}")
                 continue
-            wall, process = told["wall"]["best"], told["process"]["best"]
+            wall, process = told["wall"]["median"], told["process"]["median"]
             row += f"{wall:8.3f}{process:8.3f}{told['products']:5d}{told['error']:8.0e}"
             row += f"{start[label]['wall']:6.1f}" if label in start else " " * 6
             lines.append(row.rstrip() + ("" if told["right"] else "  wrong"))
         for label, speed in task["speed"].items():
             verdict = f"{name}: {speed['ratio']:.2f} times as fast as {speed['peer']}"
-            verdict += f" (goal {speed['goal']:g})"
+            verdict += f" ({speed['low']:.2f} to {speed['high']:.2f}; goal {speed['goal']:g})"
             if speed["peer"] in start:
                 verdict += f", cold {start[speed['peer']]['wall'] / start[label]['wall']:.2f}"
             verdicts.append(verdict)

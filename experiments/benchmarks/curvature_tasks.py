@@ -41,11 +41,11 @@ TASKS = (
     ),
     Task(
         "top-10, ViT of 100", "ViT of 100", "top", {"ours": "top"},
-        _each("top", "hessian-eigenthings", "SciPy"), {"ours": 3.0},
+        _each("top", "hessian-eigenthings", "SciPy"), {"ours": 2.5},
     ),
     Task(
         "top-10, MLP", "MLP", "top", {"ours": "top"},
-        _each("top", "hessian-eigenthings", "SciPy"), {"ours": 3.0},
+        _each("top", "hessian-eigenthings", "SciPy"), {"ours": 2.5},
     ),
     Task(
         "density, MLP", "MLP", "density", {"ours": "density"},
@@ -53,10 +53,10 @@ TASKS = (
     ),
     Task(
         "damped inverse, MLP", "MLP", "inverse", {"ours": "inverse"},
-        _each("inverse", "curvlinops", "dattri", "SciPy"), {"ours": 5.0},
+        _each("inverse", "curvlinops", "dattri", "SciPy"), {"ours": 3.0},
     ),
     Task(
         "damped inverse, ViT of 100", "ViT of 100", "inverse", {"ours": "inverse"},
-        _each("inverse", "curvlinops", "dattri", "SciPy"), {"ours": 5.0},
+        _each("inverse", "curvlinops", "dattri", "SciPy"), {"ours": 3.0},
     ),
 )  # fmt: skip

@@ -45,7 +45,7 @@ def interleave(
 
     Args:
         runners: Functions that return how many steps they made.
-        repeats: Rounds; best and median are over them.
+        repeats: Rounds; best and median are over them, each is told.
         clocks: What is read before and after, by name.
     """
     taken = {name: {clock: [] for clock in clocks} for name in runners}
@@ -57,7 +57,7 @@ def interleave(
                 taken[name][clock].append((read() - begun[clock]) / num_steps)
     return {
         name: {
-            clock: {"best": min(each), "median": float(np.median(each)), "n": len(each)}
+            clock: {"best": min(each), "median": float(np.median(each)), "each": each}
             for clock, each in columns.items()
         }
         for name, columns in taken.items()
