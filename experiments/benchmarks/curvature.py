@@ -5,51 +5,54 @@
 Needs torch and, of PyHessian, curvlinops, hessian-eigenthings and dattri, those that shall run (the
 extra `[peers]`). SciPy is its eigsh and cg over PyTorch's double backward, the graph kept. A peer
 that cannot judge its own result is told the fewest steps that suffice.
-11 minutes on two quiet CPU cores. Expect (best seconds, products, error in float64, and seconds of
-a fresh process with JAX's cache on disk warm):
+25 minutes on two quiet CPU cores. Expect (medians of seconds, products, error in float64, and
+seconds of a fresh process with JAX's cache on disk warm; ratios are of the same round, with their
+range):
 
                                                            wall process HVPs   error  cold
-    product, ViT                 PyHessian, graph kept    0.706   1.406    1   1e-06
-    product, ViT                 dattri, graph kept       0.670   1.321    1   1e-06   3.4
-    product, ViT                 PyHessian                1.648   3.267    1   1e-06
-    product, ViT                 hessian-eigenthings      1.025   2.032    1   1e-06
-    product, ViT                 curvlinops               1.354   2.652    1   2e-03  wrong
-    product, ViT                 ours                     0.739   1.277    1   1e-06   2.5
-    product in a loop of 10, ViT PyHessian               16.474  32.484   10   3e-05
-    product in a loop of 10, ViT dattri                   9.206  18.007   10   3e-05  11.4
-    product in a loop of 10, ViT ours                     4.708   8.639   10   1e-06   7.1
-    top-10, ViT of 100           hessian-eigenthings      2.516   4.983   25   9e-05   4.2
-    top-10, ViT of 100           SciPy                    4.785   9.301   34   9e-07
-    top-10, ViT of 100           ours                     2.361   4.279   50   1e-06   5.0
-    top-10, MLP                  hessian-eigenthings      0.060   0.117   40   5e-06
-    top-10, MLP                  SciPy                    0.030   0.059   41   6e-06   1.6
-    top-10, MLP                  ours                     0.022   0.033   55   5e-05   1.3
-    density, MLP                 hessian-eigenthings      1.458   2.881  800   9e-04   2.8
+    product, ViT                 PyHessian, graph kept    1.130   2.187    1   1e-06
+    product, ViT                 dattri, graph kept       1.023   2.030    1   1e-06   5.4
+    product, ViT                 PyHessian                4.135   8.173    1   1e-06
+    product, ViT                 hessian-eigenthings      1.664   3.194    1   1e-06
+    product, ViT                 curvlinops               2.218   4.215    1   2e-03  wrong
+    product, ViT                 ours                     0.759   1.301    1   1e-06   3.5
+    product in a loop of 10, ViT PyHessian               41.274  81.227   10   3e-05
+    product in a loop of 10, ViT dattri                  14.694  27.115   10   3e-05  15.8
+    product in a loop of 10, ViT ours                     6.352  10.891   10   1e-06   8.7
+    top-10, ViT of 100           hessian-eigenthings      4.092   7.966   25   9e-05   6.7
+    top-10, ViT of 100           SciPy                    6.441  12.315   34   1e-06
+    top-10, ViT of 100           ours                     3.262   5.073   40   7e-07   6.3
+    top-10, MLP                  hessian-eigenthings      0.165   0.333   40   5e-06
+    top-10, MLP                  SciPy                    0.069   0.138   41   6e-06   2.3
+    top-10, MLP                  ours                     0.032   0.061   45   5e-05   1.9
+    density, MLP                 hessian-eigenthings      1.988   3.945  800   9e-04   4.0
     density, MLP                 PyHessian               fails: RuntimeError
-    density, MLP                 ours                     0.222   0.408  800   1e-03   1.4
-    damped inverse, MLP          curvlinops               0.066   0.133   15   9e-05
-    damped inverse, MLP          dattri                   0.016   0.031   16   3e-05
-    damped inverse, MLP          SciPy                    0.010   0.018   14   9e-05   1.6
-    damped inverse, MLP          ours                     0.005   0.009   15   9e-05   0.9
-    damped inverse, ViT of 100   curvlinops               1.687   3.333   12   2e-05
-    damped inverse, ViT of 100   dattri                   1.241   2.442   16   3e-06
-    damped inverse, ViT of 100   SciPy                    0.499   0.984    7   4e-05   2.1
-    damped inverse, ViT of 100   ours                     0.375   0.683    8   4e-05   3.5
-    product, ViT: 0.91 times as fast as dattri, graph kept (goal 1), cold 1.37
-    product in a loop of 10, ViT: 1.96 times as fast as dattri (goal 2), cold 1.62
-    top-10, ViT of 100: 1.07 times as fast as hessian-eigenthings (goal 3), cold 0.84
-    top-10, MLP: 1.37 times as fast as SciPy (goal 3), cold 1.26
-    density, MLP: 6.56 times as fast as hessian-eigenthings (goal 7), cold 2.01
-    damped inverse, MLP: 2.10 times as fast as SciPy (goal 5), cold 1.73
-    damped inverse, ViT of 100: 1.33 times as fast as SciPy (goal 5), cold 0.60
-    product / gradient: FLOPs 2.68, wall 2.06
-    further product / gradient: FLOPs 1.97, wall 1.65
-    peak MB of a product by examples: 1000: 512, 10000: 530, 50000: 532
+    density, MLP                 ours                     0.301   0.561  800   1e-03   2.0
+    damped inverse, MLP          curvlinops               0.064   0.126   15   9e-05
+    damped inverse, MLP          dattri                   0.016   0.032   16   3e-05
+    damped inverse, MLP          SciPy                    0.010   0.018   14   9e-05   2.1
+    damped inverse, MLP          ours                     0.007   0.014   15   9e-05   1.5
+    damped inverse, ViT of 100   curvlinops               2.062   4.071   12   2e-05
+    damped inverse, ViT of 100   dattri                   1.617   3.209   16   3e-06
+    damped inverse, ViT of 100   SciPy                    0.690   1.374    7   4e-05   3.0
+    damped inverse, ViT of 100   ours                     0.475   0.839    8   4e-05   5.3
+    product, ViT: 1.24 times as fast as dattri, graph kept (1.15-1.55; goal 1), cold 1.56
+    product in a loop of 10, ViT: 2.37 times as fast as dattri (1.48-2.59; goal 2), cold 1.81
+    top-10, ViT of 100: 1.31 times as fast as hessian-eigenthings (0.93-1.48; goal 2.5), cold 1.06
+    top-10, MLP: 2.17 times as fast as SciPy (1.87-2.59; goal 2.5), cold 1.20
+    density, MLP: 6.59 times as fast as hessian-eigenthings (5.46-7.42; goal 7), cold 1.98
+    damped inverse, MLP: 1.52 times as fast as SciPy (1.42-1.90; goal 3), cold 1.42
+    damped inverse, ViT of 100: 1.33 times as fast as SciPy (1.10-1.59; goal 3), cold 0.57
+    product / gradient: FLOPs 2.68, wall 1.67
+    further product / gradient: FLOPs 1.97, wall 1.27
+    peak MB of a product by examples: 1000: 575, 10000: 566, 50000: 586
 
-Goals missed, and why: a task is as much faster as its products are, 0.9 to 2 times on the ViT, 2 to
-6.6 on the perceptron. Of the 50 and 55 products of our top-10, 20 look for missed copies of an
-eigenvalue and recompute residuals; hessian-eigenthings does neither (its false copies are in the
-JSON). A cold solve on the ViT traces two loops over the product and reads them back.
+Goals missed, and why: a task is as much faster as its products are, 1.2 to 2.4 times on the ViT and
+more on the perceptron. Of the 40 and 45 products of our top-10, where SciPy's eigsh takes 34 and
+41, 10 look for missed copies of an eigenvalue; hessian-eigenthings looks for none (its false copies
+are in the JSON). One of the 8 and 15 of a solve recomputes the residual. Of a cold solve on the ViT
+about half is reading the kept program, as large as four unrolled blocks make it, and a quarter
+tracing; PyTorch has neither.
 """
 
 import time
@@ -255,7 +258,7 @@ def headline(result: Mapping[str, Any]) -> list[str]:
             lines.append(row.rstrip() + ("" if told["right"] else "  wrong"))
         for label, speed in task["speed"].items():
             verdict = f"{name}: {speed['ratio']:.2f} times as fast as {speed['peer']}"
-            verdict += f" ({speed['low']:.2f} to {speed['high']:.2f}; goal {speed['goal']:g})"
+            verdict += f" ({speed['low']:.2f}-{speed['high']:.2f}; goal {speed['goal']:g})"
             if speed["peer"] in start:
                 verdict += f", cold {start[speed['peer']]['wall'] / start[label]['wall']:.2f}"
             verdicts.append(verdict)
