@@ -36,6 +36,8 @@ from famr_jax.types import as_pytree, check_count, check_key, check_number, pytr
 
 EXACT = 1e-4
 """Largest residual of a solve that counts as converged: factors leave rounding."""
+MOST_RESTARTS = 50
+"""After which the vectors are taken as they are."""
 
 
 @operator
@@ -175,7 +177,6 @@ def eigenspace(
     size: float,
     key: Array,
     tol: float = 1e-4,
-    max_restarts: int = 50,
 ) -> Eigenspace:
     """The store of the k leading eigenvectors, by thick-restart Lanczos; `keep` can be interrupted.
 
@@ -190,28 +191,26 @@ def eigenspace(
         size: How many examples A is a mean over.
         key: PRNG key of the start.
         tol: Wanted residual, relative to the largest |e|.
-        max_restarts: After which the vectors are taken as they are.
 
     Raises:
         ValueError: A number out of range, a `like` that is not of one real floating-point type, or
             vectors that do not fit in memory.
     """
-    check_build(like, k, size, tol, max_restarts, key)
+    check_build(like, k, size, tol, key)
     dim = sum(leaf.size for leaf in jax.tree.leaves(like))
     if k >= dim:
         eye = jnp.eye(dim, dtype=jax.tree.leaves(like)[0].dtype)
         return on_rows(matvec, like, eye, size=size)
-    return compressed(_lead(as_pytree(matvec), like, tol, max_restarts, key, k=k), k=k, size=size)
+    return compressed(_lead(as_pytree(matvec), like, tol, key, k=k), k=k, size=size)
 
 
-def check_build(like: Any, k: int, size: float, tol: float, max_restarts: int, key: Array) -> None:
+def check_build(like: Any, k: int, size: float, tol: float, key: Array) -> None:
     """Raises a `ValueError` for what no store can be made of."""
     check_vector("like", like)
     check_key(key)
     check_count("k", k)
     check_number("size", size, above=0)
     check_number("tol", tol, above=0)
-    check_number("max_restarts", max_restarts, least=0)
     dim = sum(leaf.size for leaf in jax.tree.leaves(like))
     check_memory(min(dim, 2 * k + 20), like)
 
@@ -240,7 +239,7 @@ def started(like: Any, key: Array, *, k: int) -> Leading:
 
 
 def advanced(
-    matvec: Callable, like: Any, found: Leading, tol: Any, max_restarts: Any, key: Array, *, k: int
+    matvec: Callable, like: Any, found: Leading, tol: Any, key: Array, *, k: int
 ) -> Leading:
     """A search after an eighth of k products more, and a restart of a full basis."""
     basis, restarts, *_ = found
@@ -252,7 +251,7 @@ def advanced(
     left = jnp.max(coupling(basis, vectors[:, :k])) / jnp.where(scale > 0, scale, 1)
     left = jnp.where(stop < k, 1, left).astype(found.left.dtype)
     full = stop == length
-    going_on = (left > tol) & ~(full & (restarts >= max_restarts))
+    going_on = (left > tol) & ~(full & (restarts >= MOST_RESTARTS))
     again = going_on & full
     basis = jax.lax.cond(
         again, lambda: restart(basis, vectors, k + (length - k) // 2), lambda: basis
@@ -261,9 +260,9 @@ def advanced(
 
 
 @partial(jax.jit, static_argnames="k")
-def _lead(matvec, like, tol, max_restarts, key, *, k):
+def _lead(matvec, like, tol, key, *, k):
     def body(found):
-        return advanced(matvec, like, found, tol, max_restarts, key, k=k)
+        return advanced(matvec, like, found, tol, key, k=k)
 
     start = started(like, key, k=k)
     return jax.lax.while_loop(lambda found: found.going_on, body, start).basis

@@ -46,7 +46,6 @@ def keep(
     path: Path | str,
     made_by: Mapping[str, Any] | None = None,
     tol: float = 1e-4,
-    max_restarts: int = 50,
 ) -> Eigenspace:
     """The store of the k leading eigenvectors in a file, by thick-restart Lanczos.
 
@@ -63,13 +62,12 @@ def keep(
         path: The file, .npz.
         made_by: What determines A, JSON-able: weights, data. A file of another is refused.
         tol: Wanted residual, relative to the largest |e|.
-        max_restarts: After which the vectors are taken as they are.
 
     Raises:
         ValueError: A number out of range, vectors that do not fit in memory, or a file of another
             configuration.
     """
-    check_build(like, k, size, tol, max_restarts, key)
+    check_build(like, k, size, tol, key)
     path, matvec = Path(path), as_pytree(matvec)
     flat = ravel_pytree(like)[0]
     config = _identity(dict(made_by or {}), k, size, flat, key)
@@ -84,7 +82,7 @@ def keep(
     saved_at = time.monotonic()
     with working(f"curvature store of {k}") as tell:
         while found.going_on:
-            found = _advance(matvec, like, found, tol, max_restarts, key, k=k)
+            found = _advance(matvec, like, found, tol, key, k=k)
             tell(0, f"{int(found.basis.num_products)} products, residual {float(found.left):.1e}")
             if found.going_on and time.monotonic() - saved_at >= SECONDS_BETWEEN_SAVES:
                 _write(unfinished, _named(found), config)
