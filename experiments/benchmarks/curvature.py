@@ -48,11 +48,11 @@ range):
     peak MB of a product by examples: 1000: 575, 10000: 566, 50000: 586
 
 Goals missed, and why: a task is as much faster as its products are, 1.2 to 2.4 times on the ViT,
-1.5 to 6.6 on the perceptron. Of the 40 and 45 products of our top-10, where SciPy's eigsh takes 34 and
-41, 10 look for missed copies of an eigenvalue; hessian-eigenthings looks for none (its false copies
-are in the JSON). One of the 8 and 15 of a solve recomputes the residual. A cold solve on the ViT
-reads the kept program and traces it, which PyTorch does not: by JAX's timers, looked at by hand on
-a busy machine, 4.6 and 2.3 of 10.4 s.
+1.5 to 6.6 on the perceptron. Of the 40 and 45 products of our top-10, where SciPy's eigsh takes 34
+and 41, 10 look for missed copies of an eigenvalue; hessian-eigenthings looks for none (its false
+copies are in the JSON). One of the 8 and 15 of a solve recomputes the residual. A cold solve on the
+ViT reads the kept program and traces it, which PyTorch does not: by JAX's timers, looked at by hand
+on a busy machine, 4.6 and 2.3 of 10.4 s.
 """
 
 import time
