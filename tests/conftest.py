@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from famr_jax import __main__ as commands
 from famr_jax import models
 from famr_jax.store import make_room_for_programs
 from famr_jax.types import Batch
@@ -60,6 +61,15 @@ def drawn(init_fn, seed=7):
     return jax.tree.map(draw, shapes)
 
 
+def exit_status(*words):
+    """What `python -m famr_jax` exits with after these words."""
+    try:
+        commands.main(words)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
 def random_batch(size, seed):
     rng = np.random.default_rng(seed)
     x = jnp.asarray(rng.normal(size=(size, *SHAPE)), jnp.float32)
@@ -101,5 +111,12 @@ def retain():
 @pytest.fixture
 def x64():
     """Float64 for the length of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def double():
+    """Float64 for the length of a file."""
     with jax.enable_x64(True):
         yield

@@ -6,11 +6,19 @@ import numpy as np
 import scipy.stats
 from jax.flatten_util import ravel_pytree
 
-from famr_jax import losses, models
+from famr_jax import curvature, losses, models
 from famr_jax.models.vit import Variant, ViT
 from famr_jax.types import Batch, pytree
 
 KEY = jax.random.key(0)
+OPERATORS = {
+    "hessian": lambda loss, outputs, of_outputs, *rest: curvature.Hessian(loss, *rest),
+    "gauss_newton": lambda loss, outputs, of_outputs, *rest: curvature.GaussNewton(
+        outputs, of_outputs, *rest
+    ),
+    "fisher": lambda loss, outputs, of_outputs, *rest: curvature.EmpiricalFisher(loss, *rest),
+}
+"""What builds each operator of a mean loss, by name."""
 
 
 @pytree

@@ -1,7 +1,8 @@
 """The benchmarks run at their SMALL size, and both sides compute the same."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from experiments.benchmarks import (
     step,
 )
 from experiments.benchmarks import preconditioners_table as table
+from famr_jax.cli.flags import check
+from famr_jax.cli.run import main
 
 
 @pytest.mark.slow
@@ -81,8 +84,6 @@ def test_the_second_process_finds_its_programs(tmp_path):
     without, first, second = json.loads(out.read_text())["results"]["rows"]
     assert second["programs"] > 0
     assert second["compile"] < min(without["compile"], first["compile"])
-    with pytest.raises(ValueError, match="`cases` must be among demo, conditioning, step, got"):
-        compile_cache.command("none", compile_cache.Flags(), tmp_path, tmp_path)
 
 
 @pytest.mark.slow
@@ -194,3 +195,59 @@ def test_the_trial_of_kronecker_inverses_adds_preparing_to_products_times_a_step
         "a, K-FAC: half of Nystrom's time in 1 of 1 cells; the quickest in 1, twice so in 1"
     )
     assert of_counts[-1] == "a, EK-FAC: half of Nystrom's in 1 of 1 cells, fewer than plain CG in 1"
+
+
+FOLDER = Path(preconditioners.__file__).parent
+COMMANDS = [path.stem for path in sorted(FOLDER.glob("*.py")) if "class Flags" in path.read_text()]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_number_of_the_flags_has_a_range_that_a_run_holds_it_against_first(name):
+    module = import_module(f"experiments.benchmarks.{name}")
+    default = module.Flags()
+    for field in fields(default):
+        value = getattr(default, field.name)
+        several = isinstance(value, tuple)
+        number = type(value[0] if several else value) in (int, float)
+        bad = [(-1,) if several else -1] if number else []
+        bad += [()] if several and field.name not in ("vit", "dampings") else []
+        for each in bad:
+            for refusing in (check, module.run):
+                with pytest.raises(ValueError, match=f"`{field.name}` must .*, got (-1|none)"):
+                    refusing(replace(default, **{field.name: each}))
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("augment", "--repeats 0", "`repeats` must be an integer >= 1, got 0."),
+        ("compile_cache", "--cases none", "`cases` must be one of demo, conditioning, step, got"),
+        ("compile_cache", "--step-model vit_foo/2", "or logistic, got 'vit_foo/2'."),
+        ("curvature", "--size 1798", "`size` must be in [1, 1798), got 1798."),
+        ("curvature", "--mlp logistic", "`mlp` must be mlp_SIZExSIZE..., got 'logistic'."),
+        ("curvature", "--vit 3 64 4 4", "`vit` must have a patch that divides 8, and heads that"),
+        ("federated", "--alpha nan", "`alpha` must be finite and > 0, got nan."),
+        ("influence", "--l2 nan", "`l2` must be finite and > 0, got nan."),
+        ("influence", "--models vit_mu/2", "`models` must be logistic or mlp_SIZExSIZE..., got"),
+        ("kronecker_trial", "--cases none", "`cases` must be one of MLP 2k, ViT 40k, ViT 200k,"),
+        ("kronecker_trial", "--counted none.json", "`counted` must be the JSON of the benchmark"),
+        ("preconditioners", "--cases none", "`cases` must be one of MLP 2k, ViT 40k, ViT 200k,"),
+        ("preconditioners", "--forget 1000", "`forget` must be below `size`, 1000, got 1000."),
+        ("rbm", "--hidden 99", "`hidden` must be in [1, "),
+        ("rbm", "--batch-sizes 37 41", "`batch_sizes` must divide one number of at most 1437, the"),
+        ("scaling", "--num-classes 1", "`num_classes` must be finite and >= 2, got 1."),
+        ("scaling", "--meshes model=1", "`meshes` must have the axis data, got 'model=1'."),
+        ("shadows", "--shadows 2", "`shadows` must be finite and >= 6, got 2."),
+        ("step", "--model mlp_8", "`model` must be vit_V/PATCH, got 'mlp_8'."),
+        ("step", "--model vit_nano/5", "`model` 'vit_nano/5' needs an image whose sides its patch"),
+    ],
+)
+def test_bad_words_are_refused_in_a_line(name, words, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module = import_module(f"experiments.benchmarks.{name}")
+    with pytest.raises(SystemExit) as stop:
+        main(module.Flags, module.run, description=None, args=words.split())
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert told in line

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_page_of_forgetting import LOG_C, every_leaf, fake_metrics
+from made_up_job import LOG_C, every_leaf, fake_metrics
 
 from famr_jax.cli.diagnosis import LAM_GIVES_BACK, SIGNS, diagnose, diverged
 from famr_jax.cli.measured import measured

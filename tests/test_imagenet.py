@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from test_data import prepare, tfds
+from toy_sets import prepare, tfds
 
 from famr_jax import data
 from famr_jax.data.imagenet import IMAGENET100

@@ -1,4 +1,4 @@
-"""Models: the contract of `apply_fn`, plain NumPy and PyTorch references, second derivatives."""
+"""Models: the contract of `apply_fn`, plain NumPy and PyTorch references, the Hessian."""
 
 import itertools
 import math
@@ -13,14 +13,12 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import erf
 
 from famr_jax import models
-from famr_jax.models import smooth, vit
+from famr_jax.models import vit
 from famr_jax.models.vit import VARIANTS
 
 NAMES = ("logistic", "mlp_8", "mlp_6x5", "vit_mu/4", "vit_mu/4_token", "resnet18")
 SHAPE = (8, 8, 2)
 RESNET_BLOCKS = {f"block_{i}": (4, (64, 16, 4, 1)[i // 2], 64 << (i // 2)) for i in range(8)}
-
-
 KEY = jax.random.key(0)
 
 
@@ -369,33 +367,3 @@ def test_the_same_arguments_give_the_same_object():
 def test_create_refuses(name, changes, message):
     with pytest.raises(ValueError, match=message):
         create(name, **changes)
-
-
-def _gelu_plain(x):
-    return jax.nn.gelu(x, approximate=True)
-
-
-def _standardise_plain(x):
-    x = x - jnp.mean(x, axis=-1, keepdims=True)
-    return x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
-
-
-@pytest.mark.parametrize(
-    ("ours", "plain"),
-    [(smooth.gelu, _gelu_plain), (partial(smooth.standardise, epsilon=1e-6), _standardise_plain)],
-)
-@pytest.mark.usefixtures("x64")
-def test_written_out_derivatives_are_those_of_the_formula(ours, plain):
-    x, u, v, w = jax.random.normal(jax.random.key(0), (4, 3, 7), jnp.float64)
-
-    def derivatives(function):
-        """Value, gradient, and mixed second and third derivatives, forward over reverse."""
-        first = jax.grad(lambda x: jnp.vdot(w, jnp.sin(function(2 * x))))
-
-        def second(x):
-            return jax.jvp(first, (x,), (u,))[1]
-
-        return function(x), first(x), second(x), jax.jvp(second, (x,), (v,))[1]
-
-    for found, wanted in zip(derivatives(ours), derivatives(plain), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)

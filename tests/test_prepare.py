@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_data import EXAMPLES, GREY, TWO, tfds
-from test_data import prepare as build
+from toy_sets import EXAMPLES, GREY, TWO, tfds
+from toy_sets import prepare as build
 
 from famr_jax.data import load
 from famr_jax.data.__main__ import main

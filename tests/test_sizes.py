@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIBRARY, EXPERIMENT, RESULT, RESULTS = 400, 300, 2_000, 30_000
+LIBRARY, EXPERIMENT, TEST, RESULT, RESULTS = 400, 300, 400, 2_000, 30_000
 
 
 def lines(path):
@@ -17,6 +17,7 @@ def lines(path):
     [
         ("famr_jax", "**/*.py", LIBRARY),
         ("experiments", "**/*.py", EXPERIMENT),
+        ("tests", "**/*.py", TEST),
         ("experiments/results", "*.json", RESULT),
     ],
 )

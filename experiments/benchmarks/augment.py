@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.benchmarks.timing import interleave, milliseconds, process_milliseconds, write
 from famr_jax import data
-from famr_jax.cli.flags import Count
+from famr_jax.cli.flags import Count, check
 from famr_jax.cli.run import main
 from famr_jax.store import Clock, console
 
@@ -46,6 +46,7 @@ class Flags:
 
 def run(flags: Flags) -> dict:
     """Times every augmentation and writes the JSON."""
+    check(flags)
     clock, key = Clock(), jax.random.key(0)
     levels = np.random.default_rng(0).integers(0, 256, (flags.batch, flags.size, flags.size, 3))
     x = jnp.asarray(levels / 127.5 - 1, jnp.float32)

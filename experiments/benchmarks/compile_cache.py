@@ -24,10 +24,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from experiments.benchmarks.ranges import Some
 from experiments.benchmarks.timing import write
-from famr_jax.cli.flags import Count
+from famr_jax import models
+from famr_jax.cli.flags import Count, OneOf, check
 from famr_jax.cli.run import main
 from famr_jax.progress import working
 
@@ -58,6 +60,9 @@ Path(out).mkdir(parents=True, exist_ok=True)
 (Path(out) / "metrics.json").write_text(json.dumps({"config": {"seconds": clock.seconds()}}))
 """
 """One training step, by the words OUT CACHE MODEL SIZE BATCH_SIZE."""
+CASES = ("demo", "conditioning", "step")
+CaseName = Annotated[str, OneOf(CASES)]
+"""A flag's type: one of them."""
 RUNS = ("without", "first", "second")
 KINDS = ("wall", "processor", "run", "compile")
 
@@ -66,7 +71,7 @@ KINDS = ("wall", "processor", "run", "compile")
 class Flags:
     """Settings of the benchmark."""
 
-    cases: tuple[str, ...] = ("demo", "conditioning", "step")
+    cases: Annotated[tuple[CaseName, ...], Some()] = CASES
     """The demo, the conditioning study, one training step of a ViT."""
     step_model: str = "vit_Ti/16"
     """The ViT of the step."""
@@ -81,21 +86,15 @@ class Flags:
 
 
 def command(case: str, flags: Flags, out: Path, cache: Path) -> list[str]:
-    """What one process runs.
-
-    Raises:
-        ValueError: No such case.
-    """
+    """What one process runs."""
     places = ["--out", str(out), "--cache", str(cache), "--fresh"]
     small = ["--model", "mlp_8", "--train-epochs", "2", "--oracles", "2"] if flags.small else []
     if case == "demo":
         return ["-m", "experiments.class_forgetting", *places, *small]
     if case == "conditioning":
         return ["-m", "experiments.famr.hessian_conditioning", *places, *small[:4]]
-    if case == "step":
-        size, batch_size = str(flags.step_size), str(flags.step_batch_size)
-        return ["-c", STEP, str(out), str(cache), flags.step_model, size, batch_size]
-    raise ValueError(f"`cases` must be among demo, conditioning, step, got {case!r}.")
+    size, batch_size = str(flags.step_size), str(flags.step_batch_size)
+    return ["-c", STEP, str(out), str(cache), flags.step_model, size, batch_size]
 
 
 def timed(words: list[str], out: Path, *, kept: bool) -> dict[str, float]:
@@ -156,6 +155,10 @@ def headline(content: dict[str, Any]) -> list[str]:
 
 def run(flags: Flags) -> dict[str, Any]:
     """Measures, writes the JSON, prints a line a row, and returns the JSON."""
+    check(flags)
+    if "step" in flags.cases:
+        shape = (flags.step_size, flags.step_size, 3)
+        models.create(flags.step_model, num_classes=10, image_shape=shape)
     rows = measure(flags)
     content = write(
         "compile_cache",

@@ -61,7 +61,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -71,10 +71,11 @@ from experiments.benchmarks import curvature_peers as peers
 from experiments.benchmarks.curvature_processes import cold, memory
 from experiments.benchmarks.curvature_tasks import TASKS, Task
 from experiments.benchmarks.curvature_truth import TOLERANCE, Truth, faults, make_problems
+from experiments.benchmarks.ranges import Mlp, Some
 from experiments.benchmarks.timing import interleave, only_cpu, ready, write
+from famr_jax.cli.flags import Count, Seed, Within, check
 from famr_jax.cli.run import main
 from famr_jax.store import Clock, console
-from famr_jax.types import check_count
 
 RIGHT = {"product": 1e-4, "top": TOLERANCE, "density": 0.02, "inverse": TOLERANCE}
 """Largest error of a result that counts as right; the errors are those of `Truth`."""
@@ -89,27 +90,27 @@ STEPS = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
 class Flags:
     """Settings of the benchmark."""
 
-    vit: tuple[int, ...] = (2, 64, 4, 4)
+    vit: tuple[Count, Count, Count, Count] = (2, 64, 4, 4)
     """Patch, width, depth and heads of the Vision Transformer."""
-    mlp: str = "mlp_32"
+    mlp: Mlp = "mlp_32"
     """The small network."""
-    size: int = 1000
-    """Digits; the ViT's spectra and solves are on the first tenth."""
-    epochs: int = 20
+    size: Annotated[int, Within(1, 1798)] = 1000
+    """Digits, of which there are 1797; the ViT's spectra and solves are on the first tenth."""
+    epochs: Count = 20
     """Of training, before anything is measured."""
-    k: int = 10
+    k: Count = 10
     """Eigenvalues."""
-    steps: int = 80
+    steps: Count = 80
     """Lanczos steps of the density."""
-    probes: int = 10
+    probes: Count = 10
     """Probes of the density."""
-    repeats: int = 5
+    repeats: Count = 5
     """Interleaved rounds, whose median counts."""
-    flat: tuple[int, ...] = (1000, 10_000, 50_000)
+    flat: Annotated[tuple[Count, ...], Some()] = (1000, 10_000, 50_000)
     """Sizes at which the memory of one product is taken."""
     cold: bool = True
     """Whether to measure fresh processes."""
-    seed: int = 0
+    seed: Seed = 0
     """Of weights and vectors."""
     out: Path = Path("experiments/results/benchmark-curvature.json")
     """The JSON to write."""
@@ -121,8 +122,11 @@ SMALL = Flags((4, 8, 1, 2), "mlp_4", 60, 300, k=2, steps=20, repeats=1, flat=(60
 def run(flags: Flags) -> None:
     """Checks every result against float64, times all sides in turns, writes the JSON."""
     started = time.perf_counter()
-    for name in ("size", "epochs", "k", "steps", "probes", "repeats"):
-        check_count(name, getattr(flags, name))
+    check(flags)
+    patch, width, _, heads = flags.vit
+    if 8 % patch or width % heads:
+        rule = "must have a patch that divides 8, and heads that divide the width"
+        raise ValueError(f"`vit` {rule}, got {' '.join(map(str, flags.vit))}.")
     only_cpu()
     absent = peers.missing()
     for sentence in absent.values():

@@ -20,19 +20,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks.ranges import Some
 from experiments.benchmarks.timing import interleave, only_cpu, ready, write
 from famr_jax import data, federated, models
+from famr_jax.cli.flags import Count, Positive, check
 from famr_jax.cli.run import main
 from famr_jax.federated import Clients
 from famr_jax.train import Supervised
-from famr_jax.types import Batch, check_count, check_number
+from famr_jax.types import Batch
 
 TOGETHER, ALONE = "one program", "one after the other"
 TOLERANCE = 1e-5
@@ -42,15 +44,15 @@ TOLERANCE = 1e-5
 class Flags:
     """Settings of the benchmark."""
 
-    clients: tuple[int, ...] = (10, 100)
+    clients: Annotated[tuple[Count, ...], Some()] = (10, 100)
     """Numbers of clients."""
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """Of the Dirichlet law that shares the labels out."""
     model: str = "mlp_64"
     """As `models.create` names it."""
-    batch_size: int = 4
+    batch_size: Count = 4
     """Images a step; a client holds at least as many."""
-    repeats: int = 20
+    repeats: Count = 20
     """Rounds timed of each way."""
     out: Path = Path("experiments/results/benchmark-federated.json")
     """The JSON to write."""
@@ -62,10 +64,8 @@ SMALL = Flags(clients=(2, 5), model="mlp_8", batch_size=16, repeats=2)
 def run(flags: Flags) -> None:
     """Times rounds of every number of clients and writes the JSON."""
     started = time.perf_counter()
+    check(flags)
     only_cpu()
-    for name in ("batch_size", "repeats"):
-        check_count(name, getattr(flags, name))
-    check_number("alpha", flags.alpha, above=0)
     dataset = data.load("digits")
     results = {str(count): measure(dataset, flags, count) for count in flags.clients}
     content = write(

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +37,14 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from experiments.benchmarks import influence_peers as peers
+from experiments.benchmarks.ranges import Perceptron, Some
 from experiments.benchmarks.timing import interleave, write
 from famr_jax import data, losses, models
+from famr_jax.cli.flags import Count, Positive, check
 from famr_jax.cli.run import main
 from famr_jax.influence import influence
 from famr_jax.minimise import minimise
-from famr_jax.types import Batch, Context, Pair, Params, check_count, check_number
+from famr_jax.types import Batch, Context, Pair, Params
 
 GOALS = {"logistic": 3.0, "mlp_32": 8.0}
 CORRECT = 1e-3  # relative error of all scores; an approximation is not a peer to beat
@@ -52,17 +54,17 @@ CORRECT = 1e-3  # relative error of all scores; an approximation is not a peer t
 class Flags:
     """Settings of the benchmark."""
 
-    models: tuple[str, ...] = ("logistic", "mlp_32")
+    models: Annotated[tuple[Perceptron, ...], Some()] = ("logistic", "mlp_32")
     """Perceptrons on digits: logistic or mlp_SIZE."""
-    train: int = 1000
+    train: Count = 1000
     """Training examples."""
-    queries: int = 100
+    queries: Count = 100
     """Test examples."""
-    l2: float = 1e-2
+    l2: Positive = 1e-2
     """Ridge of the objective; the matrix is Hessian + l2."""
-    tol: float = 1e-5
+    tol: Positive = 1e-5
     """Wanted relative residual of our solves."""
-    repeats: int = 7
+    repeats: Count = 7
     """Interleaved rounds; best and median are over them."""
     data_dir: Path | None = None
     """Where TFDS keeps its data sets; its own default if not given."""
@@ -76,10 +78,8 @@ SMALL = Flags(models=("logistic", "mlp_4"), train=60, queries=7, repeats=1)
 def run(flags: Flags) -> None:
     """Checks that all compute the same, times them in turns, writes the JSON."""
     started = time.perf_counter()
+    check(flags)
     torch = peers.import_peers()
-    for name in ("train", "queries", "repeats"):
-        check_count(name, getattr(flags, name))
-    check_number("l2", flags.l2, above=0)
     digits = data.load("digits", data_dir=flags.data_dir)
     train, queries = digits.train.batch()[: flags.train], digits.test.batch()[: flags.queries]
     results = {}

@@ -49,15 +49,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from experiments.benchmarks import preconditioners
-from experiments.benchmarks.preconditioners import Case, Prepared, trained
+from experiments.benchmarks.preconditioners import Case, CaseName, Prepared, trained
+from experiments.benchmarks.ranges import Some
 from experiments.benchmarks.timing import interleave, process_milliseconds, ready, write
 from famr_jax import curvature
+from famr_jax.cli.flags import Count, check
 from famr_jax.cli.run import main
 from famr_jax.progress import Clock
-from famr_jax.types import check_count
 
 KRONECKER = ("K-FAC", "EK-FAC")
 CLOCK = {"process_ms": process_milliseconds}
@@ -67,13 +68,13 @@ CLOCK = {"process_ms": process_milliseconds}
 class Flags:
     """Settings of the trial."""
 
-    cases: tuple[str, ...] = ("MLP 2k",)
+    cases: Annotated[tuple[CaseName, ...], Some()] = ("MLP 2k",)
     """Which networks of the benchmark of preconditioners are timed, by name."""
-    rank: int = 50
+    rank: Count = 50
     """Of the sketch that is timed."""
-    steps: int = 20
+    steps: Count = 20
     """Products of a solve that is timed."""
-    repeats: int = 20
+    repeats: Count = 20
     """Rounds, of which the quickest counts."""
     counted: Path = Path("experiments/results/benchmark-preconditioners.json")
     """Where the products are."""
@@ -162,8 +163,10 @@ def counts(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def run(flags: Flags) -> None:
     """Times the cases that the JSON has not, and writes it."""
-    for name in ("rank", "steps", "repeats"):
-        check_count(name, getattr(flags, name))
+    check(flags)
+    if not flags.counted.is_file():
+        rule = "must be the JSON of the benchmark of preconditioners"
+        raise ValueError(f"`counted` {rule}, got no file {flags.counted}.")
     counted = json.loads(flags.counted.read_text())
     settings, rows = counted["config"]["flags"], counted["results"]["rows"]
     same = {name: settings[name] for name in ("size", "forget", "epochs", "seed")}

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,16 @@ import optax
 
 from experiments.benchmarks.kronecker import preconditioner
 from experiments.benchmarks.preconditioners_table import TRUST, headline
+from experiments.benchmarks.ranges import Some
 from experiments.benchmarks.timing import write
 from famr_jax import anchors, curvature, data, models, train
+from famr_jax.cli.flags import Ascending, Count, OneOf, Positive, Seed, check
 from famr_jax.cli.run import main
 from famr_jax.curvature.gradients import mean_gradient
 from famr_jax.loop import run_epochs
 from famr_jax.losses import cross_entropy
 from famr_jax.store import Clock, console
-from famr_jax.types import ApplyFn, Batch, check_count, pytree
+from famr_jax.types import ApplyFn, Batch, pytree
 
 CASES = {
     "MLP 2k": ("digits", "mlp_32", None),
@@ -43,6 +45,8 @@ CASES = {
     "ResNet-18": ("digits", "resnet18", None),
 }
 """Data, model and, of CIFAR-100, how many classes, by name."""
+CaseName = Annotated[str, OneOf(tuple(CASES))]
+"""A flag's type: the name of one of them."""
 TOLERANCES = (1e-1, 1e-2, 1e-3)
 PROBES, SAMPLE = 10, 256
 
@@ -51,23 +55,23 @@ PROBES, SAMPLE = 10, 256
 class Flags:
     """Settings of the benchmark."""
 
-    cases: tuple[str, ...] = ("MLP 2k", "ViT 40k")
+    cases: Annotated[tuple[CaseName, ...], Some()] = ("MLP 2k", "ViT 40k")
     """Which networks, by name."""
-    size: int = 1000
+    size: Count = 1000
     """Images, of which `forget` go."""
-    forget: int = 150
+    forget: Count = 150
     """Images whose removal is the right-hand side."""
-    dampings: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
+    dampings: tuple[Positive, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
     """Beside the one that trust chooses."""
-    ranks: tuple[int, ...] = (50, 200, 400)
+    ranks: Annotated[tuple[Count, ...], Ascending()] = (50, 200, 400)
     """Of Nystrom's sketches."""
-    eigenvectors: int = 800
+    eigenvectors: Count = 800
     """How many."""
-    epochs: int = 60
+    epochs: Count = 60
     """Of training, Adam at 2e-3, batches of 50, ridge 1e-3."""
-    max_steps: int = 400
+    max_steps: Count = 400
     """Products after which a solve gives up."""
-    seed: int = 0
+    seed: Seed = 0
     """Of weights, labels and forget set."""
     data_dir: Path | None = None
     """Where prepared data sets are."""
@@ -106,6 +110,8 @@ def trained(name: str, flags: Flags) -> Case:
     """The network of a case at its trained weights, and the system of a removal."""
     source, architecture, classes = CASES[name]
     dataset = data.load(source, data_dir=flags.data_dir, classes=classes)
+    if flags.size > (most := len(dataset.train)):
+        raise ValueError(f"`size` must be at most {most}, the images of {name}, got {flags.size}.")
     whole = dataset.train.batch()[: flags.size]
     label_key, init_key, fit_key = jax.random.split(jax.random.key(flags.seed), 3)
     wrong_key, which_key = jax.random.split(label_key)
@@ -257,11 +263,9 @@ def rows_of(
 
 def run(flags: Flags) -> None:
     """Measures case after case, the dampings of trust first, writing the JSON as it goes."""
-    for name in ("size", "forget", "eigenvectors", "epochs", "max_steps"):
-        check_count(name, getattr(flags, name))
-    for name in flags.cases:
-        if name not in CASES:
-            raise ValueError(f"`cases` must be among {', '.join(CASES)}, got {name!r}.")
+    check(flags)
+    if flags.forget >= flags.size:
+        raise ValueError(f"`forget` must be below `size`, {flags.size}, got {flags.forget}.")
     results = json.loads(flags.out.read_text())["results"] if flags.out.exists() else {}
     results = {"cases": results.get("cases", {}), "rows": results.get("rows", [])}
     clock, begun, content = Clock(), time.perf_counter(), {"results": results}

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.ranges import Some
 from experiments.benchmarks.timing import interleave, only_cpu, write
 from famr_jax import data, rbm, statistics
 from famr_jax.cli.flags import Count, Positive, Within, check, make_optimizer
@@ -44,9 +45,9 @@ from famr_jax.types import Batch
 class Flags:
     """Settings of the benchmark."""
 
-    batch_sizes: tuple[Count, ...] = (10, 100)
+    batch_sizes: Annotated[tuple[Count, ...], Some()] = (10, 100)
     """Examples an update, and chains; scikit-learn's default is 10."""
-    sizes: tuple[Count, ...] = (16, 64, 256)
+    sizes: Annotated[tuple[Count, ...], Some()] = (16, 64, 256)
     """Hidden units to time."""
     hidden: Annotated[int, Within(1, MOST_EXACT + 1)] = 16
     """Hidden units of the machines whose likelihoods are compared."""
@@ -72,10 +73,13 @@ SMALL = Flags(batch_sizes=(50,), sizes=(4,), hidden=4, epochs=3, seeds=3, timed_
 def run(flags: Flags) -> None:
     """Compares likelihoods, times both in turns, writes the JSON."""
     started = time.perf_counter()
-    only_cpu()
     check(flags)
+    only_cpu()
     train = rbm.binarise(data.load("digits", data_dir=flags.data_dir).train.batch())
     whole = math.lcm(*flags.batch_sizes)
+    if whole > len(train):
+        rule = f"must divide one number of at most {len(train)}, the images"
+        raise ValueError(f"`batch_sizes` {rule}, got {' '.join(map(str, flags.batch_sizes))}.")
     train = train[: len(train) // whole * whole]
     results = {
         "num_train": len(train),

@@ -32,19 +32,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.benchmarks.collectives import traffic
+from experiments.benchmarks.ranges import Some
 from experiments.benchmarks.timing import write
 from famr_jax import curvature, losses, mesh, models, train
+from famr_jax.cli.flags import AtLeast, Count, check
 from famr_jax.cli.run import main
 from famr_jax.methods import famr
 from famr_jax.store import console
-from famr_jax.types import Batch, Pair, check_count
+from famr_jax.types import Batch, Pair
 
 DEVICES = 8
 MICRO_BATCHES = 4
@@ -64,13 +66,13 @@ class Flags:
 
     model: str = "vit_nano/4"
     """As `models.create` names it."""
-    image_size: int = 32
+    image_size: Count = 32
     """Height and width of an image."""
-    num_classes: int = 100
+    num_classes: Annotated[int, AtLeast(2)] = 100
     """Width of the logits."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Images for each row of the axis "data"; a multiple of 4."""
-    meshes: tuple[str, ...] = (
+    meshes: Annotated[tuple[str, ...], Some()] = (
         "data=1",
         "data=2",
         "data=4",
@@ -95,12 +97,15 @@ SMALL = Flags(
 def run(flags: Flags) -> None:
     """Compiles every program for every mesh and writes the JSON."""
     started = time.perf_counter()
-    check_count("batch_size", flags.batch_size)
+    check(flags)
     if flags.batch_size % MICRO_BATCHES:
         raise ValueError(
             f"`batch_size` must be a multiple of {MICRO_BATCHES}, got {flags.batch_size}."
         )
     grids = {name: mesh.parse(name) for name in flags.meshes}
+    for name, grid in grids.items():
+        if "data" not in grid.axis_names:
+            raise ValueError(f"`meshes` must have the axis data, got {name!r}.")
     shape = (flags.image_size, flags.image_size, 3)
     model = models.create(flags.model, num_classes=flags.num_classes, image_shape=shape)
     shapes, found = jax.eval_shape(model.init, jax.random.key(0)), {}

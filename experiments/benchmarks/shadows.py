@@ -24,7 +24,7 @@ what was never seen. Plain LiRA, whose shadows unlearned nothing, ranks the two 
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ import optax
 from experiments.benchmarks.timing import write
 from famr_jax import attacks, loop, metrics, train, unlearn
 from famr_jax.cli.bench import Bench
-from famr_jax.cli.flags import BenchFlags, Count, Positive
+from famr_jax.cli.flags import AtLeast, BenchFlags, Positive, check
 from famr_jax.cli.opening import open_bench
 from famr_jax.cli.run import main
 from famr_jax.methods import famr
@@ -51,8 +51,8 @@ COMPILED = []
 class Flags:
     """Settings of the benchmark."""
 
-    shadows: Count = 64
-    """How many shadow models."""
+    shadows: Annotated[int, AtLeast(6)] = 64
+    """How many shadow models; the attacks need three on either side."""
     forget: str = "random:0.1"
     """The forget set, of which every shadow holds a half."""
     unlearn_lr: Positive = 1e-4
@@ -159,6 +159,7 @@ def headline(content: dict[str, Any]) -> list[str]:
 
 def run(flags: Flags) -> dict[str, Any]:
     """Makes what is missing, writes the JSON, prints a line a row, and returns the JSON."""
+    check(flags)
     bench = open_bench(flags.bench)
     (gone,) = bench.forget_sets((flags.forget,))
     masks = attacks.halves(gone.mask, shadows=flags.shadows, seed=flags.bench.seed)

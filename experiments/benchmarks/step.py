@@ -33,7 +33,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ import numpy as np
 import optax
 
 from experiments.benchmarks.linen_vit import curvature_products, perturbed
+from experiments.benchmarks.ranges import Matching
 from experiments.benchmarks.timing import interleave, only_cpu, write
 from experiments.benchmarks.torch_vit import (
     CALL_STEPS,
@@ -55,10 +56,11 @@ from experiments.benchmarks.torch_vit import (
     torch_vit,
 )
 from famr_jax import loop, losses, models, train
+from famr_jax.cli.flags import AtLeast, Count, Seed, check
 from famr_jax.cli.run import main
 from famr_jax.methods import famr
 from famr_jax.store import console
-from famr_jax.types import Batch, Context, Pair, Params, check_count
+from famr_jax.types import Batch, Context, Pair, Params
 
 SCAN_STEPS = 10
 TOLERANCE = 1e-4
@@ -70,17 +72,17 @@ OURS, PEERS = ("jax call", "jax scan"), ("torch eager", "torch compile")
 class Flags:
     """Settings of the benchmark."""
 
-    model: str = "vit_nano/4"
+    model: Annotated[str, Matching(r"vit_\w+/\d+", "vit_V/PATCH")] = "vit_nano/4"
     """vit_V/PATCH with V of mu, nano, Ti, S, B, L."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Images a step."""
-    image_size: int = 32
+    image_size: Count = 32
     """Height and width of an image."""
-    num_classes: int = 20
+    num_classes: Annotated[int, AtLeast(2)] = 20
     """Width of the logits."""
-    repeats: int = 7
+    repeats: Count = 7
     """Interleaved rounds; best and median are over them."""
-    seed: int = 0
+    seed: Seed = 0
     """Of weights and images."""
     out: Path = Path("experiments/results/benchmark-step.json")
     """The JSON to write."""
@@ -92,14 +94,11 @@ SMALL = Flags(model="vit_mu/4", batch_size=4, image_size=8, num_classes=3, repea
 def run(flags: Flags) -> None:
     """Checks that both sides compute the same, times them in turns, writes the JSON."""
     started = time.perf_counter()
-    torch = import_torch()
-    for name in ("batch_size", "repeats"):
-        check_count(name, getattr(flags, name))
-    only_cpu()
+    check(flags)
     shape = (flags.image_size, flags.image_size, 3)
     model = models.create(flags.model, num_classes=flags.num_classes, image_shape=shape)
-    if not flags.model.startswith("vit_"):
-        raise ValueError(f"`model` must be a vit_V/PATCH, got {flags.model!r}.")
+    torch = import_torch()
+    only_cpu()
     init_key, move_key, x_key, label_key, linen_key = jax.random.split(
         jax.random.key(flags.seed), 5
     )
