@@ -42,7 +42,7 @@ CASES = {
     "ViT 40k": ("digits", "vit_32x3/2", None),
     "ViT 200k": ("digits", "vit_64x4x4/2", None),
     "ViT 40k, CIFAR-100": ("cifar100", "vit_32x3/4", 10),
-    "ResNet-18": ("digits", "resnet18", None),
+    "ResNet-18 narrow": ("digits", "resnet18_32", None),
 }
 """Data, model and, of CIFAR-100, how many classes, by name."""
 CaseName = Annotated[str, OneOf(tuple(CASES))]
