@@ -40,7 +40,7 @@ CASES = {
     "ViT 40k": ("digits", "vit_32x3/2", None),
     "ViT 200k": ("digits", "vit_64x4x4/2", None),
     "ViT 40k, CIFAR-100": ("cifar100", "vit_32x3/4", 10),
-    "ResNet-18 narrow": ("digits", "resnet18_8", None),
+    "ResNet-18 narrow": ("digits", "resnet18_32", None),
 }
 """Data, model and, of CIFAR-100, how many classes, by name."""
 TOLERANCES = (1e-1, 1e-2, 1e-3)

@@ -110,6 +110,10 @@ FORGET_DATA = Paper(
             "nearer to retrained models than that step."
         ),
         "control": "Nor is any control that sees retained data.",
+        "directions": (
+            "The more directions a store holds, the more of the gap one step inside it closes, up "
+            "to those whose curvature exceeds the damping that trust chooses."
+        ),
     },
 )
 
