@@ -168,7 +168,7 @@ def test_single_precision_holds_over_all_scales(name):
 
 
 def test_no_gradient_no_step():
-    matrix, slope, _ = problem(SPECTRA["indefinite"])
+    matrix, *_ = problem(SPECTRA["indefinite"])
     for each in STEP(jnp.asarray(matrix, jnp.float32), jnp.zeros(DIM, jnp.float32), 1.0):
         np.testing.assert_array_equal(each, 0)
 

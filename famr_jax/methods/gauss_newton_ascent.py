@@ -1,4 +1,4 @@
-"""Gauss-Newton ascent: a few uphill steps on the forget loss, measured by the retained curvature."""
+"""Gauss-Newton ascent: a few uphill steps on the forget loss, by the retained curvature."""
 
 import dataclasses
 from typing import Any
@@ -85,7 +85,7 @@ def gauss_newton_ascent(
     damping: float | None = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> OneShot:
-    """Moves the weights by a few uphill Gauss-Newton steps on the forget loss, in a stored curvature.
+    """Moves the weights uphill on the forget loss by a few Gauss-Newton steps inside a store.
 
         params <- params + rate U^T [n / (n-m) (S - U G_f U^T m / n) + d]^-1 U grad L_forget(params)
 
