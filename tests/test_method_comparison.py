@@ -35,7 +35,7 @@ SIZES = {
     "three": Sizes(430, 1007, 32, 50),
     "tenth": Sizes(144, 1293, 32, 50),
 }
-OVER = {"gauss_newton_removal", "win_u"}
+OVER = {"gauss_newton_ascent", "gauss_newton_removal", "win_u"}
 
 
 def test_every_method_is_searched_by_eight_different_settings():

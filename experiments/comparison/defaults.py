@@ -14,8 +14,8 @@ and WIN-U were run later, from the same original (`--methods`).
 Half an hour each on two very busy CPU cores. Expect who costs more than ten points of retained
 accuracy, of how many, and the largest cost of the others:
 
-    class-3  famr 18.4  of 28, others at most 4.6
-    random-0.1  boundary_shrink 19.3, delete 17.1, famr 22.0, salun 14.5  of 28, others at most 9.7
+    class-3  famr 18.4  of 30, others at most 4.6
+    random-0.1  boundary_shrink 19.3, delete 17.1, famr 22.0, salun 14.5  of 30, others at most 9.7
 """
 
 from dataclasses import dataclass, field

@@ -95,6 +95,13 @@ SEARCHES = {
     "newton_removal": Search(
         "newton_removal", {"damping": DAMPINGS}, fixed={"max_steps": 4}, once=(1, 9)
     ),
+    # The objective, a gradient, three products of two passes each, and two trials.
+    "cure_newton": Search(
+        "cure_newton",
+        {"cubic": (1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1e3)},
+        fixed={"rank": 3, "steps": 1, "max_trials": 2},
+        once=(0, 10),
+    ),
     "dual_removal": Search(
         "dual_removal", {"l2": (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)}, once=(3, 3)
     ),
@@ -103,6 +110,14 @@ SEARCHES = {
         {"damping": (None, *DAMPINGS[:-1])},
         once=(1 + 2 * RANK + TRUST, 0),
         over=ANY,
+    ),
+    # Two passes for each direction; three steps, the first gradient and three more.
+    "gauss_newton_ascent": Search(
+        "gauss_newton_ascent",
+        {"rate": (0.01, 0.03, 0.1, 0.3), "damping": (0.3, 3.0)},
+        fixed={"steps": 3},
+        once=(2 * RANK + 4, 0),
+        over="its cost is of its directions",
     ),
     # It solves a system of as many unknowns as there are logits of the forget set.
     "win_u": Search(
@@ -114,7 +129,7 @@ SEARCHES = {
 
 def at_rank(search: Search, rank: int) -> Search:
     """The search with what a store of so many directions costs it: two passes for each."""
-    if search.method != "gauss_newton_removal":
+    if search.method not in ("gauss_newton_ascent", "gauss_newton_removal"):
         return search
     forget, retain = search.once
     return search._replace(once=(forget + 2 * (rank - RANK), retain))

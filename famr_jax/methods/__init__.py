@@ -8,6 +8,7 @@ from famr_jax.methods.bad_teacher import bad_teacher as bad_teacher
 from famr_jax.methods.boundary_expand import boundary_expand as boundary_expand
 from famr_jax.methods.boundary_shrink import boundary_shrink as boundary_shrink
 from famr_jax.methods.ct import ct as ct
+from famr_jax.methods.cure_newton import cure_newton as cure_newton
 from famr_jax.methods.damp import damp as damp
 from famr_jax.methods.delete import delete as delete
 from famr_jax.methods.descent_ascent import descent_ascent as descent_ascent
@@ -16,6 +17,7 @@ from famr_jax.methods.famr import famr as famr
 from famr_jax.methods.famr_style import famr_style as famr_style
 from famr_jax.methods.finetune import finetune as finetune
 from famr_jax.methods.fisher_noise import fisher_noise as fisher_noise
+from famr_jax.methods.gauss_newton_ascent import gauss_newton_ascent as gauss_newton_ascent
 from famr_jax.methods.gauss_newton_removal import gauss_newton_removal as gauss_newton_removal
 from famr_jax.methods.gradient_ascent import gradient_ascent as gradient_ascent
 from famr_jax.methods.imu import imu as imu
@@ -42,6 +44,7 @@ BY_NAME: dict[str, Callable[..., Unlearner]] = {
     "boundary_expand": boundary_expand,
     "boundary_shrink": boundary_shrink,
     "ct": ct,
+    "cure_newton": cure_newton,
     "damp": damp,
     "delete": delete,
     "descent_ascent": descent_ascent,
@@ -49,6 +52,7 @@ BY_NAME: dict[str, Callable[..., Unlearner]] = {
     "famr": famr,
     "finetune": finetune,
     "fisher_noise": fisher_noise,
+    "gauss_newton_ascent": gauss_newton_ascent,
     "gauss_newton_removal": gauss_newton_removal,
     "gradient_ascent": gradient_ascent,
     "imu": imu,
