@@ -11,7 +11,7 @@ row by row. Writes metrics.json and report.html.
     python -m experiments.comparison.forget_data_only
     python -m experiments.comparison.forget_data_only --forget random:0.05 random:0.2
 
-The second took over an hour on one of two busy CPU cores, most of it for stores. Expect of it:
+The second took two hours on one of two busy CPU cores, most of them for stores. Expect of it:
 
     store: 1000 directions, 1000 products, 40.0 trainings in examples
     random:0.05 61% of the gap closed
@@ -29,9 +29,9 @@ The second took over an hour on one of two busy CPU cores, most of it for stores
 
 So the goals are missed: the step keeps the model and closes three fifths of the gap on a twentieth
 of the images, half on a fifth, where three quarters were hoped for; half and four fifths of the
-wrong labels stay. A store of 400 directions closed two fifths of both (`store_size` has more). Few
-methods that see the forget data alone are nearer under an attack, famr on a twentieth and boundary
-shrink on a fifth; of the controls, which see retained data, MSG and CT are, on both sets.
+wrong labels stay (`store_size` has fewer directions). Of what sees the forget data alone famr is
+nearer on the twentieth under SVC-MIA, boundary shrink on the fifth under both attacks; of the
+controls, which see retained data, MSG and CT are, on both sets.
 """
 
 from collections.abc import Sequence

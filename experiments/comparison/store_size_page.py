@@ -28,8 +28,7 @@ def closed(cell: Mapping[str, Any]) -> dict[int, list[float]] | None:
     """
     floor = cell["oracles"]["kl_forget"]
     before = cell["before"]["kl_forget"]
-    band = floor["band"]
-    if band is None or min(before) <= band[1]:
+    if min(before) <= floor["band"][1]:
         return None
     found: dict[int, list[float]] = {}
     for row in as_rows(cell["rows"]):
@@ -51,10 +50,10 @@ def grows(cell: Mapping[str, Any]) -> dict[str, Any] | None:
 def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
     """Whether the largest store closes more than the smallest, on every forget set."""
     del flags
-    cells = [cell for cell in results["cells"] if grows(cell)]
-    if not cells:
+    found = [(cell, more) for cell in results["cells"] if (more := grows(cell))]
+    if not found:
         return []
-    signs = [statistics.sign(grows(cell) or {}) for cell in cells]
+    signs = [statistics.sign(more) for _, more in found]
     verdict = "mixed"
     if len(set(signs)) == 1:
         verdict = {1: "holds", 0: "not resolved", -1: "fails"}[signs[0]]
@@ -63,13 +62,15 @@ def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str
         verdict = "not resolved"
     words = f"{setting(results)}, {results['size']} images, {results['wrong']} with a wrong label, "
     words += f"{len(results['products'])} originals, {least} oracles: "
-    return [FORGET_DATA.judge("directions", verdict, words + "; ".join(map(_told, cells)))]
+    return [
+        FORGET_DATA.judge("directions", verdict, words + "; ".join(_told(*each) for each in found))
+    ]
 
 
-def _told(cell):
+def _told(cell, more):
     shares, most = closed(cell), max(cell["rows"]["rank"])
     told = ", ".join(f"{np.mean(each):.0%} of {rank}" for rank, each in shares.items())
-    low, high = grows(cell)["interval"] or (np.nan, np.nan)
+    low, high = more["interval"] or (np.nan, np.nan)
     last = _mean(cell, most)
     return (
         f"{cell['forget']} closes {told} directions (the most less the fewest {low:+.0%} to "
@@ -98,7 +99,7 @@ def headline(content: dict[str, Any]) -> list[str]:
             words += f" Ret-Acc {mean['ret_acc'] - before['ret_acc']:+.3f}"
             words += f" Test-Acc {mean['test_acc'] - before['test_acc']:+.3f}"
             if "mislabelled" in mean:
-                words += f" wrong {mean['mislabelled']:.2f}"
+                words += f" wrong {mean['mislabelled'] - before['mislabelled']:+.2f}"
             words += f" outside {mean['outside']:.2f} d {mean['damping']:.1e}"
             lines.append(f"{cell['forget']:<11} {rank:>4} {words}")
     return lines
@@ -128,7 +129,13 @@ def _section(cell):
     else:
         told += "Doing nothing is inside the oracles' band in KL: there is no gap to close."
     charts = [_chart(cell, name) for name in MEASURED if name in cell["before"]]
-    key = Key({"doing nothing": "grey", "oracles, mean and 95 % band": "blue"})
+    key = Key(
+        {
+            "the step, a line for each original": "vermillion",
+            "doing nothing": "grey",
+            "oracles, mean and 95 % band": "blue",
+        }
+    )
     return Section(
         f"Forgetting {cell['forget']}", [Text(told), key, Grid(charts, width=345), _table(cell)]
     )
@@ -145,6 +152,7 @@ def _chart(cell, name) -> Drawing:
         unit=column.unit,
         x_words="directions",
         log_x=True,
+        x_ticks=[(rank, str(rank)) for rank in dict.fromkeys(cell["rows"]["rank"])],
         band=oracles["band"],
         levels=[
             (oracles["mean"], "", "blue"),

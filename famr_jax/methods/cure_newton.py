@@ -179,7 +179,7 @@ def cure_newton(
     objective by less than the polynomial is refused and M doubled; once one is taken M is halved.
     The retained gradient is all that it follows: of a training that was not finished it is that
     training that goes on, and what is forgotten is what this forgets. It passes over the retained
-    set 2 + steps (1 + 2 rank) times and once a trial, and logs a, M, refusals and the objective.
+    set 1 + steps (1 + 2 rank) times and once a trial, and logs a, M, refusals and the objective.
 
     Args:
         apply_fn: The model.
