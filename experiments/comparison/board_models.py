@@ -32,6 +32,10 @@ SHOTS, LEVEL, MOST_STEPS = 5, 0.5, 40
 KNOWN = SEARCHES | {
     # A gradient of both sets and one product, of two passes: a tenth of a retraining pays no more.
     "newton_removal": SEARCHES["newton_removal"]._replace(fixed={"max_steps": 1}, once=(1, 3)),
+    # The objective, a gradient, one product and one trial.
+    "cure_newton": SEARCHES["cure_newton"]._replace(
+        fixed={"rank": 1, "steps": 1, "max_trials": 1}, once=(0, 5)
+    ),
 }
 
 
