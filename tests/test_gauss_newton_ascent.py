@@ -137,6 +137,23 @@ def test_a_store_that_the_forget_set_is_not_of_moves_nothing(net):
     assert found.info["refused"] == 3
 
 
+@pytest.mark.parametrize("name", ["gauss_newton_ascent", "gauss_newton_removal"])
+def test_a_store_that_does_not_fit_the_weights_or_the_forget_set_is_refused(net, name):
+    model, params, forget, _, store = net
+    method = methods.BY_NAME[name](
+        model.apply_fn, store=curvature.Eigenspace(store.rows, store.matrix, 4), damping=1e3
+    )
+    assert_same(begin(method, params, forget, key=KEY).params, params)  # 4 less 10 examples
+    other = curvature.Eigenspace(store.rows[:, 1:], store.matrix, store.size)
+    dim, half = store.rows.shape[1], jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params)
+    for given, weights, message in (
+        (other, params, f"must have the store's {dim - 1} weights, got {dim}"),
+        (store, half, "must be of float32 or float64, got float16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            begin(methods.BY_NAME[name](model.apply_fn, store=given), weights, forget, key=KEY)
+
+
 BAD = [
     ({"rank": 0}, "`rank` must be an integer >= 1"),
     ({"steps": 0}, "`steps` must be an integer >= 1"),

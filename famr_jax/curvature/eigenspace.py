@@ -86,9 +86,15 @@ class Eigenspace:
             like: A pytree of arrays of the shapes that A acts on.
 
         Raises:
-            ValueError: An m that is not below n, or a rest that is indefinite, because S is not
-                exactly that of its rows (a sketch's own values), or the m are not among the n.
+            ValueError: A `like` of another size or of half precision, an m that is not below n, or
+                a rest that is indefinite, because S is not exactly that of its rows (a sketch's own
+                values), or the m are not among the n. Under jit the last two give NaN and what is
+                indefinite.
         """
+        check_vector("like", like)
+        num_weights, dim = sum(leaf.size for leaf in jax.tree.leaves(like)), self.rows.shape[1]
+        if num_weights != dim:
+            raise ValueError(f"`like` must have the store's {dim} weights, got {num_weights}.")
         part = Eigenspace(self.rows, inside(matvec, self.rows, like), size, len(self.rows))
         return self.minus(part)
 
@@ -96,6 +102,8 @@ class Eigenspace:
         """`without` some of the examples, whose mean curvature in the same directions is `part`."""
         _check_size(part.size, self.size)
         left = self.size - part.size
+        if isinstance(left, Tracer):
+            left = jnp.where(left > 0, left, jnp.nan)
         matrix = (self.size * self.matrix - part.size * part.matrix) / left
         if not isinstance(matrix, Tracer):
             _check_semidefinite(matrix, self.size / left * self.matrix)
@@ -145,8 +153,9 @@ class Steps:
             (NOT_FINITE, INDEFINITE, CONVERGED),
             STALLED,
         )
-        x = unravel(((self.turn @ y) @ self.rows).astype(flat.dtype))
+        x = jnp.where(negative, 0, (self.turn @ y) @ self.rows)  # the vectors may be NaN
         none = jnp.zeros((), int)
+        x = unravel(x.astype(flat.dtype))
         return Solution(x, error, none, reason == CONVERGED, negative, reason)
 
 

@@ -106,7 +106,8 @@ def gauss_newton_ascent(
         optimizer: Not used.
 
     Raises:
-        ValueError: A number out of range.
+        ValueError: A number out of range; in `init` weights of half precision, or a store of
+            another model's.
 
     Source: K-FADE (arXiv 2602.10568) by its abstract: a few uphill Gauss-Newton steps from the
         forget set. The store in place of K-FAC, taking the forget part out, d and rate are ours.
