@@ -111,7 +111,7 @@ def test_the_gap_is_closed_from_doing_nothing_to_another_oracle():
     (cell,) = content((1.0, 0.5), (1.25, 0.75))["cells"]
     assert store_size_page.closed(cell) == {10: [0.5, 0.25], 20: [1.0, 0.75]}
     assert store_size_page.grows(cell)["mean"] == 0.5
-    cell["before"]["kl_forget"] = [0.6, 0.55]
+    cell["before"]["kl_forget"] = [1.5, 0.55]
     assert store_size_page.closed(cell) is None
 
 
@@ -127,8 +127,10 @@ def test_more_directions_must_close_more_by_more_than_the_originals_differ():
     assert verdict((1.2, 0.6), (1.1, 0.6), (1.2, 0.7), oracles=7) == "not resolved"
 
 
-def test_refuses_what_is_no_sample_of_images():
+def test_refuses_what_is_no_sample_of_images_and_cuts_that_are_all_the_same(root):
     with pytest.raises(ValueError, match="`forget` must be random samples"):
         run(EXPERIMENT, replace(SMALL, forget=("class:3",)))
     with pytest.raises(ValueError, match="`ranks` must be ascending"):
         run(EXPERIMENT, replace(SMALL, ranks=(5, 5)))
+    with pytest.raises(ValueError, match="`ranks` must start below 650, the weights, got 650"):
+        run(EXPERIMENT, placed(root, "refused", ranks=(650, 700)))

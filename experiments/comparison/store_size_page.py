@@ -24,7 +24,7 @@ MEASURED = {
 def closed(cell: Mapping[str, Any]) -> dict[int, list[float]] | None:
     """By rank, how much of the way to another oracle each original's step closes, in KL.
 
-    None where no original is farther from the oracles than they are from one another.
+    None unless every original is farther from the oracles than they are from one another.
     """
     floor = cell["oracles"]["kl_forget"]
     before = cell["before"]["kl_forget"]
@@ -48,7 +48,7 @@ def grows(cell: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def claims(results: dict[str, Any], flags: dict[str, Any]) -> list[dict[str, str]]:
-    """Whether the largest store closes more than the smallest, on every forget set."""
+    """Whether the largest store closes more than the smallest, on every set that has a gap."""
     del flags
     found = [(cell, more) for cell in results["cells"] if (more := grows(cell))]
     if not found:
@@ -127,7 +127,7 @@ def _section(cell):
             for rank, each in shares.items()
         )
     else:
-        told += "Doing nothing is inside the oracles' band in KL: there is no gap to close."
+        told += "Some original is inside the oracles' band in KL as it is: no gap is told of."
     charts = [_chart(cell, name) for name in MEASURED if name in cell["before"]]
     key = Key(
         {
