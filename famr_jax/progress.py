@@ -61,6 +61,8 @@ def _lines(name, total, done):
 
     def speak():
         while not over.wait(SECONDS_BETWEEN_LINES):
+            if _shown[-1:] != [show]:
+                continue  # a phase within this one speaks
             epoch = f"epoch {said[0]}/{total}" if total else ""
             seconds = f"{time.monotonic() - begun:.0f} s"
             words = filter(None, (name, epoch, seconds, said[1], *more))

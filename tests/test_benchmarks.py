@@ -1,6 +1,7 @@
 """The benchmarks run at their SMALL size, and both sides compute the same."""
 
 import json
+import re
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -251,3 +252,10 @@ def test_bad_words_are_refused_in_a_line(name, words, told, tmp_path, monkeypatc
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert told in line
+
+
+def test_preconditioners_go_on_with_the_same_systems_only():
+    rule = "`size`, `forget`, `epochs` and `seed` must be those of MLP 2k in `out`, {'size': 1000,"
+    out = RESULTS / "benchmark-preconditioners.json"
+    with pytest.raises(ValueError, match=re.escape(rule)):
+        preconditioners.run(preconditioners.Flags(size=200, out=out))

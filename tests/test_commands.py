@@ -63,6 +63,19 @@ def test_a_phase_without_epochs_speaks_too_and_ends_with_its_seconds(log):
     assert re.fullmatch(r"evaluate +0\.2 s, and 0\.0 s of compiling", last)
 
 
+def test_of_phases_within_each_other_the_innermost_speaks(log):
+    with progress.working("store"):
+        time.sleep(0.1)
+        with progress.working("products"):
+            time.sleep(0.2)
+        time.sleep(0.1)
+    lines = log.export_text().splitlines()
+    names = [line.split()[0] for line in lines]
+    first, last = names.index("products"), len(names) - names[::-1].index("products")
+    assert names[0] == names[-1] == "store"
+    assert set(names[first:last]) == {"products"}
+
+
 def test_a_quick_phase_says_its_seconds_alone(log, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 10.0)
     progress.Clock().show("evaluate", lambda: None)

@@ -64,7 +64,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 
 from experiments.benchmarks import curvature_ours as ours
 from experiments.benchmarks import curvature_peers as peers
@@ -72,7 +71,7 @@ from experiments.benchmarks.curvature_processes import cold, memory
 from experiments.benchmarks.curvature_tasks import TASKS, Task
 from experiments.benchmarks.curvature_truth import TOLERANCE, Truth, faults, make_problems
 from experiments.benchmarks.ranges import Mlp, Some
-from experiments.benchmarks.timing import interleave, only_cpu, ready, write
+from experiments.benchmarks.timing import interleave, only_cpu, ratio, ready, write
 from famr_jax.cli.flags import Count, Seed, Within, check
 from famr_jax.cli.run import main
 from famr_jax.store import Clock, console
@@ -216,10 +215,8 @@ def speeds(task: Task, told: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     best, speed = min(right, key=right.get), {}
     for label, goal in task.goals.items():
-        pairs = zip(told[best]["wall"]["each"], told[label]["wall"]["each"], strict=True)
-        ratios = sorted(theirs / mine for theirs, mine in pairs)
-        ratio = {"ratio": float(np.median(ratios)), "low": ratios[0], "high": ratios[-1]}
-        speed[label] = {"peer": best, **ratio, "goal": goal}
+        times = ratio(told[best]["wall"], told[label]["wall"])
+        speed[label] = {"peer": best, **times, "goal": goal}
     return speed
 
 

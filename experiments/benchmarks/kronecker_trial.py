@@ -42,7 +42,6 @@ sketch of rank 400 in this memory (`nystrom` refuses) and whose convolutions wou
 their patches.
 """
 
-import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -52,7 +51,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from experiments.benchmarks import preconditioners
-from experiments.benchmarks.preconditioners import Case, CaseName, Prepared, trained
+from experiments.benchmarks.preconditioners import Prepared
+from experiments.benchmarks.preconditioners_cases import Case, CaseName, Settings, trained
 from experiments.benchmarks.ranges import Some
 from experiments.benchmarks.timing import interleave, process_milliseconds, ready, write
 from famr_jax import curvature
@@ -167,15 +167,15 @@ def run(flags: Flags) -> None:
     if not flags.counted.is_file():
         rule = "must be the JSON of the benchmark of preconditioners"
         raise ValueError(f"`counted` {rule}, got no file {flags.counted}.")
-    counted = json.loads(flags.counted.read_text())
-    settings, rows = counted["config"]["flags"], counted["results"]["rows"]
-    same = {name: settings[name] for name in ("size", "forget", "epochs", "seed")}
+    counted = json.loads(flags.counted.read_text())["results"]
+    rows = counted["rows"]
     known = json.loads(flags.out.read_text())["results"]["costs"] if flags.out.exists() else {}
     begun = time.perf_counter()
     results = {"costs": {}, "totals": [], "counts": list(counts(rows))}
-    chosen = dataclasses.replace(preconditioners.Flags(**same), ranks=(flags.rank,))
     for name in flags.cases:
-        cost = known.get(name) or costs(name, trained(name, chosen), chosen, flags)
+        settings = Settings(**counted["cases"][name]["settings"])
+        chosen = preconditioners.Flags(**settings._asdict(), ranks=(flags.rank,))
+        cost = known.get(name) or costs(name, trained(name, settings), chosen, flags)
         results["costs"][name] = cost
         results["totals"] += totals(name, cost, rows, flags.rank)
     content = write(

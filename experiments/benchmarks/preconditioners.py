@@ -14,41 +14,29 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
-import optax
 
 from experiments.benchmarks.kronecker import preconditioner
+from experiments.benchmarks.preconditioners_cases import Case, CaseName, Settings, trained
 from experiments.benchmarks.preconditioners_table import TRUST, headline
 from experiments.benchmarks.ranges import Some
 from experiments.benchmarks.timing import write
-from famr_jax import anchors, curvature, data, models, train
-from famr_jax.cli.flags import Ascending, Count, OneOf, Positive, Seed, check
+from famr_jax import anchors, curvature
+from famr_jax.cli.flags import Ascending, Count, Positive, Seed, check
 from famr_jax.cli.run import main
-from famr_jax.curvature.gradients import mean_gradient
-from famr_jax.loop import run_epochs
-from famr_jax.losses import cross_entropy
 from famr_jax.store import Clock, console
-from famr_jax.types import ApplyFn, Batch, pytree
+from famr_jax.types import pytree
 
-CASES = {
-    "MLP 2k": ("digits", "mlp_32", None),
-    "ViT 40k": ("digits", "vit_32x3/2", None),
-    "ViT 200k": ("digits", "vit_64x4x4/2", None),
-    "ViT 40k, CIFAR-100": ("cifar100", "vit_32x3/4", 10),
-    "ResNet-18 narrow": ("digits", "resnet18_32", None),
-}
-"""Data, model and, of CIFAR-100, how many classes, by name."""
-CaseName = Annotated[str, OneOf(tuple(CASES))]
-"""A flag's type: the name of one of them."""
 TOLERANCES = (1e-1, 1e-2, 1e-3)
 PROBES, SAMPLE = 10, 256
+KEYS = ("case", "preconditioner", "damping", "tol")
+"""What tells a row from others."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class Flags:
     """Settings of the benchmark."""
 
     cases: Annotated[tuple[CaseName, ...], Some()] = ("MLP 2k", "ViT 40k")
-    """Which networks, by name."""
+    """Which networks, by name; one that the JSON has, at the settings that it was measured at."""
     size: Count = 1000
     """Images, of which `forget` go."""
     forget: Count = 150
@@ -80,19 +68,13 @@ class Flags:
     out: Path = Path("experiments/results/benchmark-preconditioners.json")
     """The JSON to write."""
 
+    @property
+    def settings(self) -> Settings:
+        """What a system is made of."""
+        return Settings(self.size, self.forget, self.epochs, self.seed)
+
 
 SMALL = Flags(("MLP 2k",), 60, 10, (1e-2,), (5, 10), 20, 5, 100)
-
-
-class Case(NamedTuple):
-    """A trained network and its system."""
-
-    apply_fn: ApplyFn
-    outputs: Callable
-    params: Any
-    retain: Batch
-    matrix: curvature.GaussNewton
-    b: Any
 
 
 @pytree
@@ -106,41 +88,6 @@ class Inverse:
         return jax.tree.map(lambda leaf, f: leaf / (f + self.damping), r, self.diagonal)
 
 
-def trained(name: str, flags: Flags) -> Case:
-    """The network of a case at its trained weights, and the system of a removal."""
-    source, architecture, classes = CASES[name]
-    dataset = data.load(source, data_dir=flags.data_dir, classes=classes)
-    if flags.size > (most := len(dataset.train)):
-        raise ValueError(f"`size` must be at most {most}, the images of {name}, got {flags.size}.")
-    whole = dataset.train.batch()[: flags.size]
-    label_key, init_key, fit_key = jax.random.split(jax.random.key(flags.seed), 3)
-    wrong_key, which_key = jax.random.split(label_key)
-    drawn = jax.random.randint(wrong_key, whole.labels.shape, 0, dataset.num_classes)
-    wrong = jax.random.uniform(which_key, whole.labels.shape) < 0.1
-    whole = Batch(whole.x, jnp.where(wrong, drawn, whole.labels))
-    model = models.create(
-        architecture, num_classes=dataset.num_classes, image_shape=dataset.image_shape
-    )
-    optimizer = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(2e-3))
-    learner = train.Supervised(model.apply, optimizer)
-    state = learner.init(jax.jit(model.init)(init_key))
-    settings = {"size": flags.size, "epochs": flags.epochs, "batch_size": 50, "key": fit_key}
-    *_, (_, fitted, _) = run_epochs(learner, state, whole, **settings)
-
-    def outputs(params, batch):
-        return model.apply(params, batch.x)
-
-    def losses(params, batch):
-        return cross_entropy(model.apply(params, batch.x), batch.labels)
-
-    params, m = fitted.params, flags.forget
-    retain = whole[m:]
-    gradient = jax.jit(partial(mean_gradient, losses))(params, whole[:m])
-    b = jax.tree.map(lambda leaf: m / (flags.size - m) * leaf, gradient)
-    matrix = curvature.fisher(outputs, params, retain)
-    return Case(model.apply, outputs, params, retain, matrix, b)
-
-
 class Prepared:
     """The preconditioners of a case, each prepared when it is first asked for."""
 
@@ -149,10 +96,12 @@ class Prepared:
         self.key = jax.random.key(flags.seed)
         self.sketch = functools.cache(self._sketch)
 
-    def kinds(self) -> dict[str, Callable[[], tuple[int, Callable[[float], Any]]]]:
+    def kinds(self) -> Mapping[str, Callable[[], tuple[int, Callable[[float], Any]]]]:
         """By name, what gives its products and what makes it at a damping; the dearest last."""
         kinds = {"none": lambda: (0, _none), "diagonal": self._diagonal}
-        kinds |= {name: partial(self._kronecker, name == "EK-FAC") for name in ("K-FAC", "EK-FAC")}
+        factored = all(leaf.ndim < 4 for leaf in jax.tree.leaves(self.case.params))
+        for name in ("K-FAC", "EK-FAC") if factored else ():  # of dense layers, not convolutions
+            kinds[name] = partial(self._kronecker, name == "EK-FAC")
         kinds |= {f"Nystrom {rank}": partial(self._nystrom, rank) for rank in self.flags.ranks}
         return kinds | {f"eigenvectors {self.flags.eigenvectors}": self._eigenvectors}
 
@@ -225,9 +174,12 @@ def by_trust(prepared: Prepared) -> dict[str, Any]:
 
 
 def rows_of(
-    prepared: Prepared, trust: Mapping[str, Any], done: set[tuple]
+    prepared: Prepared, trust: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """The rows that are not done, one of a damping, preconditioner and tolerance."""
+    """The rows that are not done, one of a damping, preconditioner and tolerance.
+
+    Where a solve gave up, none to a smaller residual is tried.
+    """
     name, case, flags = prepared.name, prepared.case, prepared.flags
     dampings = {TRUST: trust["damping"]} | {f"{d:g}": d for d in flags.dampings}
     solve = partial(curvature.solve, case.matrix, case.b, max_steps=flags.max_steps)
@@ -239,15 +191,19 @@ def rows_of(
         solve(damping=1.0, tol=0.5, preconditioner=make(1.0))  # compiles
         return preparing, make
 
+    done = {tuple(row[column] for column in KEYS) for row in rows}
+    given_up = {tuple(row[column] for column in KEYS[:3]) for row in rows if not row["converged"]}
     cells = itertools.product(dampings, kinds, TOLERANCES)
     for word, kind, tol in sorted(cells, key=lambda cell: cell[1].startswith("eigenvectors")):
-        if (name, kind, word, tol) in done:
+        if (name, kind, word, tol) in done or (name, kind, word) in given_up:
             continue
         preparing, make = ready(kind)
         made = jax.block_until_ready(make(dampings[word]))
         begun = time.perf_counter()
         found = solve(damping=dampings[word], tol=tol, preconditioner=made)
         jax.block_until_ready(found)
+        if not found.converged:
+            given_up.add((name, kind, word))
         yield {
             "case": name,
             "preconditioner": kind,
@@ -268,17 +224,21 @@ def run(flags: Flags) -> None:
         raise ValueError(f"`forget` must be below `size`, {flags.size}, got {flags.forget}.")
     results = json.loads(flags.out.read_text())["results"] if flags.out.exists() else {}
     results = {"cases": results.get("cases", {}), "rows": results.get("rows", [])}
+    for name in flags.cases:
+        known = results["cases"].get(name, {}).get("settings", mine := flags.settings._asdict())
+        if known != mine:
+            rule = f"must be those of {name} in `out`, {known}"
+            raise ValueError(f"`size`, `forget`, `epochs` and `seed` {rule}, got {mine}.")
     clock, begun, content = Clock(), time.perf_counter(), {"results": results}
     for name in flags.cases:
-        prepared = Prepared(name, trained(name, flags), flags)
+        prepared = Prepared(name, trained(name, flags.settings, flags.data_dir), flags)
         if name not in results["cases"]:
             size = sum(leaf.size for leaf in jax.tree.leaves(prepared.case.params))
-            results["cases"][name] = {"num_params": size, "trust": by_trust(prepared)}
+            told = {"settings": flags.settings._asdict(), "num_params": size}
+            results["cases"][name] = told | {"trust": by_trust(prepared)}
         trust = results["cases"][name]["trust"]
         console.print(f"{name}: {trust['why']}", markup=False)
-        names = ("case", "preconditioner", "damping", "tol")
-        done = {tuple(row[name] for name in names) for row in results["rows"]}
-        for row in rows_of(prepared, trust, done):
+        for row in rows_of(prepared, trust, results["rows"]):
             results["rows"].append(row)
             content = write(
                 "preconditioners",

@@ -3,7 +3,7 @@
 Products to a residual of 1e-1/1e-2/1e-3, by d; before them those that preparing took; > where a
 solve gave up, - where nothing was measured. Two busy CPU cores, whose seconds are no speeds:
 
-    MLP 2k, 2,410 weights; by trust d = 0.0025, KL 0.029, 447 products
+    MLP 2k, 2,410 weights, 1000 images; by trust d = 0.0025, KL 0.029, 447 products
       d                before        trust          0.1         0.01        0.001       0.0001
       none                  0     25/40/57      6/10/13     14/22/30     35/62/87   93/168/255
       diagonal              0     25/50/77      6/10/13     14/24/37    38/74/116   92/208/332
@@ -13,7 +13,7 @@ solve gave up, - where nothing was measured. Two busy CPU cores, whose seconds a
       Nystrom 200         200       5/7/11        2/3/4        3/5/7      7/11/16     16/29/43
       Nystrom 400         400        3/5/7        2/3/3        2/3/4        3/7/9      8/16/23
       eigenvectors 800   1600        2/3/4        2/2/2        2/2/3        3/4/5       5/8/11
-    ViT 40k, 39,178 weights; by trust d = 0.31, KL 0.025, 447 products
+    ViT 40k, 39,178 weights, 1000 images; by trust d = 0.31, KL 0.025, 447 products
       d                before        trust          0.1         0.01        0.001       0.0001
       none                  0     12/21/27     21/32/43    51/96/131  154/255/371            >
       diagonal              0     13/28/45     22/58/97     62/207/>      185/>/>            -
@@ -23,7 +23,7 @@ solve gave up, - where nothing was measured. Two busy CPU cores, whose seconds a
       Nystrom 200         200        3/4/6        3/6/8      7/13/19     21/37/54            -
       Nystrom 400         400        2/3/4        3/4/5       4/7/10     11/19/25            -
       eigenvectors 800    800        2/2/3        2/2/3        2/3/4       4/7/10            -
-    ViT 200k, 202,058 weights; by trust d = 0.0026, KL 0.03, 444 products
+    ViT 200k, 202,058 weights, 1000 images; by trust d = 0.0026, KL 0.03, 444 products
       d                before        trust          0.1
       none                  0     32/58/80      7/12/17
       diagonal              0   33/114/227      7/12/18
@@ -33,7 +33,7 @@ solve gave up, - where nothing was measured. Two busy CPU cores, whose seconds a
       Nystrom 200         200      7/12/18        3/4/5
       Nystrom 400         400       5/7/11        2/3/4
       eigenvectors 800    800        3/4/5        2/2/3
-    ViT 40k, CIFAR-100, 42,122 weights; by trust d = 0.0096, KL 0.028, 471 products
+    ViT 40k, CIFAR-100, 42,122 weights, 1000 images; by trust d = 0.0096, KL 0.028, 471 products
       d                before        trust          0.1
       none                  0   59/102/145     21/34/48
       diagonal              0   70/208/366     21/46/79
@@ -72,8 +72,8 @@ def headline(content: Mapping[str, Any]) -> list[str]:
         words = list(dict.fromkeys(row["damping"] for row in mine))
         trust = told["trust"]
         lines.append(
-            f"{name}, {told['num_params']:,} weights; by trust d = {trust['damping']:.2g}, "
-            f"KL {trust['divergence']:.2g}, {trust['products']} products"
+            f"{name}, {told['num_params']:,} weights, {told['settings']['size']} images; by trust d"
+            f" = {trust['damping']:.2g}, KL {trust['divergence']:.2g}, {trust['products']} products"
         )
         lines.append(f"  {'d':<17}{'before':>6}" + "".join(f"{word:>13}" for word in words))
         for kind in dict.fromkeys(row["preconditioner"] for row in mine):

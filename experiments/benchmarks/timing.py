@@ -64,6 +64,12 @@ def interleave(
     }
 
 
+def ratio(above: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, float]:
+    """One clock's readings of a runner over another's of the same round: median and range."""
+    each = sorted(a / b for a, b in zip(above["each"], below["each"], strict=True))
+    return {"ratio": float(np.median(each)), "low": each[0], "high": each[-1]}
+
+
 def ready(run: Callable[[], Any]) -> int:
     """Runs to the end as one step, whatever it returns."""
     jax.block_until_ready(run())
