@@ -26,7 +26,7 @@ AT_HAND = {
 }
 """What is looked at before the key."""
 OTHERS = {"lines", "steps", "check_key", "check_swept"}
-OTHERS |= {"new_basis", "extend", "restart", "started", "advanced"}
+OTHERS |= {"direction", "extend", "restart", "started", "advanced"}
 """Keys of a chart; keys that a function of this table has checked; the check itself."""
 
 

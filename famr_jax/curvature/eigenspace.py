@@ -26,6 +26,7 @@ from famr_jax.curvature.spectrum import (
     Basis,
     check_memory,
     coupling,
+    direction,
     extend,
     flat_product,
     new_basis,
@@ -243,7 +244,8 @@ class Leading(NamedTuple):
 def started(like: Any, key: Array, *, k: int) -> Leading:
     """A search before its first product."""
     flat = ravel_pytree(like)[0]
-    basis = new_basis(flat, jax.random.split(key)[0], min(flat.size, 2 * k + 20))
+    first = direction(flat, jax.random.split(key)[0])
+    basis = new_basis(first, min(flat.size, 2 * k + 20))
     return Leading(basis, jnp.asarray(0), jnp.ones((), flat.dtype), jnp.asarray(True))
 
 

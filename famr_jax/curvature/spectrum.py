@@ -160,7 +160,15 @@ def eigenvalues(
     size = min(dim, max(2 * k + 20, more))
     check_memory(size, like)
     sign = 1.0 if which == "largest" else -1.0
-    return _eigenvalues(as_pytree(matvec), like, sign, tol, max_restarts, key, k=k, size=size)
+    draws = _draws(like, key)
+    return _eigenvalues(as_pytree(matvec), like, draws, sign, tol, max_restarts, k=k, size=size)
+
+
+@jax.jit
+def _draws(like, key):
+    """A direction to begin with, and keys to go on by, from one program for every operator."""
+    start_key, again_key, extend_key = jax.random.split(key, 3)
+    return direction(ravel_pytree(like)[0], start_key), again_key, extend_key
 
 
 class Basis(NamedTuple):
@@ -183,11 +191,16 @@ class Basis(NamedTuple):
     num_products: Array
 
 
-def new_basis(flat: Array, key: Array, size: int) -> Basis:
-    """A basis for `size` vectors like `flat`, of which the first is random."""
+def direction(flat: Array, key: Array) -> Array:
+    """A random unit vector like `flat`."""
     v = jax.random.normal(key, flat.shape, flat.dtype)
-    rows = jnp.zeros((size + 1, flat.size), flat.dtype).at[0].set(v / jnp.linalg.norm(v))
-    matrix, lost = jnp.zeros((size + 1, size), flat.dtype), jnp.zeros(size, flat.dtype)
+    return v / jnp.linalg.norm(v)
+
+
+def new_basis(first: Array, size: int) -> Basis:
+    """A basis for `size` vectors, of which the first, of norm one, is given."""
+    rows = jnp.zeros((size + 1, first.size), first.dtype).at[0].set(first)
+    matrix, lost = jnp.zeros((size + 1, size), first.dtype), jnp.zeros(size, first.dtype)
     return Basis(rows, matrix, lost, jnp.asarray(0), jnp.asarray(0))
 
 
@@ -253,7 +266,12 @@ def restart(basis: Basis, vectors: Array, count: int, key: Array | None = None) 
 
 
 class _Search(NamedTuple):
+    """A search; `kept`, `values` and `residuals` are of the basis before its last restart."""
+
     basis: Basis
+    kept: Array
+    values: Array
+    residuals: Array
     restarts: Array
     scale: Array
     settled: Array
@@ -263,10 +281,10 @@ class _Search(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("k", "size"))
-def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
+def _eigenvalues(matvec, like, draws, sign, tol, max_restarts, *, k, size):
     product = flat_product(matvec, like)
     flat = ravel_pytree(like)[0]
-    start_key, again_key, extend_key = jax.random.split(key, 3)
+    first, again_key, extend_key = draws
 
     def body(s):
         filled = s.basis.filled
@@ -275,16 +293,18 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
         stop = jnp.where(s.anew, filled, stop)
         basis = extend(s.basis, product, stop, extend_key, anew=s.anew)
         values, vectors = ritz(basis, sign, k)
+        kept = vectors[:, :k]
         there = jnp.arange(size) < stop
         scale = jnp.maximum(s.scale, jnp.max(jnp.abs(values), where=there, initial=0))
-        open_ = jnp.max(coupling(basis, vectors[:, :k])) > MARGIN * tol * scale
+        open_ = jnp.max(coupling(basis, kept)) > MARGIN * tol * scale
         # For k = 1 one copy is enough.
         moved = jnp.max(jnp.abs(values[:k] - s.settled)) > tol * scale
         check, full = ~open_ & moved & (k > 1) & (stop < flat.size) & ~s.anew, stop == size
         until = jnp.where(check, basis.num_products + STEPS_OF_A_FRESH_START, s.until)
         settled, restarts = jnp.where(check, values[:k], s.settled), s.restarts + (full | check)
         going_on = (open_ | (basis.num_products < until)) & (restarts <= max_restarts) & ~s.anew
-        loose = jnp.max(_pairs(basis, vectors[:, :k], s.anew)[1]) > tol * scale
+        quotients, residuals = _pairs(basis, kept, s.anew)
+        loose = jnp.max(residuals) > tol * scale
         anew = ~going_on & loose & ~s.anew
         draw = jax.random.fold_in(again_key, basis.num_products)
         basis = jax.lax.switch(
@@ -295,19 +315,20 @@ def _eigenvalues(matvec, like, sign, tol, max_restarts, key, *, k, size):
                 lambda: restart(basis, vectors, k, draw),
             ),
         )
-        return _Search(basis, restarts, scale, settled, until, s.anew | anew, going_on | anew)
+        done = (basis, kept, quotients, residuals, restarts, scale, settled, until)
+        return _Search(*done, s.anew | anew, going_on | anew)
 
     none, zero, no = jnp.asarray(0), jnp.zeros((), flat.dtype), jnp.asarray(False)
-    unknown, basis = jnp.full(k, jnp.inf, flat.dtype), new_basis(flat, start_key, size)
-    search = _Search(basis, none, zero, unknown, none, no, jnp.asarray(True))
-    search = jax.lax.while_loop(lambda s: s.going_on, body, search)
-    basis, scale = search.basis, search.scale
-    kept = ritz(basis, sign, k)[1][:, :k]
-    values, residuals = _pairs(basis, kept, search.anew)
-    converged = residuals <= tol * scale
-    residuals = jnp.maximum(residuals, ROUNDING * jnp.finfo(flat.dtype).eps * scale)
-    vectors = kept.T @ basis.rows[:size]
-    return Eigenvalues(values, vectors, residuals, basis.num_products, converged)
+    unknown = jnp.full(k, jnp.inf, flat.dtype)
+    basis, kept = new_basis(first, size), jnp.zeros((size, k), flat.dtype)
+    search = _Search(basis, kept, unknown, unknown, none, zero, unknown, none, no, ~no)
+    found = jax.lax.while_loop(lambda s: s.going_on, body, search)
+    converged = found.residuals <= tol * found.scale
+    least = ROUNDING * jnp.finfo(flat.dtype).eps * found.scale
+    vectors = found.kept.T @ found.basis.rows[:size]
+    num_products = found.basis.num_products
+    residuals = jnp.maximum(found.residuals, least)
+    return Eigenvalues(found.values, vectors, residuals, num_products, converged)
 
 
 def _pairs(basis, vectors, apart):
