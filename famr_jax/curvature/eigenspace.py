@@ -102,7 +102,7 @@ class Eigenspace:
     def minus(self, part: "Eigenspace") -> "Eigenspace":
         """`without` some of the examples, whose mean curvature in the same directions is `part`."""
         _check_size(part.size, self.size)
-        left = self.size - part.size
+        left: Any = self.size - part.size
         if isinstance(left, Tracer):
             left = jnp.where(left > 0, left, jnp.nan)
         matrix = (self.size * self.matrix - part.size * part.matrix) / left
