@@ -15,11 +15,11 @@ report.html.
         --classes 10 --model vit_mu/8 --train-epochs 20 --train-lr 2e-3 --batch-size 50
         --forget class:0 random:0.1 class:6
 
-The first takes an hour and a half on one of two busy CPU cores, the second as long beside others; it
-forgets the apple, a tenth, and the bee, which leaves another insect behind. It was recorded before
-DAMP, CureNewton and the ascent inside a store were here. Methods that work from a curvature store
-may exceed the budget, and the store's cost is told apart; WIN-U is left out where its system is too
-large. Expect of each kind, by what it sees, the best three by Tug of War, of the first:
+The first takes an hour and a half on one of two busy CPU cores, the second as long beside others;
+it forgets the apple, a tenth, and the bee, which leaves another insect behind. It was recorded
+before DAMP, CureNewton and the ascent inside a store were here. Methods that work from a curvature
+store may exceed the budget, and the store's cost is told apart; WIN-U is left out where its system
+is too large. Expect of each kind, by what it sees, the best three by Tug of War, of the first:
 
     class:3     doing nothing 0.029, another oracle 0.987
                 forget  imu 0.988, famr_reweighted 0.985, delete 0.976

@@ -12,9 +12,10 @@ methods and under attacks. Writes metrics.json and report.html.
         --model vit_mu/8 --size 2000 --ranks 100 200 400 --train-lr 2e-3 --batch-size 50
 
 The first takes half an hour, the second a quarter, the third an hour and a half, on one of two very
-busy CPU cores. Expect of the first, then of the second and the third, for each set and number of directions (means over three
-originals; accuracies and the share of wrong labels kept are those after the step less those before;
-`outside` is the share of the gradient outside the store, `d` the damping):
+busy CPU cores. Expect of the first, then of the second and the third, for each set and number of
+directions (means over three originals; accuracies and the share of wrong labels kept are those
+after the step less those before; `outside` is the share of the gradient outside the store, `d` the
+damping):
 
     random:0.01  100  15% closed Ret-Acc +0.000 Test-Acc -0.001 wrong +0.00 outside 0.38 d 8.7e-11
     random:0.01  200  38% closed Ret-Acc +0.000 Test-Acc -0.002 wrong +0.00 outside 0.21 d 9.6e-11
