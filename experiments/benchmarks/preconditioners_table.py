@@ -51,9 +51,11 @@ Trust's damping is large on the first ViT, which makes its system easy there, an
 two. A cell of fewer numbers stops earlier. K-FAC and EK-FAC take more products than CG alone to
 1e-2 at every damping of the ViTs at which any of them gets there (`kronecker_trial`). What they
 took before counts passes backwards, one a label, each about a product; the MLP's eigenvectors were
-taken when a store still cost twice. Not measured: what is not here, and the narrow ResNet. The same
-command goes on; of the other networks with `--cases "ViT 200k" "ViT 40k, CIFAR-100" "ResNet-18
-narrow" --dampings 0.1`.
+taken when a store still cost twice. Not measured: what is not here, and the narrow ResNet, of which
+a product on 1000 images took ten seconds of a core, looked at by hand; it needs a machine of more
+cores and memory, or `--cases "ResNet-18 narrow" --size 100 --forget 15 --ranks 50 100 200
+--eigenvectors 200 --dampings 0.1`. Of the other networks the command goes on with `--cases "ViT
+200k" "ViT 40k, CIFAR-100" --dampings 0.1`.
 """
 
 from collections.abc import Mapping
