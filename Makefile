@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 LIBRARY := $(wildcard pyproject.toml requirements*.txt)
 # Workers share what they compile. One thread each: scikit-learn's own would fight the others'.
 # XLA optimises less for the fast suite, most of whose time is its own; as ever for the whole.
+QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 PYTEST := OMP_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -19,7 +20,7 @@ demo: $(VENV)/run.done
 	$(BIN)/python -m experiments.class_forgetting
 
 test: $(VENV)/test.done lint
-	XLA_FLAGS=--xla_backend_optimization_level=1 $(PYTEST) -m "not slow and not gpu"
+	XLA_FLAGS="$(QUICK)" $(PYTEST) -m "not slow and not gpu"
 
 test-all: $(VENV)/parity.done lint docs
 	$(PYTEST)

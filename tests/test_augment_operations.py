@@ -109,13 +109,14 @@ def test_nearest_pixels_are_pillows(operation):
 @pytest.mark.parametrize("operation", MOVES, ids=lambda each: each.__name__)
 def test_bilinear_pixels_are_pillows_to_a_level(operation):
     theirs, most = MOVES[operation]
-    strengths = np.linspace(-most / 3, most / 3, 19)
+    # No edge of the image falls on the middle of a pixel: whether that is inside is rounding.
+    strengths = np.linspace(-most / np.e, most / np.pi, 19)
     for name, image in images().items():
         expected = pillow(theirs, image, strengths, Image.BILINEAR)
         found = ours(ops.SMOOTH[operation], image, strengths)
         assert np.abs(found - expected).max() <= 1, name
         # Pillow cuts float64 mixtures to whole levels, ours are float32: next to one they differ.
-        assert (found != expected).mean() < 0.02, name
+        assert (found != expected).mean() < 0.001, name
 
 
 @pytest.mark.parametrize("operation", LEVELS, ids=lambda each: each.__name__)

@@ -166,10 +166,9 @@ def _between(image, across, down):
     part, share = (across - 0.5 - left)[..., None], (down - 0.5 - upper)[..., None]
     columns = [jnp.clip(left + i, 0, width - 1).astype(jnp.int32) for i in (0, 1)]
     rows = [jnp.clip(upper + i, 0, height - 1).astype(jnp.int32) for i in (0, 1)]
-    above, below = (
-        image[row, columns[0]] * (1 - part) + image[row, columns[1]] * part for row in rows
-    )
-    mixed = above * (1 - share) + below * share
+    corners = [[image[row, column] for column in columns] for row in rows]
+    above, below = (first + (second - first) * part for first, second in corners)
+    mixed = above + (below - above) * share  # equal pixels stay so, however this is compiled
     return jnp.where(inside[..., None], mixed, 0).astype(image.dtype)
 
 
