@@ -3,7 +3,9 @@
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax import Array
 
 from famr_jax.models.batchnorm import EPSILON
 
@@ -68,8 +70,43 @@ def conv(channels: int, size: int, stride: int, name: str) -> nn.Conv:
     """A convolution without bias; padded on both sides, where SAME would pad one with stride 2."""
     side = (size // 2, size // 2)
     return nn.Conv(
-        channels, (size, size), stride, (side, side), use_bias=False, kernel_init=HE, name=name
+        channels,
+        (size, size),
+        stride,
+        (side, side),
+        use_bias=False,
+        kernel_init=HE,
+        conv_general_dilated=convolved,
+        name=name,
     )
+
+
+def convolved(
+    x: Array, kernel: Array, strides: tuple[int, int], padding: Any, **others: Any
+) -> Array:
+    """`lax.conv_general_dilated` of images `[n, h, w, c]`; on a CPU a product of all patches.
+
+    In a loop, as the steps of an epoch or of a solver are, XLA's CPU compiler has nothing but plain
+    loops for a convolution's derivatives (jax-ml/jax, issue 12868): a gradient step takes many
+    times as long (`experiments/benchmarks/convolution.py`). Patches take h w times the memory of
+    their images, for an h x w kernel.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **others)
+    height, width, _, channels = kernel.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows = jnp.concatenate(_shifted(x, height, strides[0], axis=1), axis=-1)
+    patches = jnp.concatenate(_shifted(rows, width, strides[1], axis=2), axis=-1)
+    product = patches.reshape(-1, patches.shape[-1]) @ kernel.swapaxes(0, 1).reshape(-1, channels)
+    return product.reshape(*patches.shape[:-1], channels)
+
+
+def _shifted(x, size, stride, axis):
+    """What each place of a kernel of that size sees along an axis."""
+    last = x.shape[axis] - size
+    return [
+        jax.lax.slice_in_dim(x, start, start + last + 1, stride, axis) for start in range(size)
+    ]
 
 
 def norm(kind: Norm, name: str) -> nn.Module:
