@@ -11,6 +11,7 @@ import pytest
 
 from experiments.benchmarks import (
     compile_cache,
+    convolution,
     curvature,
     curvature_peers,
     influence,
@@ -32,6 +33,16 @@ def test_step_agrees_with_pytorch_and_writes_its_ratios(tmp_path):
     results = json.loads(out.read_text())["results"]
     assert max(results["agreement"].values()) < step.TOLERANCE
     assert all(ratio["best"] > 0 for ratio in results["ratios"].values())
+
+
+@pytest.mark.slow
+def test_patches_and_convolutions_have_the_gradient_of_pytorch(tmp_path):
+    pytest.importorskip("torch")
+    out = tmp_path / "convolution.json"
+    convolution.run(replace(convolution.SMALL, out=out))
+    content = json.loads(out.read_text())
+    assert max(content["results"]["4"]["apart"].values()) < 1e-4
+    assert len(convolution.headline(content)) == 4
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from conftest import drawn, to_float64
 from jax.flatten_util import ravel_pytree
 from scipy.special import erf
 
+from experiments.benchmarks.convolution import torch_resnet18, torch_weights
 from famr_jax import models
 from famr_jax.models import vit
 from famr_jax.models.vit import VARIANTS
@@ -244,30 +245,11 @@ def test_a_narrow_resnet18_has_a_quarter_of_the_channels_and_trains_by_batches()
 @pytest.mark.parametrize("side", [16, 70])
 def test_resnet18_and_its_gradient_agree_with_pytorch(side):
     torch = pytest.importorskip("torch")
-    functional = torch.nn.functional
     model = create("resnet18", image_shape=(side, side, 3))
     params = jax.tree.map(lambda a, noise: a + 0.1 * noise, model.init(KEY), drawn(model.init))
     x = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
-    weights = jax.tree.map(lambda leaf: torch.tensor(np.asarray(leaf), requires_grad=True), params)
-
-    def conv(x, weights, stride=1):
-        kernel = weights["kernel"].permute(3, 2, 0, 1)
-        return functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
-
-    def norm(x, weights):
-        return functional.group_norm(x, 32, weights["scale"], weights["bias"])
-
-    y = conv(torch.tensor(x).permute(0, 3, 1, 2), weights["conv"], 2 if side > 64 else 1)
-    y = functional.relu(norm(y, weights["norm"]))
-    y = functional.max_pool2d(y, 3, 2, padding=1) if side > 64 else y
-    for i in range(8):
-        block, stride = weights[f"block_{i}"], 2 if i in (2, 4, 6) else 1
-        z = functional.relu(norm(conv(y, block["conv_1"], stride), block["norm_1"]))
-        z = norm(conv(z, block["conv_2"]), block["norm_2"])
-        if i in (2, 4, 6):
-            y = norm(conv(y, block["conv_shortcut"], stride), block["norm_shortcut"])
-        y = functional.relu(y + z)
-    logits = y.mean((2, 3)) @ weights["head"]["kernel"] + weights["head"]["bias"]
+    weights = torch_weights(torch, params)
+    logits = torch_resnet18(torch, weights, torch.tensor(x))
     logits.logsumexp(-1).mean().backward()
 
     def loss(params):

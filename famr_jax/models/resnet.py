@@ -104,9 +104,7 @@ def convolved(
 def _shifted(x, size, stride, axis):
     """What each place of a kernel of that size sees along an axis."""
     last = x.shape[axis] - size
-    return [
-        jax.lax.slice_in_dim(x, start, start + last + 1, stride, axis) for start in range(size)
-    ]
+    return [jax.lax.slice_in_dim(x, start, start + last + 1, stride, axis) for start in range(size)]
 
 
 def norm(kind: Norm, name: str) -> nn.Module:
