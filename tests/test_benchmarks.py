@@ -121,6 +121,7 @@ def test_shadows_are_made_once_and_attacked(tmp_path):
 
 BENCHMARKS = {
     "compile_cache": lambda result: result,
+    "convolution": lambda result: result,
     "curvature": lambda result: result,
     "influence": lambda result: result["results"],
     "kronecker_trial": lambda result: result,
@@ -135,6 +136,7 @@ def test_docstring_is_the_result(name):
     result = json.loads((RESULTS / f"benchmark-{name}.json").read_text())
     modules = {
         "compile_cache": compile_cache,
+        "convolution": convolution,
         "curvature": curvature,
         "influence": influence,
         "kronecker_trial": kronecker_trial,
