@@ -87,9 +87,18 @@ def convolved(
     """`lax.conv_general_dilated` of images `[n, h, w, c]`; on a CPU a product of all patches.
 
     In a loop, as the steps of an epoch or of a solver are, XLA's CPU compiler has nothing but plain
-    loops for a convolution's derivatives (jax-ml/jax, issue 12868): a gradient step takes many
-    times as long (`experiments/benchmarks/convolution.py`). Patches take h w times the memory of
-    their images, for an h x w kernel.
+    loops for a convolution's derivatives (jax-ml/jax, issue 12868): a gradient step took 7 to 15
+    times as long (`experiments/benchmarks/convolution.py`, which has the price outside of loops
+    too). Patches of an h x w kernel take h w times the memory of its images, or that by the
+    product of the strides. JAX's default backend decides.
+
+    Args:
+        x: Images.
+        kernel: `[height, width, c, channels]`.
+        strides: Of rows and of columns.
+        padding: What is put before and behind, of rows and of columns.
+        others: Those of `conv_general_dilated` that Flax gives; on a CPU as good as left out, since
+            `conv` asks for no dilation and no groups.
     """
     if jax.default_backend() != "cpu":
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **others)
