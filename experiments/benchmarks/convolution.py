@@ -2,22 +2,23 @@
 
     OMP_NUM_THREADS=1 taskset -c 1 python -m experiments.benchmarks.convolution
 
-Ten minutes of one busy core. Expect (medians of three rounds and their range; a step is the
+Six minutes of one busy core. Expect (medians of three rounds and their range; a step is the
 gradient of 20 images and a step along it, by ResNet-18 with 32 channels and group normalisation;
 `lax` is XLA's own convolution, `scan` a loop of two steps, `call` a program of one):
 
-    8 x 8: call: patches 49, lax 118; scan: patches 55, lax 373; torch 116 ms a step
-    8 x 8: patches in a scan are 6.75 times as fast as lax, scan (6.74-6.76)
-    8 x 8: patches in a scan are 2.14 times as fast as lax, call (2.01-2.22)
-    8 x 8: patches in a scan are 2.00 times as fast as torch (1.90-2.10)
-    32 x 32: call: patches 801, lax 616; scan: patches 736, lax 11191; torch 513 ms a step
-    32 x 32: patches in a scan are 15.21 times as fast as lax, scan (13.71-18.08)
-    32 x 32: patches in a scan are 0.81 times as fast as lax, call (0.76-0.86)
-    32 x 32: patches in a scan are 0.70 times as fast as torch (0.46-0.87)
+    8 x 8: call: patches 47, lax 117; scan: patches 48, lax 372; torch 76 ms a step
+    8 x 8: patches in a scan are 7.66 times as fast as lax, scan (7.46-8.44)
+    8 x 8: patches in a scan are 2.53 times as fast as lax, call (2.22-2.58)
+    8 x 8: patches in a scan are 1.65 times as fast as torch (1.15-1.67)
+    32 x 32: call: patches 880, lax 676; scan: patches 746, lax 11619; torch 471 ms a step
+    32 x 32: patches in a scan are 15.48 times as fast as lax, scan (14.56-15.65)
+    32 x 32: patches in a scan are 0.89 times as fast as lax, call (0.78-0.91)
+    32 x 32: patches in a scan are 0.59 times as fast as torch (0.56-0.67)
 
 The library trains, unlearns and solves in loops; there XLA's CPU compiler has plain loops for a
 convolution's derivatives. Outside of them its own convolution is quicker than patches on images of
-32 pixels, and PyTorch's quicker than both: what would be better still is a loop that compiles them.
+32 pixels, and PyTorch's is quicker than both: better still would be a compiler that knows
+convolutions in loops.
 """
 
 from collections.abc import Callable, Mapping

@@ -87,7 +87,7 @@ def convolved(
     """`lax.conv_general_dilated` of images `[n, h, w, c]`; on a CPU a product of all patches.
 
     In a loop, as the steps of an epoch or of a solver are, XLA's CPU compiler has nothing but plain
-    loops for a convolution's derivatives (jax-ml/jax, issue 12868): a gradient step took 7 to 15
+    loops for a convolution's derivatives (jax-ml/jax, issue 12868): a gradient step took 8 to 15
     times as long (`experiments/benchmarks/convolution.py`, which has the price outside of loops
     too). Patches of an h x w kernel take h w times the memory of its images, or that by the
     product of the strides. JAX's default backend decides.
