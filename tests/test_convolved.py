@@ -1,4 +1,4 @@
-"""Convolutions as products of patches: `lax.conv_general_dilated` and its derivatives, in loops."""
+"""Convolutions as products of patches: those of `lax.conv_general_dilated`, and derivatives."""
 
 import jax
 import jax.numpy as jnp

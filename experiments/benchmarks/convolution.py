@@ -69,7 +69,7 @@ class Flags:
     """The JSON to write."""
 
 
-SMALL = Flags(sides=(4,), batch_size=2, steps=2, repeats=1)
+SMALL = Flags(sides=(4,), batch_size=2, repeats=1)
 
 
 def run(flags: Flags) -> None:

@@ -58,11 +58,11 @@ Trust's damping is large on the first ViT, which makes its system easy there, an
 two. A cell of fewer numbers stops earlier. K-FAC and EK-FAC take more products than CG alone to
 1e-2 at every damping of the ViTs at which any of them gets there (`kronecker_trial`). What they
 took before counts passes backwards, one a label, each about a product; the MLP's eigenvectors were
-taken when a store still cost twice. The narrow ResNet is of 100
-images, 15 of which go, where a product takes a second of a core and compiling trust's search took
-minutes and 15 GB; its eigenvectors were not measured, nor what else is not here. The command goes
-on with `--cases "ViT 200k" "ViT 40k, CIFAR-100" --dampings 0.1`, and with `--cases "ResNet-18
-narrow" --size 100 --forget 15 --ranks 50 100 200 --eigenvectors 200 --dampings 0.1`.
+taken when a store still cost twice. The narrow ResNet is of 100 images, 15 of which go; looked at
+by hand, compiling trust's search took minutes and the process then held 15 GB. Its eigenvectors
+were not measured, nor what else is not here. The command goes on with `--cases "ViT 200k" "ViT 40k,
+CIFAR-100" --dampings 0.1`, and with `--cases "ResNet-18 narrow" --size 100 --forget 15 --ranks 50
+100 200 --eigenvectors 200 --dampings 0.1`.
 """
 
 from collections.abc import Mapping
